@@ -1,0 +1,1 @@
+"""Evaluation in and out of distribution, on the same seeded episodes for every checkpoint."""

@@ -1,0 +1,96 @@
+"""Evaluates checkpoints side by side: the command behind scripts/eval_ood.sh."""
+
+from __future__ import annotations
+
+import gc
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+import yaml
+
+from evaluation import report
+from evaluation.play import EvalConfig, check_eval_config, model_policies, play_suites
+from evaluation.suites import load_task
+from gym_dialogue import InputError
+from gym_dialogue.command import run_command, start_run
+from gym_policy import Renderer, load_model, load_tokenizer
+from gym_policy.load import saved_checkpoints
+
+
+@dataclass
+class CommandConfig:
+    """Evaluate checkpoints in and out of distribution, side by side."""
+
+    checkpoints: list[str] = field(default_factory=list)
+    """Directories saved by save_pretrained, hub names, or runs. A run stands for its first and
+    its last checkpoint. The first of the list is what the others are compared with. None: the
+    newest run under runs/."""
+    task: str | None = None
+    """Which suites: a name such as gp_l, or a YAML file. None: the task of the first run given,
+    else gp_l."""
+    run_dir: str | None = None
+    """Where results go. None: runs/eval-TASK-TIME."""
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    """Of the weights."""
+    device: str | None = None
+    """Such as cpu or cuda:0. None: a GPU if there is one."""
+    eval: EvalConfig = field(default_factory=EvalConfig)
+    """How each is evaluated."""
+
+
+def main(config: CommandConfig) -> None:
+    """The command: evaluates every checkpoint, prints the table, leaves the files."""
+    given = config.checkpoints or [_newest_run()]
+    task = load_task(config.task or _run_setting(given[0], "task") or "gp_l")
+    check_eval_config(config.eval)
+    checkpoints = [c for path in given for c in saved_checkpoints(path)]
+    stamp = time.strftime("%Y%m%d-%H%M%S")
+    run_dir = start_run(config.run_dir or f"runs/eval-{task.task}-{stamp}", config)
+    device = config.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    results = {}
+    for label, path in _labels(checkpoints).items():
+        renderer = Renderer(load_tokenizer(path))
+        model = load_model(path, config.dtype).to(device)
+        policies = model_policies(model, renderer, config.eval)
+        results[label] = play_suites(policies, task.suites, config.eval, describe=label)
+        del model, policies
+        gc.collect()
+    report.write(run_dir, results, task.suites, config.eval.verify_iter)
+    print(f"\nResults are in {run_dir}")
+
+
+def _labels(paths: Sequence[str]) -> dict[str, str]:
+    """A short, unique label for each checkpoint: the shortest tail of its path that tells it."""
+    labels: dict[str, str] = {}
+    for path in dict.fromkeys(paths):
+        parts = Path(path).parts
+        tails = ("/".join(parts[-n:]) for n in range(1, len(parts) + 1))
+        others = [p for p in paths if p != path]
+        label = next((t for t in tails if not any(p.endswith(t) for p in others)), path)
+        labels[label] = path
+    return labels
+
+
+def _newest_run() -> str:
+    runs = [p.parent.parent.parent for p in Path("runs").glob("*/checkpoints/*/config.json")]
+    if not runs:
+        raise InputError("no checkpoint given and no run under runs/: name one, or train one first")
+    return str(max(runs, key=lambda run: (run / "config.yaml").stat().st_mtime))
+
+
+def _run_setting(path: str, key: str) -> Any:
+    """A top-level key of the configuration of the run that a path lies in, or None."""
+    for directory in (Path(path), *Path(path).parents[:2]):
+        file = directory / "config.yaml"
+        if file.is_file():
+            settings = yaml.safe_load(file.read_text())
+            return settings.get(key) if isinstance(settings, dict) else None
+    return None
+
+
+if __name__ == "__main__":
+    run_command(main, CommandConfig)

@@ -1,0 +1,136 @@
+"""Success rates with intervals that respect repeated puzzles, alone and paired.
+
+A position is what one dialogue is about: the hand, in GeneralPoints, where an episode has one; a
+place on the route, in navigation, where it has many.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from gym_dialogue import Episode
+
+NUM_RESAMPLES = 2000
+LEVEL = 0.95
+
+
+@dataclass(frozen=True)
+class Interval:
+    """An estimate with the ends of its 95 % interval, all as fractions."""
+
+    value: float
+    low: float
+    high: float
+
+    def to_json(self) -> dict[str, float]:
+        """The three numbers, rounded to 5 places."""
+        return {name: round(float(value), 5) for name, value in vars(self).items()}
+
+
+def episode_record(episode: Episode) -> dict[str, Any]:
+    """An episode as plain data: its puzzle, its success, and every turn."""
+    return {
+        "env_seed": episode.task.env_seed,
+        "puzzle": episode.puzzle,
+        "is_success": episode.is_success,
+        "turns": [
+            {
+                "dialogue": turn.dialogue,
+                "reply": turn.reply.text,
+                "reward": turn.reward,
+                "outcome": turn.outcome,
+                "outcomes": list(turn.outcomes),
+                "feedback": turn.feedback,
+                "is_right": turn.is_right,
+                "tokens": len(turn.reply.token_ids),
+            }
+            for turn in episode.turns
+        ],
+    }
+
+
+def _counts(record: dict[str, Any], metric: str) -> tuple[float, float]:
+    """(numerator, denominator) that one episode adds to a metric."""
+    if metric == "episode_success":
+        return float(record["is_success"]), 1.0
+    limit = 1 if metric == "first_reply" else int(metric.removeprefix("within_"))
+    replies: dict[int, list[bool]] = {}
+    for turn in record["turns"]:
+        replies.setdefault(turn["dialogue"], []).append(turn["is_right"])
+    return float(sum(any(right[:limit]) for right in replies.values())), float(len(replies))
+
+
+def metric_names(verify_iter: int) -> list[str]:
+    """`first_reply`: share of positions right at the first reply; `within_k`: right within k
+    replies; `episode_success`: share of episodes that ended in success.
+    """
+    return ["first_reply", *(f"within_{k}" for k in range(1, verify_iter + 1)), "episode_success"]
+
+
+class Resampled:
+    """Bootstrap over puzzles for one list of records: all episodes on a puzzle are drawn together,
+    for they are not independent. The same `seed` and puzzles give the same draws, which is what
+    makes a difference of two checkpoints paired.
+    """
+
+    def __init__(self, records: Sequence[dict[str, Any]], metric: str, seed: int = 0):
+        puzzles = {name: i for i, name in enumerate(dict.fromkeys(r["puzzle"] for r in records))}
+        sums = np.zeros((2, len(puzzles)))
+        for record in records:
+            sums[:, puzzles[record["puzzle"]]] += _counts(record, metric)
+        rng = np.random.default_rng([seed, len(puzzles)])
+        draws = rng.multinomial(
+            len(puzzles), np.full(len(puzzles), 1 / len(puzzles)), NUM_RESAMPLES
+        )
+        self.value = sums[0].sum() / sums[1].sum()
+        self.samples = (draws @ sums[0]) / (draws @ sums[1])
+
+    def interval(self) -> Interval:
+        """The percentile interval of the metric."""
+        return _percentiles(self.value, self.samples)
+
+    def minus(self, other: Resampled) -> Interval:
+        """The interval of this metric minus another on the same episodes, paired by puzzle."""
+        return _percentiles(self.value - other.value, self.samples - other.samples)
+
+
+def _percentiles(value: float, samples: np.ndarray) -> Interval:
+    tail = 100 * (1 - LEVEL) / 2
+    low, high = np.percentile(samples, [tail, 100 - tail])
+    return Interval(float(value), float(low), float(high))
+
+
+def summarize(records: Sequence[dict[str, Any]], verify_iter: int) -> dict[str, Any]:
+    """Every metric with its interval, the counts of primary outcomes, and the sizes."""
+    outcomes: dict[str, int] = {}
+    for record in records:
+        for turn in record["turns"]:
+            outcomes[turn["outcome"]] = outcomes.get(turn["outcome"], 0) + 1
+    return {
+        "episodes": len(records),
+        "puzzles": len({record["puzzle"] for record in records}),
+        "mean_return": round(
+            float(np.mean([sum(turn["reward"] for turn in r["turns"]) for r in records])), 5
+        ),
+        "metrics": {
+            name: Resampled(records, name).interval().to_json()
+            for name in metric_names(verify_iter)
+        },
+        "outcomes": dict(sorted(outcomes.items())),
+    }
+
+
+def paired_difference(
+    after: Sequence[dict[str, Any]], before: Sequence[dict[str, Any]], metric: str
+) -> Interval:
+    """`after` minus `before` on the same seeded episodes.
+
+    Raises ValueError if the episodes are not the same ones.
+    """
+    if [r["env_seed"] for r in after] != [r["env_seed"] for r in before]:
+        raise ValueError("paired_difference: the two lists are not of the same episodes")
+    return Resampled(after, metric).minus(Resampled(before, metric))

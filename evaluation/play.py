@@ -1,0 +1,118 @@
+"""Plays the suites of a task with a policy.
+
+The same seed gives every checkpoint the same hands or routes, and the same random numbers to
+sample with, so that two checkpoints compare pair by pair.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+from tqdm import tqdm
+
+from evaluation.metrics import episode_record, summarize
+from evaluation.suites import SuiteConfig
+from gym_dialogue import InputError, Policy, Task, rollout
+from gym_dialogue.command import EnvConfig, make_envs
+from gym_policy import ModelPolicy, Renderer
+
+Decoding = Literal["sampled", "greedy"]
+Records = dict[str, dict[str, list[dict[str, Any]]]]
+"""Episode records by decoding and suite."""
+
+_ENV_STREAM = 0xE7A1  # tells evaluation seeds from training seeds
+
+
+@dataclass
+class EvalConfig:
+    """How a checkpoint is evaluated."""
+
+    episodes: int = 500
+    """Episodes per suite and decoding."""
+    seed: int = 0
+    """Decides every hand or route, and every random number of sampling."""
+    decoding: list[Decoding] = field(default_factory=lambda: ["sampled", "greedy"])
+    """`sampled`: from the tempered distribution; `greedy`: the most likely tokens."""
+    temperature: float = 1.0
+    """Of sampling."""
+    max_new_tokens: int = 64
+    """Tokens a reply may have."""
+    verify_iter: int = 5
+    """Replies that an episode allows."""
+    batch_size: int = 512
+    """Dialogues in one sampling batch."""
+
+
+def evaluation_tasks(seed: int, suite_number: int, count: int) -> list[Task]:
+    """The seeded episodes of one suite."""
+    return [
+        Task(_env_seed(seed, suite_number, i), (_ENV_STREAM, seed, suite_number, i))
+        for i in range(count)
+    ]
+
+
+def _env_seed(seed: int, suite_number: int, index: int) -> int:
+    sequence = np.random.SeedSequence([_ENV_STREAM, seed, suite_number, index])
+    return int(sequence.generate_state(1)[0])
+
+
+def play_suites(
+    policies: dict[str, Policy],
+    suites: Sequence[SuiteConfig],
+    config: EvalConfig,
+    describe: str = "evaluation",
+    show_progress: bool = True,
+) -> Records:
+    """Play every suite with every policy (by decoding). Returns the records by decoding, suite."""
+    records: Records = {decoding: {} for decoding in policies}
+    total = len(policies) * len(suites) * config.episodes
+    progress = tqdm(
+        total=total, desc=describe, unit="episode", mininterval=1, disable=not show_progress
+    )
+    with progress:
+        for number, suite in enumerate(suites):
+            kwargs = {"verify_iter": config.verify_iter} | suite.env.kwargs
+            env = EnvConfig(suite.env.id, kwargs)
+            envs = make_envs(env, min(config.batch_size, config.episodes))
+            tasks = evaluation_tasks(config.seed, number, config.episodes)
+            for decoding, policy in policies.items():
+                episodes = rollout(envs, policy, tasks, lambda _: progress.update())
+                records[decoding][suite.name] = [episode_record(e) for e in episodes]
+    return records
+
+
+def model_policies(model: Any, renderer: Renderer, config: EvalConfig) -> dict[str, Policy]:
+    """One policy for each decoding of the configuration."""
+    return {
+        decoding: ModelPolicy(
+            model,
+            renderer,
+            temperature=config.temperature,
+            max_new_tokens=config.max_new_tokens,
+            greedy=decoding == "greedy",
+            batch_size=config.batch_size,
+        )
+        for decoding in config.decoding
+    }
+
+
+def summarize_records(records: Records, verify_iter: int) -> dict[str, dict[str, Any]]:
+    """`metrics.summarize` for every decoding and suite."""
+    return {
+        decoding: {name: summarize(rs, verify_iter) for name, rs in by_suite.items()}
+        for decoding, by_suite in records.items()
+    }
+
+
+def check_eval_config(config: EvalConfig) -> None:
+    """Raises InputError for numbers that describe no evaluation."""
+    for name in ("episodes", "max_new_tokens", "verify_iter", "batch_size"):
+        if getattr(config, name) < 1:
+            raise InputError(f"{name}={getattr(config, name)}: must be at least 1")
+    if config.seed < 0:
+        raise InputError(f"seed={config.seed}: must not be negative")
+    if not config.decoding:
+        raise InputError("decoding: must list sampled, greedy or both")

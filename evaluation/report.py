@@ -1,0 +1,137 @@
+"""Results of an evaluation as files and as a table: what was played, how well, and a picture."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from evaluation.metrics import Interval, Resampled, paired_difference
+from evaluation.play import Records, summarize_records
+from evaluation.suites import SuiteConfig
+
+Results = dict[str, Records]
+"""Records of each checkpoint, by label. The first checkpoint is what others are compared with."""
+
+
+def table_rows(verify_iter: int, decodings: Sequence[str]) -> list[tuple[str, str, str]]:
+    """The blocks of the table: (heading, decoding, metric)."""
+    rows = [(f"first reply, {d}", d, "first_reply") for d in decodings]
+    if verify_iter > 1:
+        rows += [
+            (f"episode of up to {verify_iter} replies, {d}", d, "episode_success")
+            for d in decodings
+        ]
+    return rows
+
+
+def format_table(results: Results, suites: Sequence[SuiteConfig], verify_iter: int) -> str:
+    """Success in % with 95 % intervals, a column a checkpoint, and the paired differences."""
+    labels = list(results)
+    first = labels[0]
+    titles = [suite.title or suite.name for suite in suites]
+    width = max(len(title) for title in titles) + 2
+    columns = labels + [f"{label} - {first}" for label in labels[1:]]
+    cell = max(22, *(len(column) + 2 for column in columns))
+    lines = [f"{'success, % [95 % interval]':<{width}}" + "".join(f"{c:>{cell}}" for c in columns)]
+    for heading, decoding, metric in table_rows(verify_iter, list(results[first])):
+        lines.append(heading)
+        for suite, title in zip(suites, titles, strict=True):
+            records = {label: results[label][decoding][suite.name] for label in labels}
+            cells = [_percent(Resampled(records[label], metric).interval()) for label in labels]
+            for label in labels[1:]:
+                difference = paired_difference(records[label], records[first], metric)
+                cells.append(_percent(difference, sign="+"))
+            lines.append(f"  {title:<{width - 2}}" + "".join(f"{c:>{cell}}" for c in cells))
+    return "\n".join(lines)
+
+
+def _percent(interval: Interval, sign: str = "") -> str:
+    value, low, high = (100 * x for x in (interval.value, interval.low, interval.high))
+    return f"{value:{sign}.1f} [{low:{sign}.1f}, {high:{sign}.1f}]"
+
+
+def summary(results: Results, suites: Sequence[SuiteConfig], verify_iter: int) -> dict[str, Any]:
+    """Every metric of every checkpoint and suite, and the paired differences from the first."""
+    labels = list(results)
+    differences: dict[str, Any] = {}
+    for label in labels[1:]:
+        for heading, decoding, metric in table_rows(verify_iter, list(results[label])):
+            del heading
+            for suite in suites:
+                pair = [results[name][decoding][suite.name] for name in (label, labels[0])]
+                found = paired_difference(*pair, metric).to_json()
+                by_suite = differences.setdefault(label, {}).setdefault(decoding, {})
+                by_suite.setdefault(suite.name, {})[metric] = found
+    return {
+        "verify_iter": verify_iter,
+        "suites": {s.name: {"title": s.title or s.name, "shift": s.shift} for s in suites},
+        "checkpoints": {
+            label: summarize_records(records, verify_iter) for label, records in results.items()
+        },
+        "compared_with": labels[0],
+        "differences": differences,
+    }
+
+
+def write(
+    run_dir: str | Path, results: Results, suites: Sequence[SuiteConfig], verify_iter: int
+) -> str:
+    """Write summary.json, turns.jsonl (every turn), table.txt and success.png; print the table."""
+    run_dir = Path(run_dir)
+    table = format_table(results, suites, verify_iter)
+    (run_dir / "table.txt").write_text(table + "\n")
+    data = summary(results, suites, verify_iter)
+    (run_dir / "summary.json").write_text(json.dumps(data, indent=1) + "\n")
+    with open(run_dir / "turns.jsonl", "w", encoding="utf-8") as file:
+        for label, records in results.items():
+            for decoding, by_suite in records.items():
+                for suite, episodes in by_suite.items():
+                    for number, episode in enumerate(episodes):
+                        shared = {k: episode[k] for k in ("puzzle", "env_seed", "is_success")}
+                        where = {"checkpoint": label, "decoding": decoding, "suite": suite}
+                        for index, turn in enumerate(episode["turns"]):
+                            row = where | {"episode": number, "turn": index} | shared | turn
+                            file.write(json.dumps(row) + "\n")
+    plot(run_dir / "success.png", results, suites, verify_iter)
+    print(f"\n{table}")
+    return table
+
+
+def plot(
+    path: str | Path, results: Results, suites: Sequence[SuiteConfig], verify_iter: int
+) -> None:
+    """Bars with intervals: success by suite, one panel for each block of the table."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    labels = list(results)
+    blocks = table_rows(verify_iter, list(results[labels[0]]))
+    figure, axes = plt.subplots(
+        len(blocks), 1, figsize=(9, 2.4 * len(blocks)), sharex=True, squeeze=False
+    )
+    width = 0.8 / len(labels)
+    for axis, (heading, decoding, metric) in zip(axes[:, 0], blocks, strict=True):
+        for number, label in enumerate(labels):
+            found = [
+                Resampled(results[label][decoding][suite.name], metric).interval()
+                for suite in suites
+            ]
+            heights = [100 * interval.value for interval in found]
+            errors = [
+                [100 * (i.value - i.low) for i in found],
+                [100 * (i.high - i.value) for i in found],
+            ]
+            places = [i + (number - (len(labels) - 1) / 2) * width for i in range(len(suites))]
+            axis.bar(places, heights, width, yerr=errors, capsize=2, label=label)
+        axis.set_ylabel("success, %")
+        axis.set_title(heading, fontsize=9)
+        axis.grid(axis="y", alpha=0.3)
+    axes[0, 0].legend(fontsize=8)
+    axes[-1, 0].set_xticks(range(len(suites)), [s.title or s.name for s in suites], fontsize=8)
+    figure.tight_layout()
+    figure.savefig(path, dpi=110)
+    plt.close(figure)

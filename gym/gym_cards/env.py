@@ -1,0 +1,173 @@
+"""GeneralPoints as a Gymnasium environment."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal, get_args
+
+import numpy as np
+
+from gym_cards.hands import DEALINGS, Dealing, Split, deal, hand_of, puzzle_name
+from gym_cards.prompts import format_reply, task_prompt
+from gym_cards.rules import FaceRule, random_rule
+from gym_cards.solver import all_solutions, solve
+from gym_cards.verifier import RewardMode, verify
+from gym_dialogue.env import DialogueEnv, Prompt, Verdict
+from gym_dialogue.errors import InputError
+
+
+class GeneralPointsEnv(DialogueEnv):
+    """Make a target number, 24 by default, out of four playing cards.
+
+    ## Description
+    A hand of cards that can make the target is dealt. The policy replies with a formula that uses
+    the value of every card exactly once. What J, Q and K count as is the rule: 10 in distribution,
+    their rank (11, 12, 13) or other values out of it.
+
+    ## Observation
+    A dict: `text`, the task's prompt or the verifier's sentence; `new_dialogue`, 1 with the prompt.
+
+    ## Action
+    The text of a reply, a JSON object with the keys `cards`, `number` and `formula`. It is read
+    leniently: code fences, prose around it, single quotes and trailing commas do not matter.
+
+    ## Rewards
+    CORRECT_SOLUTION +5, PARTIAL_SOLUTION +1, NO_SOLUTION -1, INCORRECT_VISION -1.5 (images only),
+    INCORRECT_NUMBER -2, ILLEGAL_FORMULA -3 (`gym_cards.verifier`).
+
+    ## Termination
+    With a correct solution, or with the last of `verify_iter` replies.
+
+    ## Arguments
+    - `target_points`: the target, an integer from 1 to 999.
+    - `treat_face_cards_as_10`: the rule "10", else the rule "rank". `face_rule`, where given,
+      replaces it: a name, an integer, a mapping (`FaceRule.of`), or "random" for a new rule with
+      every deal.
+    - `ood`: every hand has at least one face card, so that the rule matters in each.
+    - `split`: "train", "heldout" (the 10 % of puzzles held out for all time) or "all".
+    - `dealing`: "deck" (52 cards without replacement) or "independent" (the released code).
+    - `num_cards`: 4 or 5. `reward_mode`: "stacked" or "single". `verify_iter`: replies allowed.
+    - `language_only`, `face_cards_color`, `resolution`: the cards as text or as an image.
+
+    ## Reset options
+    `cards`: a list of ranks to play; ValueError if it cannot be solved. `all_solutions`: True puts
+    every solution into `info["solutions"]`.
+
+    ## Info
+    Beside the keys of every DialogueEnv: `plain_cards`, `suits`, `numbers`, `solution`, and after
+    a reply `formula` and `read_cards`, as read from it.
+
+    ## Registered configurations
+    `gym_cards/GeneralPoint-oneline-v0`
+    """
+
+    def __init__(
+        self,
+        target_points: int = 24,
+        treat_face_cards_as_10: bool = True,
+        ood: bool = False,
+        face_cards_color: Literal["mixed", "black", "red"] = "mixed",
+        language_only: bool = True,
+        resolution: int = 1200,
+        verify_iter: int = 5,
+        face_rule: FaceRule | str | int | Mapping[str, int] | None = None,
+        split: Split = "all",
+        dealing: Dealing = "deck",
+        num_cards: int = 4,
+        reward_mode: RewardMode = "stacked",
+    ):
+        super().__init__(verify_iter)
+        if not language_only:
+            raise InputError("language_only=False: card images are not available yet; use True")
+        _choose("face_cards_color", face_cards_color, ("mixed", "black", "red"))
+        _choose("split", split, get_args(Split))
+        _choose("dealing", dealing, DEALINGS)
+        _choose("reward_mode", reward_mode, get_args(RewardMode))
+        _choose("num_cards", num_cards, (4, 5))
+        if not _is_integer(target_points) or not 1 <= target_points <= 999:
+            raise InputError(f"target_points={target_points!r}: must be an integer from 1 to 999")
+        if not _is_integer(resolution) or resolution < 1:
+            raise InputError(f"resolution={resolution!r}: must be an integer of at least 1 (pixel)")
+        if face_rule is None:
+            face_rule = "10" if treat_face_cards_as_10 else "rank"
+        self.draws_rule = face_rule == "random"
+        self.rule = FaceRule.of("10" if self.draws_rule else face_rule)
+        self.target = target_points
+        self.needs_face = ood
+        self.split = split
+        self.dealing = dealing
+        self.num_cards = num_cards
+        self.reward_mode = reward_mode
+
+    def _begin(self, options: dict[str, Any]) -> Prompt:
+        cards = options.pop("cards", None)
+        wants_all = options.pop("all_solutions", False)
+        if options:
+            raise InputError(
+                f"reset option {next(iter(options))!r}: must be one of cards, all_solutions"
+            )
+        if self.draws_rule:
+            self.rule = random_rule(self.np_random)
+        if cards is None:
+            hand = deal(
+                self.np_random,
+                self.rule,
+                self.target,
+                self.num_cards,
+                self.dealing,
+                self.split,
+                self.needs_face,
+            )
+        else:
+            hand = hand_of(cards, self.rule, self.target, self.num_cards, self.dealing)
+        self.cards = list(hand.ranks)
+        self.numbers = self.rule.numbers(self.cards)
+        info = {
+            "plain_cards": list(self.cards),
+            "suits": list(hand.suits),
+            "numbers": list(self.numbers),
+            "solution": solve(self.numbers, self.target),
+            "puzzle": puzzle_name(self.numbers),
+        }
+        if wants_all:
+            info["solutions"] = all_solutions(self.numbers, self.target)
+        return Prompt(task_prompt(self.cards, self.rule, self.target, self.num_cards), info=info)
+
+    def _judge(self, reply: str) -> Verdict:
+        return verify(reply, self.cards, self.numbers, self.target, self.reward_mode)
+
+    def oracle_reply(self) -> str:
+        """The solver's solution, in the form that the prompt asks for."""
+        return format_reply(self.cards, self.numbers, solve(self.numbers, self.target))
+
+    def random_reply(self, rng: np.random.Generator) -> str:
+        """Mostly the right numbers in random order with random operators; now and then another
+        fault that policies have: a foreign number, a dangling operator, or a solution that lacks
+        its last parenthesis.
+        """
+        numbers = [str(number) for number in rng.permutation(self.numbers)]
+        kind = rng.choice(["value", "number", "syntax", "open"], p=[0.7, 0.15, 0.1, 0.05])
+        if kind == "open":
+            solution = solve(self.numbers, self.target)
+            if solution.endswith(")"):
+                return format_reply(self.cards, self.numbers, solution[:-1])
+        if kind == "number":
+            numbers[rng.integers(len(numbers))] = str(rng.integers(1, 14))
+        symbols = rng.choice(list("+-*/"), len(numbers) - 1)
+        start, end = sorted(rng.choice(len(numbers), 2, replace=False))
+        if rng.random() < 0.5 and (start, end) != (0, len(numbers) - 1):
+            numbers[start] = f"({numbers[start]}"
+            numbers[end] = f"{numbers[end]})"
+        formula = numbers[0]
+        for symbol, number in zip(symbols, numbers[1:], strict=True):
+            formula += symbol + number
+        return format_reply(self.cards, self.numbers, formula + ("+" if kind == "syntax" else ""))
+
+
+def _is_integer(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _choose(name: str, value: Any, allowed: Any) -> None:
+    if value not in tuple(allowed):
+        raise InputError(f"{name}={value!r}: must be one of {', '.join(map(str, allowed))}")

@@ -1,0 +1,132 @@
+"""Dealing: random hands of a deck or of independent draws, and the split that holds puzzles out."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Literal
+
+import numpy as np
+
+from gym_cards.rules import FACES, RANKS, FaceRule
+from gym_cards.solver import solve
+from gym_dialogue.errors import InputError
+
+SUITS = ("spades", "hearts", "diamonds", "clubs")
+Split = Literal["train", "heldout", "all"]
+Dealing = Literal["deck", "independent"]
+
+HELDOUT_SHARE = 0.1
+_SPLIT_SALT = "GeneralPoints-heldout-4"  # never change it: the split is fixed for all time
+_MAX_DRAWS = 20000
+
+
+@dataclass(frozen=True)
+class Hand:
+    """Cards as dealt: ranks ("A", "2", .. "K") and suits, in order."""
+
+    ranks: tuple[str, ...]
+    suits: tuple[str, ...]
+
+
+def puzzle_name(numbers: Sequence[int]) -> str:
+    """The name of a puzzle: its numbers in order, whatever faces and suits showed them."""
+    return "-".join(map(str, sorted(numbers)))
+
+
+@lru_cache(maxsize=65536)
+def _is_heldout(puzzle: str) -> bool:
+    digest = hashlib.blake2b(f"{_SPLIT_SALT}:{puzzle}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big") < HELDOUT_SHARE * 2**64
+
+
+def is_heldout(numbers: Sequence[int]) -> bool:
+    """Whether a puzzle is one of the 10 % held out.
+
+    Decided by the numbers that the rule makes of a hand (a hash of them), so that no held-out
+    puzzle is met in training with other faces, in another order or under another rule.
+    """
+    return _is_heldout(puzzle_name(numbers))
+
+
+def in_split(numbers: Sequence[int], split: Split) -> bool:
+    """Whether a puzzle belongs to a split."""
+    return split == "all" or is_heldout(numbers) == (split == "heldout")
+
+
+def draw_deck(rng: np.random.Generator, size: int) -> Hand:
+    """Cards without replacement from 52."""
+    cards = rng.choice(52, size, replace=False, shuffle=True)
+    return Hand(
+        tuple(RANKS[card % 13] for card in cards), tuple(SUITS[card // 13] for card in cards)
+    )
+
+
+def draw_independent(rng: np.random.Generator, size: int) -> Hand:
+    """Independent cards, as in the released code: the same card can come twice."""
+    cards = rng.integers(52, size=size)
+    return Hand(
+        tuple(RANKS[card % 13] for card in cards), tuple(SUITS[card // 13] for card in cards)
+    )
+
+
+DEALINGS: dict[str, Callable[[np.random.Generator, int], Hand]] = {
+    "deck": draw_deck,
+    "independent": draw_independent,
+}
+
+
+def deal(
+    rng: np.random.Generator,
+    rule: FaceRule,
+    target: int = 24,
+    size: int = 4,
+    dealing: Dealing = "deck",
+    split: Split = "all",
+    needs_face: bool = False,
+) -> Hand:
+    """A random solvable hand of a split, with at least one face card if `needs_face`.
+
+    Raises InputError if none turns up in 20,000 draws (a target that no hand makes, say).
+    """
+    draw = DEALINGS[dealing]
+    for _ in range(_MAX_DRAWS):
+        hand = draw(rng, size)
+        if needs_face and not any(rank in FACES for rank in hand.ranks):
+            continue
+        numbers = rule.numbers(hand.ranks)
+        if in_split(numbers, split) and solve(numbers, target) is not None:
+            return hand
+    raise InputError(
+        f"no hand of {size} cards that makes {target} turned up in {_MAX_DRAWS} draws "
+        f"(split {split!r}, {rule}): choose another target or rule"
+    )
+
+
+def hand_of(ranks: Sequence[str], rule: FaceRule, target: int, size: int, dealing: Dealing) -> Hand:
+    """A hand that someone asked for. Raises InputError unless it can be dealt and solved."""
+    if isinstance(ranks, str) or not isinstance(ranks, Sequence) or len(ranks) != size:
+        raise InputError(
+            f"cards {ranks!r}: must be a list of {size} ranks out of {' '.join(RANKS)}"
+        )
+    ranks = tuple(str(rank) for rank in ranks)
+    for rank in ranks:
+        if rank not in RANKS:
+            raise InputError(f"card {rank!r}: must be one of {' '.join(RANKS)}")
+    counts = Counter(ranks)
+    if dealing == "deck" and max(counts.values()) > len(SUITS):
+        raise InputError(f"cards {list(ranks)}: a deck holds each rank four times only")
+    if solve(rule.numbers(ranks), target) is None:
+        raise InputError(
+            f"cards {list(ranks)}: no formula makes {target} out of {rule.numbers(ranks)}; "
+            "choose a hand that can be solved"
+        )
+    seen: Counter[str] = Counter()
+    suits = []
+    for rank in ranks:
+        suits.append(SUITS[seen[rank] % len(SUITS)])
+        seen[rank] += 1
+    return Hand(ranks, tuple(suits))

@@ -1,0 +1,25 @@
+"""An episode is a dialogue between a verifier (the environment) and a policy."""
+
+from gym_dialogue.env import DialogueEnv, Prompt, Verdict
+from gym_dialogue.errors import InputError
+from gym_dialogue.messages import Dialogue, Message, Reply
+from gym_dialogue.policy import NoisyOraclePolicy, OraclePolicy, Policy, RandomPolicy
+from gym_dialogue.rollout import Episode, Task, Turn, rollout
+
+__all__ = [
+    "Dialogue",
+    "DialogueEnv",
+    "Episode",
+    "InputError",
+    "Message",
+    "NoisyOraclePolicy",
+    "OraclePolicy",
+    "Policy",
+    "Prompt",
+    "RandomPolicy",
+    "Reply",
+    "Task",
+    "Turn",
+    "Verdict",
+    "rollout",
+]

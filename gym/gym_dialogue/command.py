@@ -1,0 +1,131 @@
+"""What every command shares: its configuration, its run directory, and its way to say no."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+import warnings
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+import gymnasium
+
+from gym_dialogue.errors import InputError
+
+Config = TypeVar("Config")
+
+Plain = bool | int | float | str | None
+Kwargs = dict[str, Plain | list[Plain] | dict[str, Plain]]
+"""Keyword arguments from a file or a flag: plain data only, so nothing can be imported by it."""
+
+
+@dataclass
+class EnvConfig:
+    """A registered environment and how it is made."""
+
+    id: str = "gym_cards/GeneralPoint-oneline-v0"
+    """Gymnasium id. The package that registers it is imported first: the one before the colon in
+    `package:id`, else the id's namespace."""
+    kwargs: Kwargs = field(default_factory=dict)
+    """Keyword arguments of the environment."""
+
+
+def make_envs(config: EnvConfig, count: int) -> list[gymnasium.Env]:
+    """`count` environments. Raises InputError for an unknown id or an argument it does not take."""
+    namespace, slash, _ = config.id.partition("/")
+    env_id = config.id if ":" in config.id or not slash else f"{namespace}:{config.id}"
+    try:
+        return [gymnasium.make(env_id, **config.kwargs) for _ in range(count)]
+    except (gymnasium.error.Error, ModuleNotFoundError) as error:
+        raise InputError(f"environment {config.id}: {_one_line(error)}") from error
+    except TypeError as error:
+        if "unexpected keyword argument" not in str(error):
+            raise
+        name = str(error).rpartition("keyword argument ")[2].split("'")[1]
+        raise InputError(f"environment {config.id}: takes no argument {name!r}") from error
+
+
+def parse_config(config_class: type[Config], argv: list[str] | None = None) -> Config:
+    """A configuration from `--config FILE` (YAML, can be repeated) and `--key=value` flags.
+
+    Nested keys are dotted (`--env.kwargs.verify_iter=3`); later flags win over earlier ones and
+    over the files before them. Unknown keys and values of the wrong type raise InputError.
+    """
+    from jsonargparse import ArgumentError, ArgumentParser, set_parsing_settings
+
+    set_parsing_settings(docstring_parse_attribute_docstrings=True)
+    parser = ArgumentParser(
+        exit_on_error=False, description=(config_class.__doc__ or "").splitlines()[0]
+    )
+    parser.add_argument("--config", action="config", help="A YAML file of these options.")
+    parser.add_class_arguments(config_class, None, as_group=False)
+    try:
+        parsed = parser.parse_args(argv)
+        parsed.pop("config", None)
+        return config_class(**vars(parser.instantiate(parsed)))
+    except ArgumentError as error:
+        raise InputError(f"configuration: {_one_line(error)}; --help lists every key") from error
+
+
+def run_command(main: Callable[[Config], Any], config_class: type[Config]) -> None:
+    """Read the configuration, run `main(config)`; bad input ends as one line and exit code 2."""
+    _quiet_libraries()
+    try:
+        main(parse_config(config_class))
+    except InputError as error:
+        if os.environ.get("RANK", "0") == "0":
+            print(f"error: {_one_line(error)}", file=sys.stderr)
+        sys.exit(2)
+
+
+def start_run(run_dir: str | Path, config: Any) -> Path:
+    """Make a run's directory and write its resolved configuration there (config.yaml).
+
+    Raises InputError if it cannot be written, or already holds another run.
+    """
+    import yaml
+
+    path = Path(run_dir)
+    if (path / "config.yaml").exists():
+        raise InputError(
+            f"run directory {path}: already holds a run; name another with --run_dir, or remove it"
+        )
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        (path / "config.yaml").write_text(yaml.safe_dump(asdict(config), sort_keys=False))
+    except OSError as error:
+        raise InputError(
+            f"run directory {path}: cannot be written: {error.strerror}; name another with "
+            "--run_dir"
+        ) from error
+    return path
+
+
+def append_json(path: str | Path, record: dict[str, Any]) -> None:
+    """Append one record to a JSONL file."""
+    with open(path, "a", encoding="utf-8") as file:
+        file.write(json.dumps(record) + "\n")
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def _quiet_libraries() -> None:
+    """Messages about hardware that is not there, and progress bars of single files, say nothing
+    that a user could act on.
+    """
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    warnings.filterwarnings("ignore", message=".*pin_memory.*")
+    logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
+    try:
+        from transformers.utils import logging as transformers_logging
+    except ImportError:
+        return
+    transformers_logging.disable_progress_bar()
+    transformers_logging.set_verbosity_error()

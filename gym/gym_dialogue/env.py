@@ -1,0 +1,149 @@
+"""The contract of both environments: a Gymnasium environment whose action is a reply's text."""
+
+from __future__ import annotations
+
+import string
+from abc import abstractmethod
+from dataclasses import dataclass, field
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from gymnasium import spaces
+
+from gym_dialogue.errors import InputError
+
+TEXT_CHARSET = string.printable
+"""Characters of observations and of sampled actions: printable ASCII with its white space."""
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """The first user message of a fresh dialogue; `info` joins the environment's info."""
+
+    text: str
+    image: np.ndarray | None = None
+    info: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What the verifier says of one reply.
+
+    `outcomes` holds the name of every finding, the primary one first. `next_prompt` is set when
+    the reply was right and the task goes on in a fresh dialogue; a right reply without it ends
+    the episode as a success. `info` joins the environment's info (what was read, say).
+    """
+
+    reward: float
+    outcomes: tuple[str, ...]
+    feedback: str
+    is_right: bool
+    next_prompt: Prompt | None = None
+    info: dict[str, Any] = field(default_factory=dict)
+
+
+class DialogueEnv(gym.Env[dict[str, Any], str]):
+    """An episode is one or more dialogues between a verifier and a policy.
+
+    Observation: a dict of `text`, the next user message; `new_dialogue`, 1 where `text` is the
+    task's prompt and a dialogue starts afresh, 0 where it is the verifier's word in the same
+    dialogue; and with vision `image`, uint8 (H, W, 3). Action: the text of the reply.
+
+    A dialogue allows `verify_iter` replies. A wrong one gets the verifier's sentence as the next
+    user message; the last allowed wrong reply ends the episode with its own penalty (`terminated`:
+    nothing is bootstrapped). `truncated` is always False.
+
+    `info` has `outcome`, `outcomes`, `feedback`, `is_success`, `remaining_steps` and `puzzle`, the
+    name under which repeated episodes of the same task are clustered in statistics.
+
+    A subclass draws the task in `_begin` and judges replies in `_judge`.
+    """
+
+    metadata = {"render_modes": []}
+    max_text_length = 16384
+
+    def __init__(self, verify_iter: int, image_shape: tuple[int, int, int] | None = None):
+        if isinstance(verify_iter, bool) or not isinstance(verify_iter, int) or verify_iter < 1:
+            raise InputError(f"verify_iter={verify_iter!r}: must be an integer of at least 1")
+        self.verify_iter = verify_iter
+        text = spaces.Text(self.max_text_length, min_length=0, charset=TEXT_CHARSET)
+        parts: dict[str, spaces.Space] = {"text": text, "new_dialogue": spaces.Discrete(2)}
+        if image_shape is not None:
+            parts["image"] = spaces.Box(0, 255, image_shape, np.uint8)
+        self.observation_space = spaces.Dict(parts)
+        self.action_space = spaces.Text(4096, min_length=0, charset=TEXT_CHARSET)
+        self._remaining = 0
+        self._prompt: Prompt | None = None
+
+    @abstractmethod
+    def _begin(self, options: dict[str, Any]) -> Prompt:
+        """Draw a task with `self.np_random`, or take it from `options`; return its prompt."""
+
+    @abstractmethod
+    def _judge(self, reply: str) -> Verdict:
+        """Verify a reply to the present prompt. Must accept any string and never raise."""
+
+    @abstractmethod
+    def oracle_reply(self) -> str:
+        """A reply that the verifier accepts in the present state."""
+
+    @abstractmethod
+    def random_reply(self, rng: np.random.Generator) -> str:
+        """A well-formed reply with a random answer."""
+
+    def mistaken_reply(self, rng: np.random.Generator) -> str:
+        """A well-formed reply that the verifier rejects in the present state."""
+        while True:
+            reply = self.random_reply(rng)
+            if not self._judge(reply).is_right:
+                return reply
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Start an episode. The same seed and options give the same episode.
+
+        Raises InputError for options that do not describe a playable task.
+        """
+        super().reset(seed=seed)
+        self._prompt = self._begin(dict(options or {}))
+        self._remaining = self.verify_iter
+        return self._observe(self._prompt.text, new_dialogue=1), self._info()
+
+    def step(self, action: str) -> tuple[dict[str, Any], float, bool, bool, dict[str, Any]]:
+        """Judge one reply. Raises gymnasium.error.ResetNeeded outside an episode."""
+        if self._remaining == 0:
+            raise gym.error.ResetNeeded("the episode has ended: call reset() before step()")
+        verdict = self._judge(action)
+        self._remaining -= 1
+        is_success = verdict.is_right and verdict.next_prompt is None
+        if verdict.next_prompt is not None:
+            self._prompt = verdict.next_prompt
+            self._remaining = self.verify_iter
+            obs = self._observe(self._prompt.text, new_dialogue=1)
+        else:
+            if is_success:
+                self._remaining = 0
+            obs = self._observe(verdict.feedback, new_dialogue=0)
+        info = self._info(verdict, is_success)
+        return obs, verdict.reward, self._remaining == 0, False, info
+
+    def _observe(self, text: str, new_dialogue: int) -> dict[str, Any]:
+        obs: dict[str, Any] = {"text": text, "new_dialogue": new_dialogue}
+        if "image" in self.observation_space.spaces:
+            obs["image"] = self._prompt.image
+        return obs
+
+    def _info(self, verdict: Verdict | None = None, is_success: bool = False) -> dict[str, Any]:
+        outcomes = verdict.outcomes if verdict else ()
+        return {
+            **self._prompt.info,
+            **(verdict.info if verdict else {}),
+            "outcome": outcomes[0] if outcomes else "",
+            "outcomes": outcomes,
+            "feedback": verdict.feedback if verdict else "",
+            "is_right": bool(verdict and verdict.is_right),
+            "is_success": is_success,
+            "remaining_steps": self._remaining,
+        }

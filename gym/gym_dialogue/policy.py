@@ -1,0 +1,49 @@
+"""Policies: what answers a batch of dialogues. Scripted ones live here, models in gym_policy."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+
+from gym_dialogue.errors import InputError
+from gym_dialogue.messages import Dialogue, Reply
+
+
+class Policy(ABC):
+    """Anything that answers dialogues."""
+
+    @abstractmethod
+    def act(self, dialogues: Sequence[Dialogue]) -> list[Reply]:
+        """One reply to each dialogue, in order."""
+
+
+class OraclePolicy(Policy):
+    """Always right: asks the environment for its solution."""
+
+    def act(self, dialogues: Sequence[Dialogue]) -> list[Reply]:
+        return [Reply(dialogue.expert.oracle_reply()) for dialogue in dialogues]
+
+
+class RandomPolicy(Policy):
+    """Well-formed replies with random answers: the floor that learning starts above."""
+
+    def act(self, dialogues: Sequence[Dialogue]) -> list[Reply]:
+        return [Reply(d.expert.random_reply(d.rng())) for d in dialogues]
+
+
+class NoisyOraclePolicy(Policy):
+    """Wrong with probability `error_rate` in each reply, otherwise right."""
+
+    def __init__(self, error_rate: float):
+        if not 0 <= error_rate <= 1:
+            raise InputError(f"error_rate={error_rate}: must be between 0 and 1")
+        self.error_rate = error_rate
+
+    def act(self, dialogues: Sequence[Dialogue]) -> list[Reply]:
+        replies = []
+        for dialogue in dialogues:
+            rng = dialogue.rng()
+            wrong = rng.random() < self.error_rate
+            expert = dialogue.expert
+            replies.append(Reply(expert.mistaken_reply(rng) if wrong else expert.oracle_reply()))
+        return replies

@@ -1,0 +1,140 @@
+"""Plays environments with a policy. The only place where a dialogue grows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from gym_dialogue.env import DialogueEnv
+from gym_dialogue.messages import Dialogue, Message, Reply
+from gym_dialogue.policy import Policy
+
+
+@dataclass(frozen=True)
+class Task:
+    """An episode to play: what is dealt follows from `env_seed`, what is sampled from
+    `sample_key`. Tasks that share an `env_seed` are tries at the same puzzle.
+    """
+
+    env_seed: int
+    sample_key: tuple[int, ...]
+    options: dict[str, Any] | None = None
+
+
+@dataclass(frozen=True)
+class Turn:
+    """One reply and what the verifier said of it. `dialogue` indexes Episode.dialogues."""
+
+    dialogue: int
+    reply: Reply
+    reward: float
+    outcomes: tuple[str, ...]
+    feedback: str
+    is_right: bool
+
+    @property
+    def outcome(self) -> str:
+        """The primary outcome."""
+        return self.outcomes[0]
+
+
+@dataclass
+class Episode:
+    """A played task: its dialogues, its turns in order, and the info of its reset."""
+
+    task: Task
+    info: dict[str, Any]
+    dialogues: list[Dialogue] = field(default_factory=list)
+    turns: list[Turn] = field(default_factory=list)
+    is_success: bool = False
+
+    @property
+    def puzzle(self) -> str:
+        """The name of what was played, equal for episodes on the same hand or route."""
+        return self.info["puzzle"]
+
+    def turns_of(self, dialogue: int) -> list[int]:
+        """Indices into `turns` of the replies in one dialogue."""
+        return [i for i, turn in enumerate(self.turns) if turn.dialogue == dialogue]
+
+
+class _Slot:
+    """An environment with the episode being played in it."""
+
+    def __init__(self, env):
+        self.env = env
+        self.expert: DialogueEnv = env.unwrapped
+
+    def start(self, index: int, task: Task) -> None:
+        self.index = index
+        obs, info = self.env.reset(seed=task.env_seed, options=task.options)
+        self.episode = Episode(task, info)
+        self._hear(obs)
+
+    def _hear(self, obs: dict[str, Any]) -> None:
+        episode = self.episode
+        if obs["new_dialogue"]:
+            key = (*episode.task.sample_key, len(episode.dialogues))
+            episode.dialogues.append(Dialogue(key=key, expert=self.expert))
+        image = obs.get("image") if obs["new_dialogue"] else None
+        self.dialogue.messages.append(Message("user", obs["text"], image))
+
+    @property
+    def dialogue(self) -> Dialogue:
+        return self.episode.dialogues[-1]
+
+    def answer(self, reply: Reply) -> bool:
+        """Add the reply and play it; True when that ended the episode."""
+        episode = self.episode
+        self.dialogue.messages.append(Message("assistant", reply.text, reply=reply))
+        number = len(episode.dialogues) - 1
+        obs, reward, terminated, truncated, info = self.env.step(reply.text)
+        turn = Turn(
+            number, reply, reward, info["outcomes"], info["feedback"], bool(info["is_right"])
+        )
+        episode.turns.append(turn)
+        if terminated or truncated:
+            episode.is_success = info["is_success"]
+            return True
+        self._hear(obs)
+        return False
+
+
+def rollout(
+    envs: Sequence[Any],
+    policy: Policy,
+    tasks: Iterable[Task],
+    on_episode: Callable[[Episode], None] | None = None,
+) -> list[Episode]:
+    """Play every task to its end; every environment in use is answered in the same batch.
+
+    `envs` are Gymnasium environments around a DialogueEnv, as many as may be active at once; a
+    slot whose episode has ended takes the next waiting task. `tasks` is drawn from only when a slot
+    is free, so it may decide as it goes how many there are. Returns the episodes in the order of
+    `tasks`; `on_episode` is called with each as it ends.
+    """
+    episodes: dict[int, Episode] = {}
+    waiting = enumerate(tasks)
+    active: list[_Slot] = []
+    for env, (index, task) in zip(envs, waiting, strict=False):
+        slot = _Slot(env)
+        slot.start(index, task)
+        active.append(slot)
+    while active:
+        replies = policy.act([slot.dialogue for slot in active])
+        still = []
+        for slot, reply in zip(active, replies, strict=True):
+            if slot.answer(reply):
+                episodes[slot.index] = slot.episode
+                for dialogue in slot.episode.dialogues:
+                    dialogue.expert = None  # its environment goes on to another task
+                if on_episode:
+                    on_episode(slot.episode)
+                following = next(waiting, None)
+                if following is None:
+                    continue
+                slot.start(*following)
+            still.append(slot)
+        active = still
+    return [episodes[index] for index in sorted(episodes)]

@@ -1,0 +1,107 @@
+"""Loads models and tokenizers from a directory or the hub, with one clear line when it cannot."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from transformers.tokenization_utils_base import PreTrainedTokenizerBase
+
+from gym_dialogue.errors import InputError
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+FALLBACK_CHAT_TEMPLATE = (
+    "{% for message in messages %}"
+    "{% if message['role'] == 'assistant' %}{{ message['content'] + eos_token + '\n\n' }}"
+    "{% else %}{{ '### ' + message['role'] + '\n' + message['content'] + '\n\n' }}{% endif %}"
+    "{% endfor %}{% if add_generation_prompt %}{{ '### assistant\n' }}{% endif %}"
+)
+"""For base models, whose tokenizer brings no chat template."""
+
+
+def saved_checkpoints(path: str) -> list[str]:
+    """The checkpoints that a user means by a path: the first and the last one of a run's
+    directory (one with `checkpoints/` in it), otherwise the path itself.
+
+    What is no directory here is taken for a hub name if it has the form of one. Raises InputError
+    for a directory without a checkpoint, and for a path that does not exist.
+    """
+    directory = Path(path)
+    if not directory.is_dir():
+        if directory.is_absolute() or path.startswith((".", "~")) or path.count("/") != 1:
+            raise InputError(f"checkpoint {path}: no such directory")
+        return [path]
+    if (directory / "config.json").is_file():
+        return [str(directory)]
+    saved = sorted((directory / "checkpoints").glob("update-*/config.json"))
+    if not saved:
+        raise InputError(
+            f"checkpoint {path}: holds neither config.json nor checkpoints/update-*/config.json; "
+            "name a directory saved by save_pretrained, or a run's directory"
+        )
+    return list(dict.fromkeys(str(file.parent) for file in (saved[0], saved[-1])))
+
+
+def load_tokenizer(path: str) -> PreTrainedTokenizerBase:
+    """A tokenizer with a chat template, padding on the left and a pad token that is set.
+
+    Raises InputError if there is none at `path` or it has no end-of-text token.
+    """
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(path)
+    except (OSError, ValueError, KeyError) as error:
+        raise InputError(f"tokenizer of {path}: cannot be loaded: {_first_line(error)}") from error
+    if tokenizer.eos_token_id is None:
+        raise InputError(f"tokenizer of {path}: has no end-of-text token (eos_token)")
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    if tokenizer.chat_template is None:
+        tokenizer.chat_template = FALLBACK_CHAT_TEMPLATE
+    tokenizer.padding_side = "left"
+    return tokenizer
+
+
+def load_model(path: str, dtype: str = "float32") -> PreTrainedModel:
+    """A causal language model in evaluation mode.
+
+    Raises InputError if there is none at `path`, its weights do not fit its configuration, or a
+    weight is missing (a foreign checkpoint must not be completed with random weights in silence).
+    """
+    if dtype not in DTYPES:
+        raise InputError(f"dtype={dtype!r}: must be one of {', '.join(DTYPES)}")
+    _refuse_foreign(path)
+    try:
+        model, report = AutoModelForCausalLM.from_pretrained(
+            path, dtype=DTYPES[dtype], output_loading_info=True
+        )
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        raise InputError(f"checkpoint {path}: cannot be loaded: {_first_line(error)}") from error
+    for kind in ("missing_keys", "mismatched_keys"):
+        keys = sorted(str(key) for key in report.get(kind) or ())
+        if keys:
+            raise InputError(
+                f"checkpoint {path}: {kind.replace('_', ' ')}: {', '.join(keys[:3])}"
+                f"{f' and {len(keys) - 3} more' if len(keys) > 3 else ''}; "
+                "its weights are not those of its config.json"
+            )
+    return model.eval()
+
+
+def _refuse_foreign(path: str) -> None:
+    config_file = Path(path) / "config.json"
+    if not Path(path).is_dir() or not config_file.is_file():
+        return
+    try:
+        config = json.loads(config_file.read_text())
+    except (ValueError, UnicodeDecodeError) as error:
+        raise InputError(f"checkpoint {path}: config.json is not JSON: {error}") from error
+    if not isinstance(config, dict) or "model_type" not in config:
+        raise InputError(f"checkpoint {path}: config.json names no model_type")
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__

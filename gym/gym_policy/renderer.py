@@ -1,0 +1,112 @@
+"""A dialogue -> its token sequence. The only code that knows the tokens between turns."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+from transformers.tokenization_utils_base import PreTrainedTokenizerBase
+
+from gym_dialogue.errors import InputError
+from gym_dialogue.messages import Dialogue, Message
+
+_SENTINEL = "\u2402reply\u2403"  # stands for a reply while the template is asked what follows one
+
+# Llama 3 templates write the day into the system prompt: fixed, so that runs can be repeated.
+_TEMPLATE_DATE = "26 Jul 2024"
+
+
+@dataclass(frozen=True)
+class Rendered:
+    """A dialogue as tokens.
+
+    `token_ids` (T); `turn` (T): the number of the reply that a token belongs to, -1 outside
+    replies; `trained`: whether the loss falls on each reply; `prompt_ends`: for each reply the
+    index of the last token before it.
+    """
+
+    token_ids: list[int]
+    turn: list[int]
+    trained: list[bool]
+    prompt_ends: list[int]
+
+
+class Renderer:
+    """Turns dialogues into tokens for sampling, SFT and learning alike.
+
+    The first prompt is rendered by the chat template. A sampled reply enters by its token ids as
+    they were sampled, never by its text; what stands between a reply and the next one (end of
+    turn, the verifier's message, the header of the next reply) is what the template writes there.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase):
+        self.tokenizer = tokenizer
+        self._after = lru_cache(maxsize=4096)(self._render_after)
+        self._encode = lru_cache(maxsize=4096)(self._encode_uncached)
+        self.end_of_turn_id = self._find_end_of_turn()
+        self.stop_ids = tuple(sorted({self.end_of_turn_id, tokenizer.eos_token_id}))
+
+    def render(self, dialogue: Dialogue | Sequence[Message]) -> Rendered:
+        """All of a dialogue. One that ends with a user message ends where a reply would start."""
+        messages = dialogue.messages if isinstance(dialogue, Dialogue) else list(dialogue)
+        first = next((i for i, m in enumerate(messages) if m.role == "assistant"), len(messages))
+        ids = list(self._encode(self._template(messages[:first])))
+        turn = [-1] * len(ids)
+        trained: list[bool] = []
+        prompt_ends: list[int] = []
+        position = first
+        while position < len(messages):
+            message = messages[position]
+            reply_ids = self._reply_ids(message)
+            prompt_ends.append(len(ids) - 1)
+            turn += [len(trained)] * len(reply_ids)
+            trained.append(message.trained)
+            ids += reply_ids
+            position += 1
+            if position < len(messages):
+                after = self._after(messages[position].text)
+                if reply_ids and reply_ids[-1] == after[0]:  # the end of turn was sampled
+                    after = after[1:]
+                ids += after
+                turn += [-1] * len(after)
+                position += 1
+        return Rendered(ids, turn, trained, prompt_ends)
+
+    def reply_text(self, token_ids: Sequence[int]) -> str:
+        """The text of sampled tokens, without the token that ended the turn."""
+        if token_ids and token_ids[-1] in self.stop_ids:
+            token_ids = token_ids[:-1]
+        return self.tokenizer.decode(token_ids, skip_special_tokens=False)
+
+    def _reply_ids(self, message: Message) -> list[int]:
+        if message.reply is not None and message.reply.token_ids:
+            return list(message.reply.token_ids)
+        return [*self._encode(message.text), self.end_of_turn_id]
+
+    def _template(self, messages: Sequence[Message]) -> str:
+        return self.tokenizer.apply_chat_template(
+            [{"role": message.role, "content": message.text} for message in messages],
+            tokenize=False,
+            add_generation_prompt=True,
+            date_string=_TEMPLATE_DATE,
+        )
+
+    def _render_after(self, user_text: str) -> tuple[int, ...]:
+        """The tokens from the end of a reply to the start of the next, around a user message."""
+        text = self._template(
+            [Message("user", "."), Message("assistant", _SENTINEL), Message("user", user_text)]
+        )
+        return self._encode(text.rpartition(_SENTINEL)[2])
+
+    def _encode_uncached(self, text: str) -> tuple[int, ...]:
+        return tuple(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    def _find_end_of_turn(self) -> int:
+        first = self._after(".")[0]
+        if first not in self.tokenizer.added_tokens_decoder:
+            raise InputError(
+                "the chat template does not end a reply with a special token "
+                f"(it writes {self.tokenizer.decode([first])!r}): set one that does"
+            )
+        return first

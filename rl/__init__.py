@@ -1,0 +1,1 @@
+"""Reinforcement learning of language models from a verifier, over multi-turn dialogues."""

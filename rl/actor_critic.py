@@ -1,0 +1,118 @@
+"""The policy with a value head, scored in one forward pass that never returns logits."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+from transformers import PreTrainedModel
+
+from gym_dialogue import InputError
+from gym_policy.logprobs import score_tokens
+
+VALUE_HEAD_FILE = "value_head.safetensors"
+
+
+class Scores(NamedTuple):
+    """Log-probabilities and entropies (N,) of N reply tokens in nats, values (M,) of M turns."""
+
+    logprobs: torch.Tensor
+    entropy: torch.Tensor
+    values: torch.Tensor
+
+
+class ActorCritic(nn.Module):
+    """A causal language model (the actor) and an MLP on its last hidden state (the critic).
+
+    The value of a turn is read at the last prompt token before the reply, as in the paper:
+    hidden -> 1024 -> 512 -> 1 by default. The last layer starts at zero, so that the critic
+    starts by predicting 0.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        temperature: float,
+        value_hidden: tuple[int, ...] = (1024, 512),
+        detach_value: bool = False,
+    ):
+        super().__init__()
+        self.model = model
+        self.temperature = temperature
+        self.detach_value = detach_value
+        hidden = model.config.get_text_config().hidden_size
+        layers: list[nn.Module] = []
+        for width in value_hidden:
+            layers += [nn.Linear(hidden, width), nn.ReLU()]
+            hidden = width
+        last = nn.Linear(hidden, 1)
+        nn.init.zeros_(last.weight)
+        nn.init.zeros_(last.bias)
+        self.value_head = nn.Sequential(*layers, last).to(model.device)
+
+    def forward(
+        self,
+        input_ids: torch.Tensor,
+        predict_at: torch.Tensor,
+        targets: torch.Tensor,
+        value_at: torch.Tensor,
+    ) -> Scores:
+        """Score reply tokens and turns of right-padded sequences.
+
+        `input_ids` is (B, T). `predict_at` (N,) are flat positions b * T + t whose next token is
+        the reply token in `targets` (N,); `value_at` (M,) are the flat positions of the last
+        prompt tokens. Under a causal model no real token sees the padding to its right, so no
+        attention mask is needed.
+        """
+        body = getattr(self.model, self.model.base_model_prefix)
+        hidden = body(input_ids=input_ids, use_cache=False).last_hidden_state.flatten(0, 1)
+        # The head runs on reply tokens only: prompts are most of a dialogue and need no logits.
+        logits = self.model.get_output_embeddings()(hidden[predict_at])
+        logprobs, entropy = score_tokens(logits, targets, self.temperature)
+        state = hidden[value_at]
+        if self.detach_value:
+            state = state.detach()
+        return Scores(logprobs, entropy, self.value_head(state.float()).squeeze(-1))
+
+    def save_value_head(self, directory: str | Path) -> None:
+        """Write the critic's weights beside the model's."""
+        weights = {k: v.contiguous().cpu() for k, v in self.value_head.state_dict().items()}
+        save_file(weights, str(Path(directory) / VALUE_HEAD_FILE))
+
+    def load_value_head(self, directory: str | Path) -> bool:
+        """Read the critic's weights if `directory` has them. Raises InputError if they do not
+        fit.
+        """
+        file = Path(directory) / VALUE_HEAD_FILE
+        if not file.is_file():
+            return False
+        try:
+            self.value_head.load_state_dict(load_file(str(file)))
+        except (RuntimeError, OSError, ValueError) as error:
+            raise InputError(
+                f"value head {file}: does not fit this model or value_hidden: "
+                f"{str(error).splitlines()[0]}"
+            ) from error
+        return True
+
+
+@torch.no_grad()
+def check_linear_head(model: PreTrainedModel) -> None:
+    """Raises InputError if logits are not the output embeddings of the body's last hidden state
+    (some architectures scale or cap them), which ActorCritic relies on.
+    """
+    ids = (
+        torch.arange(8, device=model.device).unsqueeze(0)
+        % model.config.get_text_config().vocab_size
+    )
+    body = getattr(model, model.base_model_prefix)
+    hidden = body(input_ids=ids, use_cache=False).last_hidden_state
+    logits = model(input_ids=ids, use_cache=False).logits
+    if not torch.allclose(model.get_output_embeddings()(hidden), logits, atol=1e-3, rtol=1e-3):
+        raise InputError(
+            f"model type {model.config.model_type}: its logits are not a plain linear head on its "
+            "last hidden state, which the learner needs; choose another architecture"
+        )

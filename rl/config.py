@@ -1,0 +1,173 @@
+"""The configuration of a training run: every setting, its unit and where it comes from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from evaluation.play import EvalConfig, check_eval_config
+from gym_dialogue import InputError
+from gym_dialogue.command import EnvConfig
+
+RatioLevel = Literal["turn", "token"]
+
+
+@dataclass
+class PPOConfig:
+    """PPO over turns, with a value head."""
+
+    gamma: float = 0.9
+    """Discount per turn. Paper: 0.9."""
+    lam: float = 0.95
+    """Lambda of GAE, over turns. Paper: 0.95."""
+    clip: float = 0.1
+    """Clip range of the ratio. Paper: 0.1."""
+    ratio: RatioLevel = "turn"
+    """`turn`: one ratio per reply (the product over its tokens, as in the paper); `token`: one per
+    token, each with its turn's advantage."""
+    value_coef: float = 0.5
+    """Weight of the value loss. Paper: 0.5."""
+    value_clip: float = 0.0
+    """How far a value may move from the collected one before its loss is clipped, in units of
+    reward; 0 does not clip."""
+    value_lr: float | None = None
+    """Learning rate of the value head; None: that of the policy."""
+    value_hidden: list[int] = field(default_factory=lambda: [1024, 512])
+    """Widths of the value head's hidden layers. Paper: 1024, 512."""
+    value_warmup: int = 0
+    """Updates at the start in which only the value loss is applied."""
+    value_detach: bool = False
+    """Whether the value loss stops at the value head instead of training the policy's body too."""
+    entropy_coef: float = 0.0
+    """Weight of the mean token entropy, a bonus. Paper: 0.01, but never applied in its code."""
+    normalize: bool = True
+    """Whether advantages are standardised over all turns of an update, on all ranks."""
+
+
+@dataclass
+class GRPOConfig:
+    """GRPO: groups of episodes on the same puzzle, compared by their return; no value head."""
+
+    group_size: int = 8
+    """Episodes on the same puzzle."""
+    gamma: float = 0.9
+    """Discount per turn in an episode's return."""
+    clip_low: float = 0.2
+    """How far below 1 the ratio may fall."""
+    clip_high: float = 0.2
+    """How far above 1 the ratio may rise (0.28 in DAPO, arXiv 2503.14476)."""
+    ratio: RatioLevel = "token"
+    """As in ppo."""
+    scale: bool = True
+    """Whether a group's advantages are divided by its standard deviation."""
+    entropy_coef: float = 0.0
+    """Weight of the mean token entropy, a bonus."""
+
+
+@dataclass
+class Config:
+    """Train a language model by reinforcement from a verifier."""
+
+    model: str = ""
+    """The start: a directory saved by save_pretrained, a run's directory, or a hub name."""
+    run_dir: str = "runs/rl"
+    """Where everything that the run leaves goes."""
+    seed: int = 0
+    """Decides everything: deals, sampling, minibatches, the value head's initial weights."""
+    task: str = "gp_l"
+    """Which suites it is evaluated on: a name such as gp_l, or a YAML file."""
+    env: EnvConfig = field(default_factory=EnvConfig)
+    """Where it learns."""
+
+    algorithm: Literal["ppo", "grpo"] = "ppo"
+    """The learner."""
+    num_updates: int = 20
+    """Updates: collect episodes, then learn from them. Paper: 20 (15 on V-IRL)."""
+    num_steps: int = 256
+    """Turns that an update collects at least, per rank. Episodes are always whole. Paper: 256."""
+    num_envs: int = 256
+    """Episodes in play at a time, per rank; all of them share the sampling batch."""
+    temperature: float = 1.0
+    """Of the distribution that is sampled from and learned. Paper: 0.2."""
+    max_new_tokens: int = 512
+    """Tokens a reply may have. Paper: 512."""
+    sampling_batch: int = 512
+    """Dialogues that go through the model together while sampling, per rank."""
+
+    epochs: int = 4
+    """Passes over the collected episodes. Paper: 4."""
+    minibatch_size: int = 32
+    """Dialogues per optimizer step, per rank. Paper: 1 x 128 accumulated."""
+    microbatch_size: int = 32
+    """Dialogues in one forward and backward pass; gradients accumulate up to a minibatch."""
+    lr: float = 1e-6
+    """Learning rate. Paper: 1e-6 (1e-7 on V-IRL-VL)."""
+    lr_end: float = 0.0
+    """Learning rate that the schedule ends at. Paper: 1e-9."""
+    lr_schedule: Literal["constant", "linear", "cosine"] = "constant"
+    """How the learning rate goes from `lr` to `lr_end`, stepped once per update."""
+    adam_eps: float = 1e-7
+    """Paper: 1e-7."""
+    weight_decay: float = 0.0
+    """Of AdamW."""
+    max_grad_norm: float = 1.0
+    """Gradient norm that is clipped to. Paper: 0.01, but 1.0 was applied."""
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    """Of the weights."""
+
+    ppo: PPOConfig = field(default_factory=PPOConfig)
+    """Settings of algorithm ppo."""
+    grpo: GRPOConfig = field(default_factory=GRPOConfig)
+    """Settings of algorithm grpo."""
+
+    save_every: int = 0
+    """Updates between checkpoints; 0: at the end only. The start is always saved."""
+    eval_every: int = 0
+    """Updates between evaluations during training; 0: none."""
+    monitor: EvalConfig = field(
+        default_factory=lambda: EvalConfig(episodes=100, decoding=["sampled"], verify_iter=1)
+    )
+    """Those evaluations: small, for the curve."""
+    eval: EvalConfig = field(default_factory=EvalConfig)
+    """The evaluation of start and end, which the final table shows."""
+    log_dialogues: int = 4
+    """Sampled dialogues written to dialogues.jsonl per update."""
+    trackers: list[str] = field(default_factory=lambda: ["tensorboard"])
+    """Trackers of accelerate beside metrics.jsonl: tensorboard, wandb, ..."""
+
+
+def check_config(config: Config) -> None:
+    """Raises InputError for values that describe no run."""
+    if not config.model:
+        raise InputError("model: name a start checkpoint with --model=DIRECTORY_OR_HUB_NAME")
+    positive = (
+        "num_updates num_steps num_envs max_new_tokens sampling_batch epochs minibatch_size "
+        "microbatch_size lr temperature max_grad_norm"
+    )
+    for name in positive.split():
+        if not getattr(config, name) > 0:
+            raise InputError(f"{name}={getattr(config, name)}: must be above 0")
+    for name in ("seed", "save_every", "eval_every", "log_dialogues", "lr_end", "weight_decay"):
+        if getattr(config, name) < 0:
+            raise InputError(f"{name}={getattr(config, name)}: must not be negative")
+    if config.minibatch_size % config.microbatch_size:
+        raise InputError(
+            f"minibatch_size={config.minibatch_size}: must be a multiple of "
+            f"microbatch_size={config.microbatch_size}"
+        )
+    for name, low, high in (
+        ("ppo.gamma", 0, 1),
+        ("ppo.lam", 0, 1),
+        ("ppo.clip", 0, 1),
+        ("grpo.gamma", 0, 1),
+        ("grpo.clip_low", 0, 1),
+        ("grpo.clip_high", 0, 10),
+    ):
+        group, _, key = name.partition(".")
+        value = getattr(getattr(config, group), key)
+        if not low <= value <= high:
+            raise InputError(f"{name}={value}: must be between {low} and {high}")
+    if config.grpo.group_size < 2:
+        raise InputError(f"grpo.group_size={config.grpo.group_size}: must be at least 2")
+    check_eval_config(config.eval)
+    check_eval_config(config.monitor)

@@ -1,0 +1,126 @@
+"""Collected episodes as training sequences: one per dialogue, with its turns and their tokens.
+
+Axes: B sequences, T positions, N reply tokens of all sequences, M turns of all sequences.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from gym_dialogue import Episode
+from gym_policy import Renderer
+
+
+@dataclass
+class Experience:
+    """One dialogue. Per-token arrays cover its reply tokens (n), per-turn arrays its turns (m)."""
+
+    episode: int
+    turns: list[int]  # indices into the episode's turns
+    token_ids: list[int]
+    reply_at: np.ndarray  # (n,) positions of the reply tokens
+    token_turn: np.ndarray  # (n,) which of the m turns each belongs to
+    prompt_ends: np.ndarray  # (m,)
+    old_logprobs: np.ndarray  # (n,) as recorded while sampling
+    old_values: np.ndarray  # (m,)
+    advantages: np.ndarray  # (m,)
+    returns: np.ndarray  # (m,)
+
+
+def to_experience(episodes: Sequence[Episode], renderer: Renderer) -> list[Experience]:
+    """The dialogues of all episodes, in order. Advantages, returns and values start at zero."""
+    experiences = []
+    for number, episode in enumerate(episodes):
+        for index, dialogue in enumerate(episode.dialogues):
+            turns = episode.turns_of(index)
+            if not turns:
+                continue
+            rendered = renderer.render(dialogue)
+            turn_of = np.asarray(rendered.turn)
+            reply_at = np.flatnonzero(turn_of >= 0)
+            zeros = np.zeros(len(turns))
+            experiences.append(
+                Experience(
+                    episode=number,
+                    turns=turns,
+                    token_ids=rendered.token_ids,
+                    reply_at=reply_at,
+                    token_turn=turn_of[reply_at],
+                    prompt_ends=np.asarray(rendered.prompt_ends),
+                    old_logprobs=np.concatenate(
+                        [episode.turns[turn].reply.logprobs for turn in turns]
+                    ),
+                    old_values=zeros.copy(),
+                    advantages=zeros.copy(),
+                    returns=zeros.copy(),
+                )
+            )
+    return experiences
+
+
+@dataclass
+class Batch:
+    """Sequences side by side, right-padded, with flat positions as ActorCritic.forward takes
+    them. `weight` is 0 for a batch that only keeps a rank in step with the others.
+    """
+
+    input_ids: torch.Tensor  # (B, T)
+    predict_at: torch.Tensor  # (N,)
+    targets: torch.Tensor  # (N,)
+    value_at: torch.Tensor  # (M,)
+    token_turn: torch.Tensor  # (N,) index into the M turns
+    old_logprobs: torch.Tensor  # (N,)
+    old_values: torch.Tensor  # (M,)
+    advantages: torch.Tensor  # (M,)
+    returns: torch.Tensor  # (M,)
+    weight: float = 1.0
+
+    @property
+    def model_inputs(self) -> dict[str, torch.Tensor]:
+        """The arguments of ActorCritic.forward."""
+        names = ("input_ids", "predict_at", "targets", "value_at")
+        return {name: getattr(self, name) for name in names}
+
+
+def collate(
+    experiences: Sequence[Experience],
+    pad_token_id: int,
+    device: torch.device | str,
+    weight: float = 1.0,
+) -> Batch:
+    """Join sequences into one batch on a device."""
+    width = max(len(e.token_ids) for e in experiences)
+    input_ids = np.full((len(experiences), width), pad_token_id)
+    predict_at, targets, value_at, token_turn = [], [], [], []
+    first_turn = 0
+    for row, e in enumerate(experiences):
+        ids = np.asarray(e.token_ids)
+        input_ids[row, : len(ids)] = ids
+        predict_at.append(row * width + e.reply_at - 1)
+        targets.append(ids[e.reply_at])
+        value_at.append(row * width + e.prompt_ends)
+        token_turn.append(first_turn + e.token_turn)
+        first_turn += len(e.turns)
+
+    def whole(parts: list[np.ndarray]) -> torch.Tensor:
+        return torch.from_numpy(np.concatenate(parts)).to(device)
+
+    def real(name: str) -> torch.Tensor:
+        return whole([getattr(e, name) for e in experiences]).float()
+
+    return Batch(
+        input_ids=torch.from_numpy(input_ids).to(device),
+        predict_at=whole(predict_at),
+        targets=whole(targets),
+        value_at=whole(value_at),
+        token_turn=whole(token_turn),
+        old_logprobs=real("old_logprobs"),
+        old_values=real("old_values"),
+        advantages=real("advantages"),
+        returns=real("returns"),
+        weight=weight,
+    )

@@ -1,0 +1,107 @@
+"""PPO over the turns of a dialogue.
+
+Schulman et al. 2017 (arXiv 1707.06347). A turn is one action; its log-probability is the sum over
+the tokens of the reply, or each token is an action of its own that shares its turn's advantage.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from gym_dialogue import Episode
+from rl.actor_critic import Scores
+from rl.advantages import gae
+from rl.config import PPOConfig, RatioLevel
+from rl.experience import Batch, Experience
+
+Sums = dict[str, torch.Tensor]
+"""Sums over a batch: `policy` over ratios, `value` over turns, `entropy` over tokens, and the
+diagnostics `kl`, `clipped`, `gap`."""
+
+
+def clipped_policy_sums(
+    scores: Scores, batch: Batch, level: RatioLevel, clip_low: float, clip_high: float
+) -> Sums:
+    """The clipped surrogate, negated and summed over turns or tokens, with its diagnostics."""
+    log_ratio = scores.logprobs - batch.old_logprobs
+    gap = log_ratio.detach().abs().sum()
+    # r_t = pi(a_t | s_t) / pi_old(a_t | s_t)
+    if level == "turn":
+        log_ratio = torch.zeros_like(batch.advantages).index_add(0, batch.token_turn, log_ratio)
+        advantages = batch.advantages
+    else:
+        advantages = batch.advantages[batch.token_turn]
+    ratio = log_ratio.exp()
+    # L_clip = min(r_t A_t, clip(r_t, 1 - low, 1 + high) A_t)
+    clipped = ratio.clamp(1 - clip_low, 1 + clip_high)
+    surrogate = torch.minimum(ratio * advantages, clipped * advantages)
+    with torch.no_grad():
+        # KL(pi_old || pi), estimated as (r - 1) - log r: unbiased and never negative
+        # (Schulman 2020, "Approximating KL divergence", k3).
+        kl = (ratio - 1 - log_ratio).sum()
+        outside = (ratio != clipped).float().sum()
+    return {
+        "policy": -surrogate.sum(),
+        "entropy": scores.entropy.sum(),
+        "kl": kl,
+        "clipped": outside,
+        "gap": gap,
+    }
+
+
+def value_loss_sum(scores: Scores, batch: Batch, value_clip: float) -> torch.Tensor:
+    """Half the squared error of the values, summed over turns; with a clip range the larger of
+    the plain and the clipped error, as in OpenAI's PPO.
+    """
+    # L_V = 1/2 max((V - R)^2, (V_old + clip(V - V_old, -c, c) - R)^2)
+    error = (scores.values - batch.returns) ** 2
+    if value_clip > 0:
+        moved = (scores.values - batch.old_values).clamp(-value_clip, value_clip)
+        error = torch.maximum(error, (batch.old_values + moved - batch.returns) ** 2)
+    return 0.5 * error.sum()
+
+
+class PPO:
+    """What PPO adds to the learner: GAE with the critic's values, and the loss."""
+
+    group_size = 1
+    uses_values = True
+
+    def __init__(self, config: PPOConfig):
+        self.config = config
+        self.ratio = config.ratio
+        self.entropy_coef = config.entropy_coef
+
+    def value_only(self, update: int) -> bool:
+        """Whether this update (from 1) only warms up the value head."""
+        return update <= self.config.value_warmup
+
+    def set_advantages(
+        self, episodes: Sequence[Episode], experiences: Sequence[Experience]
+    ) -> None:
+        """GAE over the turns of each episode, from the values that the experiences hold."""
+        by_episode: dict[int, list[Experience]] = {}
+        for experience in experiences:
+            by_episode.setdefault(experience.episode, []).append(experience)
+        for number, parts in by_episode.items():
+            rewards = [turn.reward for turn in episodes[number].turns]
+            values = np.concatenate([part.old_values for part in parts])
+            advantages, returns = gae(rewards, values, self.config.gamma, self.config.lam)
+            for part in parts:
+                part.advantages = advantages[part.turns]
+                part.returns = returns[part.turns]
+
+    @property
+    def normalize(self) -> bool:
+        """Whether advantages are standardised over the update."""
+        return self.config.normalize
+
+    def sums(self, scores: Scores, batch: Batch) -> Sums:
+        """The parts of the loss, summed over a batch."""
+        clip = self.config.clip
+        sums = clipped_policy_sums(scores, batch, self.config.ratio, clip, clip)
+        value = value_loss_sum(scores, batch, self.config.value_clip)
+        return sums | {"value": self.config.value_coef * value}

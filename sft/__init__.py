@@ -1,0 +1,1 @@
+"""Supervised fine-tuning on the environments' own prompts, parsers and verifiers."""

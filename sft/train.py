@@ -1,0 +1,174 @@
+"""Supervised fine-tuning on oracle dialogues, by transformers.Trainer."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainingArguments, set_seed
+
+from gym_dialogue import InputError, Message
+from gym_dialogue.command import append_json, run_command, start_run
+from gym_policy import Renderer, load_model, load_tokenizer
+from gym_policy.load import saved_checkpoints
+from sft.data import (
+    DialogueDataset,
+    PadRight,
+    SourceConfig,
+    make_dialogues,
+    read_dialogues,
+    write_jsonl,
+)
+
+
+@dataclass
+class Config:
+    """Fine-tune a language model on the replies of oracle dialogues."""
+
+    model: str = ""
+    """The start: a directory saved by save_pretrained, a run's directory, or a hub name."""
+    run_dir: str = "runs/sft"
+    """Where everything that the run leaves goes."""
+    seed: int = 0
+    """Decides the dialogues, their order and the minibatches."""
+    task: str = "gp_l"
+    """Which suites later evaluations of this run use."""
+    sources: list[SourceConfig] = field(default_factory=lambda: [SourceConfig()])
+    """What the oracle dialogues are made of."""
+    num_dialogues: int = 10000
+    """How many are made."""
+    data_file: str | None = None
+    """A JSONL file of dialogues to learn from instead of making them."""
+
+    num_steps: int = 400
+    """Optimizer steps."""
+    batch_size: int = 16
+    """Dialogues per device and step. Paper: 16."""
+    lr: float = 1e-6
+    """Peak learning rate. Paper: 1e-6."""
+    lr_schedule: Literal["constant", "linear", "cosine"] = "cosine"
+    """How it falls. Paper: cosine."""
+    warmup: float = 0.03
+    """Share of the steps in which the learning rate rises. Paper: 0.03."""
+    weight_decay: float = 0.0
+    """Of AdamW."""
+    adam_beta2: float = 0.999
+    """Of AdamW."""
+    max_grad_norm: float = 1.0
+    """Gradient norm that is clipped to."""
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    """Of the weights."""
+    save_every: int = 0
+    """Steps between checkpoints; 0: at the end only. The start is always saved."""
+
+
+class _RunFiles(TrainerCallback):
+    """Writes metrics.jsonl and the checkpoints, in the layout that every command here reads."""
+
+    def __init__(self, run_dir: Path, model: PreTrainedModel, tokenizer: Any, save_every: int):
+        self.run_dir, self.model, self.tokenizer = run_dir, model, tokenizer
+        self.save_every = save_every
+
+    def save(self, step: int) -> None:
+        directory = self.run_dir / "checkpoints" / f"update-{step:06d}"
+        self.model.save_pretrained(directory)
+        self.tokenizer.save_pretrained(directory)
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.is_world_process_zero:
+            self.save(0)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        step = state.global_step
+        due = step == state.max_steps or (self.save_every and step % self.save_every == 0)
+        if due and state.is_world_process_zero:
+            self.save(step)
+
+    def on_log(
+        self, args: Any, state: Any, control: Any, logs: dict | None = None, **kwargs: Any
+    ) -> None:
+        if logs and state.is_world_process_zero:
+            append_json(self.run_dir / "metrics.jsonl", {"update": state.global_step} | logs)
+
+
+def check_config(config: Config) -> None:
+    """Raises InputError for values that describe no run."""
+    if not config.model:
+        raise InputError("model: name a start checkpoint with --model=DIRECTORY_OR_HUB_NAME")
+    for name in ("num_dialogues", "num_steps", "batch_size", "lr", "max_grad_norm"):
+        if not getattr(config, name) > 0:
+            raise InputError(f"{name}={getattr(config, name)}: must be above 0")
+    if not 0 <= config.warmup <= 1:
+        raise InputError(f"warmup={config.warmup}: must be between 0 and 1")
+
+
+def train(config: Config) -> Path:
+    """Run a whole training; returns its directory."""
+    check_config(config)
+    start = saved_checkpoints(config.model)[-1]
+    tokenizer = load_tokenizer(start)
+    model = load_model(start, config.dtype)
+    run_dir = start_run(config.run_dir, config)
+    data_file = config.data_file
+    if data_file is None:
+        data_file = run_dir / "data.jsonl"
+        write_jsonl(data_file, make_dialogues(config.sources, config.num_dialogues, config.seed))
+    fit(model, tokenizer, list(read_dialogues(data_file)), config, run_dir)
+    print(f"\nRun directory: {run_dir}")
+    return run_dir
+
+
+def fit(
+    model: PreTrainedModel,
+    tokenizer: Any,
+    dialogues: Sequence[Sequence[Message]],
+    config: Config,
+    run_dir: Path,
+) -> None:
+    """Train a model in place and leave metrics, TensorBoard log and checkpoints in `run_dir`."""
+    set_seed(config.seed)
+    os.environ["TENSORBOARD_LOGGING_DIR"] = str(run_dir / "tensorboard")
+    arguments = TrainingArguments(
+        output_dir=str(run_dir),
+        max_steps=config.num_steps,
+        per_device_train_batch_size=config.batch_size,
+        learning_rate=config.lr,
+        lr_scheduler_type=config.lr_schedule,
+        warmup_steps=math.ceil(config.warmup * config.num_steps),
+        weight_decay=config.weight_decay,
+        adam_beta2=config.adam_beta2,
+        max_grad_norm=config.max_grad_norm,
+        train_sampling_strategy="sequential",  # the data set is in the order to train in
+        seed=config.seed,
+        use_cpu=not torch.cuda.is_available(),
+        dataloader_pin_memory=torch.cuda.is_available(),
+        remove_unused_columns=False,
+        save_strategy="no",
+        logging_steps=max(1, config.num_steps // 50),
+        report_to=["tensorboard"],
+        disable_tqdm=False,
+    )
+    dataset = DialogueDataset(
+        dialogues,
+        Renderer(tokenizer),
+        config.batch_size,
+        config.num_steps * arguments.world_size,
+        config.seed,
+    )
+    trainer = Trainer(
+        model=model,
+        args=arguments,
+        train_dataset=dataset,
+        data_collator=PadRight(tokenizer.pad_token_id),
+        callbacks=[_RunFiles(run_dir, model, tokenizer, config.save_every)],
+    )
+    trainer.train()
+
+
+if __name__ == "__main__":
+    run_command(train, Config)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterator
 from typing import Any
 
 MAX_REPLY_CHARS = 16384
@@ -32,16 +33,20 @@ def read_fields(reply: str, fields: dict[str, type]) -> dict[str, Any]:
 
 
 def _last_object(reply: str, fields: dict[str, type]) -> dict[str, Any] | None:
-    starts = [match.start() for match in re.finditer(r"\{", reply)]
-    whole = starts[:1] if reply.lstrip().startswith("{") else []
-    for start in [*whole, *reversed(starts[-_MAX_OBJECTS:])]:
-        try:
-            data, _ = _DECODER.raw_decode(reply, start)
-        except (ValueError, RecursionError):  # not JSON, or nested beyond the decoder's stack
-            continue
+    for data in _objects(reply):
         if isinstance(data, dict) and any(name in data for name in fields):
             return data
     return None
+
+
+def _objects(reply: str) -> Iterator[Any]:
+    """The whole reply, if it is JSON; then the JSON objects in it, the last one first."""
+    starts = [match.start() for match in re.finditer(r"\{", reply)]
+    for start in [None, *reversed(starts[-_MAX_OBJECTS:])]:
+        try:
+            yield json.loads(reply) if start is None else _DECODER.raw_decode(reply, start)[0]
+        except (ValueError, RecursionError):  # not JSON, or nested beyond the decoder's stack
+            continue
 
 
 def _checked(value: Any, kind: type) -> Any:

@@ -1,0 +1,90 @@
+"""Configuration from files and flags, and how bad input is answered."""
+
+from dataclasses import dataclass, field
+
+import pytest
+
+from gym_dialogue import InputError
+from gym_dialogue.command import EnvConfig, make_envs, parse_config, run_command, start_run
+
+
+@dataclass
+class Inner:
+    """Inner settings."""
+
+    lr: float = 1e-3
+    """Learning rate."""
+
+
+@dataclass
+class Settings:
+    """Settings of a test."""
+
+    seed: int = 0
+    """The seed."""
+    inner: Inner = field(default_factory=Inner)
+    """More."""
+    env: EnvConfig = field(default_factory=EnvConfig)
+    """Where."""
+
+
+def test_later_values_win(tmp_path):
+    file = tmp_path / "a.yaml"
+    file.write_text("seed: 1\ninner: {lr: 1e-4}\nenv: {kwargs: {verify_iter: 2}}\n")
+    found = parse_config(Settings, [f"--config={file}", "--seed=3", "--env.kwargs.split=train"])
+    assert (found.seed, found.inner.lr) == (3, 1e-4)
+    assert found.env.kwargs == {"verify_iter": 2, "split": "train"}
+    assert isinstance(found.inner, Inner)
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [["--sed=1"], ["--seed=x"], ["--inner.rl=1"], ["seed"], ["--config=missing.yaml"]],
+)
+def test_bad_configurations_end_in_one_line_and_code_2(argv, capsys, monkeypatch):
+    monkeypatch.setattr("sys.argv", ["prog", *argv])
+    with pytest.raises(SystemExit) as stop:
+        run_command(lambda config: None, Settings)
+    assert stop.value.code == 2
+    printed = capsys.readouterr().err.strip()
+    assert printed.startswith("error: configuration: ")
+    assert "\n" not in printed
+
+
+def test_bugs_keep_their_traceback(monkeypatch):
+    monkeypatch.setattr("sys.argv", ["prog"])
+    with pytest.raises(ZeroDivisionError):
+        run_command(lambda config: 1 / 0, Settings)
+
+
+def test_nothing_is_imported_by_a_value():
+    spec = '--env.kwargs={"a": {"class_path": "subprocess.Popen", "init_args": {"args": "true"}}}'
+    value = parse_config(Settings, [spec]).env.kwargs["a"]
+    assert isinstance(value, dict)
+
+
+@pytest.mark.parametrize(
+    ("config", "word"),
+    [
+        (EnvConfig("nowhere/Env-v0"), "nowhere"),
+        (EnvConfig("gym_cards/Missing-v0"), "Missing"),
+        (EnvConfig(kwargs={"colour": "red"}), "colour"),
+        (EnvConfig(kwargs={"verify_iter": 0}), "verify_iter"),
+    ],
+)
+def test_environments_that_cannot_be_made(config, word):
+    with pytest.raises(InputError, match=word):
+        make_envs(config, 1)
+
+
+def test_a_run_is_not_overwritten(tmp_path):
+    start_run(tmp_path / "run", Settings())
+    assert "seed: 0" in (tmp_path / "run" / "config.yaml").read_text()
+    with pytest.raises(InputError, match="already holds a run"):
+        start_run(tmp_path / "run", Settings())
+
+
+def test_an_unwritable_run_directory(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match="cannot be written"):
+        start_run(tmp_path / "file" / "run", Settings())

@@ -1,0 +1,7 @@
+#!/usr/bin/env bash
+# Purpose:  runs the tests: offline, on real parts, under 10 minutes on 2 CPU cores.
+# Usage:    bash scripts/test.sh [pytest arguments]
+set -euo pipefail
+source "$(dirname "${BASH_SOURCE[0]}")/env.sh"
+
+exec "$python" -m pytest "$@"

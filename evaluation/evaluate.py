@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 import torch
 import yaml
+from accelerate import PartialState
 
 from evaluation import report
 from evaluation.play import EvalConfig, check_eval_config, model_policies, play_suites
@@ -48,9 +49,12 @@ def main(config: CommandConfig) -> None:
     task = load_task(config.task or _run_setting(given[0], "task") or "gp_l")
     check_eval_config(config.eval)
     checkpoints = [c for path in given for c in saved_checkpoints(path)]
+    state = PartialState(cpu=not torch.cuda.is_available())
+    device = config.device or state.device
     stamp = time.strftime("%Y%m%d-%H%M%S")
-    run_dir = start_run(config.run_dir or f"runs/eval-{task.task}-{stamp}", config)
-    device = config.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    run_dir = Path(config.run_dir or f"runs/eval-{task.task}-{stamp}")
+    if state.is_main_process:
+        start_run(run_dir, config)
     results = {}
     for label, path in _labels(checkpoints).items():
         renderer = Renderer(load_tokenizer(path))
@@ -59,8 +63,10 @@ def main(config: CommandConfig) -> None:
         results[label] = play_suites(policies, task.suites, config.eval, describe=label)
         del model, policies
         gc.collect()
-    report.write(run_dir, results, task.suites, config.eval.verify_iter)
-    print(f"\nResults are in {run_dir}")
+    if state.is_main_process:
+        report.write(run_dir, results, task.suites, config.eval.verify_iter)
+        print(f"\nResults are in {run_dir}")
+    state.destroy_process_group()
 
 
 def _labels(paths: Sequence[str]) -> dict[str, str]:

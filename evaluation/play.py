@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
+from accelerate import PartialState
+from accelerate.utils import gather_object
 from tqdm import tqdm
 
 from evaluation.metrics import episode_record, summarize
@@ -42,8 +44,8 @@ class EvalConfig:
     """Tokens a reply may have."""
     verify_iter: int = 5
     """Replies that an episode allows."""
-    batch_size: int = 512
-    """Dialogues in one sampling batch."""
+    batch_size: int = 250
+    """Episodes played side by side, which share the sampling batch."""
 
 
 def evaluation_tasks(seed: int, suite_number: int, count: int) -> list[Task]:
@@ -66,22 +68,47 @@ def play_suites(
     describe: str = "evaluation",
     show_progress: bool = True,
 ) -> Records:
-    """Play every suite with every policy (by decoding). Returns the records by decoding, suite."""
-    records: Records = {decoding: {} for decoding in policies}
-    total = len(policies) * len(suites) * config.episodes
+    """Play every suite with every policy (by decoding). Returns the records by decoding and suite,
+    on every rank.
+
+    The ranks take chunks of `batch_size` episodes in turn. A chunk is played in the same batches
+    whichever rank takes it, so results do not depend on the number of ranks.
+    """
+    state = PartialState()
+    chunks = [
+        (number, decoding, start)
+        for number in range(len(suites))
+        for decoding in policies
+        for start in range(0, config.episodes, config.batch_size)
+    ]
+    mine = chunks[state.process_index :: state.num_processes]
+    envs: dict[int, list[Any]] = {}
+    played = []
     progress = tqdm(
-        total=total, desc=describe, unit="episode", mininterval=1, disable=not show_progress
+        total=sum(min(config.batch_size, config.episodes - start) for *_, start in mine),
+        desc=describe,
+        unit="episode",
+        mininterval=1,
+        disable=not (show_progress and state.is_main_process),
     )
     with progress:
-        for number, suite in enumerate(suites):
-            kwargs = {"verify_iter": config.verify_iter} | suite.env.kwargs
-            env = EnvConfig(suite.env.id, kwargs)
-            envs = make_envs(env, min(config.batch_size, config.episodes))
+        for number, decoding, start in mine:
+            if number not in envs:
+                env = suites[number].env
+                kwargs = {"verify_iter": config.verify_iter} | env.kwargs
+                count = min(config.batch_size, config.episodes)
+                envs = {number: make_envs(EnvConfig(env.id, kwargs), count)}
             tasks = evaluation_tasks(config.seed, number, config.episodes)
-            for decoding, policy in policies.items():
-                episodes = rollout(envs, policy, tasks, lambda _: progress.update())
-                records[decoding][suite.name] = [episode_record(e) for e in episodes]
-    return records
+            tasks = tasks[start : start + config.batch_size]
+            episodes = rollout(envs[number], policies[decoding], tasks, lambda _: progress.update())
+            records = [episode_record(episode) for episode in episodes]
+            played.append(((number, decoding, start), records))
+    every = dict(gather_object(played) if state.num_processes > 1 else played)
+    gathered: Records = {decoding: {} for decoding in policies}
+    for number, decoding, start in chunks:
+        so_far = gathered[decoding].setdefault(suites[number].name, [])
+        so_far += every[number, decoding, start]
+    return gathered
 
 
 def model_policies(model: Any, renderer: Renderer, config: EvalConfig) -> dict[str, Policy]:

@@ -54,6 +54,6 @@ def group_advantages(
 
 
 def explained_variance(values: np.ndarray, returns: np.ndarray) -> float:
-    """1 - Var(returns - values) / Var(returns): 1 is a perfect critic, 0 one that knows the mean."""
+    """1 - Var(returns - values) / Var(returns): 1 for a perfect critic, 0 for a constant."""
     variance = np.var(returns)
     return float("nan") if variance == 0 else float(1 - np.var(returns - values) / variance)

@@ -106,6 +106,9 @@ class Config:
     """Learning rate that the schedule ends at. Paper: 1e-9."""
     lr_schedule: Literal["constant", "linear", "cosine"] = "constant"
     """How the learning rate goes from `lr` to `lr_end`, stepped once per update."""
+    lr_warmup: int = 0
+    """Updates at the start over which the learning rate rises. Adam's first steps are as long as
+    the learning rate in every parameter, however noisy the gradient."""
     adam_eps: float = 1e-7
     """Paper: 1e-7."""
     weight_decay: float = 0.0

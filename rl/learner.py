@@ -216,9 +216,11 @@ class Learner:
 
     def _set_learning_rate(self, update: int) -> None:
         config = self.config
-        done = (update - 1) / max(config.num_updates, 1)
+        done = (update - 1) / config.num_updates
+        rise = min(1.0, update / (config.lr_warmup + 1))
         for group in self.optimizer.param_groups:
-            group["lr"] = scheduled(group["start_lr"], config.lr_end, config.lr_schedule, done)
+            lr = scheduled(group["start_lr"], config.lr_end, config.lr_schedule, done)
+            group["lr"] = rise * lr
 
     def _over_ranks(self, value: float, how: str) -> float:
         """The mean or maximum of a number over all ranks."""

@@ -163,10 +163,8 @@ def train(config: Config) -> Path:
     results = {}
 
     def evaluate(label: str) -> None:
-        if is_main:
-            policies = model_policies(model, renderer, config.eval)
-            results[label] = play_suites(policies, task.suites, config.eval, f"evaluate {label}")
-        accelerator.wait_for_everyone()
+        policies = model_policies(model, renderer, config.eval)
+        results[label] = play_suites(policies, task.suites, config.eval, f"evaluate {label}")
 
     save(0)
     evaluate("update-000000")
@@ -194,9 +192,9 @@ def train(config: Config) -> Path:
         }
         if config.save_every and update % config.save_every == 0 and update < config.num_updates:
             save(update)
+        if config.eval_every and update % config.eval_every == 0:
+            metrics |= monitor(model, renderer, task, config)
         if is_main:
-            if config.eval_every and update % config.eval_every == 0:
-                metrics |= monitor(model, renderer, task, config)
             append_json(run_dir / "metrics.jsonl", {"update": update} | metrics)
             log_dialogues(run_dir, update, episodes[: config.log_dialogues])
             progress.set_postfix(

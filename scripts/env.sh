@@ -32,15 +32,25 @@ option() {
   printf '%s' "$value"
 }
 
-# launch MODULE ARGS...: one process, or as many as the accelerate configuration in
-# ACCELERATE_CONFIG says.
+# launch MODULE ARGS...: as many processes as the accelerate configuration in ACCELERATE_CONFIG says;
+# without one, one process where there is a GPU, else two with a thread each, which is faster for
+# tiny models than one with two threads. PROCESSES sets another number.
 launch() {
   if [[ -n ${ACCELERATE_CONFIG:-} ]]; then
     [[ -f $ACCELERATE_CONFIG ]] || fail "ACCELERATE_CONFIG=$ACCELERATE_CONFIG: no such file"
     "$python" -m accelerate.commands.launch --config_file "$ACCELERATE_CONFIG" -m "$@"
-  else
+  elif nvidia-smi -L >/dev/null 2>&1 || [[ ${PROCESSES:-2} == 1 ]]; then
     "$python" -m "$@"
+  else
+    "$python" -m gym_policy.launch "${PROCESSES:-2}" "$@"
   fi
+}
+
+# start_checkpoint TASK SEED: prints the directory of the tiny start checkpoint, made if it is not
+# in the cache.
+start_checkpoint() {
+  echo "Start checkpoint of $1, seed $2: from the cache, or made now (about 3 minutes)" >&2
+  ACCELERATE_CONFIG='' launch sft.start --config "sft/configs/$1_start.yaml" --seed="$2"
 }
 
 # choose_scale PREFIX ARGS...: sets `scale` to the first argument, or tiny if it is an option, and

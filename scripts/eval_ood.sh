@@ -14,4 +14,4 @@ for argument in "$@"; do
   if [[ $argument == --* ]]; then options+=("$argument"); else checkpoints+=("$argument"); fi
 done
 list=$("$python" -c 'import json, sys; print(json.dumps(sys.argv[1:]))' "${checkpoints[@]}")
-"$python" -m evaluation.evaluate --checkpoints="$list" "${options[@]}"
+launch evaluation.evaluate --checkpoints="$list" "${options[@]}"

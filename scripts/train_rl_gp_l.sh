@@ -14,8 +14,7 @@ choose_scale rl/configs/gp_l "$@"
 seed=$(option seed 0 "$@")
 model=$(option model "" "$@")
 if [[ -z $model && " $* " != *" --help "* ]]; then
-  echo "Start checkpoint (seed $seed): from the cache, or made now (about 3 minutes)"
-  model=$("$python" -m sft.start --config sft/configs/gp_l_start.yaml --seed="$seed")
+  model=$(start_checkpoint gp_l "$seed")
 fi
 launch rl.train --config "$config" --run_dir="runs/rl-gp_l-$scale-seed$seed-$(date +%Y%m%d-%H%M%S)" \
   --model="$model" "$@"

@@ -35,14 +35,21 @@ class SourceConfig:
 
 
 def make_dialogues(
-    sources: Sequence[SourceConfig], count: int, seed: int
+    sources: Sequence[SourceConfig], count: int, seed: int, show_progress: bool = True
 ) -> list[dict[str, list[dict]]]:
     """`count` successful oracle dialogues over all sources, shuffled, as `{"messages": [...]}`."""
     total = sum(source.share for source in sources)
     if not sources or total <= 0:
         raise InputError("sources: need at least one, with a share above 0")
     dialogues = []
-    with tqdm(total=count, desc="oracle dialogues", unit="dialogue", mininterval=1) as progress:
+    progress = tqdm(
+        total=count,
+        desc="oracle dialogues",
+        unit="dialogue",
+        mininterval=1,
+        disable=not show_progress,
+    )
+    with progress:
         for number, source in enumerate(sources):
             size = round(count * source.share / total)
             envs = make_envs(source.env, _NUM_ENVS)
@@ -73,26 +80,25 @@ def write_jsonl(path: str | Path, records: Sequence[dict]) -> None:
 def read_dialogues(path: str | Path) -> Iterator[list[Message]]:
     """The dialogues of a JSONL file. Raises InputError, naming the line, for a malformed one."""
     try:
-        file = open(path, encoding="utf-8")
-    except OSError as error:
-        raise InputError(f"data file {path}: cannot be read: {error.strerror}") from error
-    with file:
-        for number, line in enumerate(file, start=1):
-            try:
-                messages = [
-                    Message(m["role"], m["content"], trained=m.get("trained", True))
-                    for m in json.loads(line)["messages"]
-                ]
-                well_formed = all(isinstance(m.text, str) for m in messages)
-            except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-                well_formed = False
-            if not well_formed or not _alternates([m.role for m in messages]):
-                raise InputError(
-                    f"data file {path}, line {number}: must be an object with `messages`, a list "
-                    "of {role, content} that alternates user and assistant (after an optional "
-                    "system message) and ends with assistant"
-                )
-            yield messages
+        text = Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"data file {path}: cannot be read: {error}") from error
+    for number, line in enumerate(text.splitlines(), start=1):
+        try:
+            messages = [
+                Message(m["role"], m["content"], trained=m.get("trained", True))
+                for m in json.loads(line)["messages"]
+            ]
+            well_formed = all(isinstance(m.text, str) for m in messages)
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+            well_formed = False
+        if not well_formed or not _alternates([m.role for m in messages]):
+            raise InputError(
+                f"data file {path}, line {number}: must be an object with `messages`, a list of "
+                "{role, content} that alternates user and assistant (after an optional system "
+                "message) and ends with assistant"
+            )
+        yield messages
 
 
 def _alternates(roles: list[str]) -> bool:

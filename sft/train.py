@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from accelerate import PartialState
 from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainingArguments, set_seed
 
 from gym_dialogue import InputError, Message
@@ -113,14 +114,33 @@ def train(config: Config) -> Path:
     start = saved_checkpoints(config.model)[-1]
     tokenizer = load_tokenizer(start)
     model = load_model(start, config.dtype)
-    run_dir = start_run(config.run_dir, config)
-    data_file = config.data_file
-    if data_file is None:
-        data_file = run_dir / "data.jsonl"
-        write_jsonl(data_file, make_dialogues(config.sources, config.num_dialogues, config.seed))
-    fit(model, tokenizer, list(read_dialogues(data_file)), config, run_dir)
-    print(f"\nRun directory: {run_dir}")
+    dialogues = prepare_run(config)
+    run_dir = Path(config.run_dir)
+    fit(model, tokenizer, dialogues, config, run_dir)
+    if PartialState().is_main_process:
+        print(f"\nRun directory: {run_dir}")
+    PartialState().destroy_process_group()
     return run_dir
+
+
+def prepare_run(config: Config) -> list[list[Message]]:
+    """Start the run's directory and return the dialogues to learn from: those of the data file, or
+    oracle dialogues made now (by every rank, the same) and kept as data.jsonl.
+    """
+    state = PartialState(cpu=not torch.cuda.is_available())
+    if state.is_main_process:
+        start_run(config.run_dir, config)
+    state.wait_for_everyone()
+    if config.data_file is not None:
+        return list(read_dialogues(config.data_file))
+    made = make_dialogues(
+        config.sources, config.num_dialogues, config.seed, show_progress=state.is_main_process
+    )
+    data_file = Path(config.run_dir) / "data.jsonl"
+    if state.is_main_process:
+        write_jsonl(data_file, made)
+    state.wait_for_everyone()
+    return list(read_dialogues(data_file))
 
 
 def fit(

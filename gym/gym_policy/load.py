@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
@@ -77,7 +78,7 @@ def load_model(path: str, dtype: str = "float32") -> PreTrainedModel:
         model, report = AutoModelForCausalLM.from_pretrained(
             path, dtype=DTYPES[dtype], output_loading_info=True
         )
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise InputError(f"checkpoint {path}: cannot be loaded: {_first_line(error)}") from error
     for kind in ("missing_keys", "mismatched_keys"):
         keys = sorted(str(key) for key in report.get(kind) or ())

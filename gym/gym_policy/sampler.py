@@ -12,6 +12,7 @@ from transformers import GenerationConfig, LogitsProcessor, PreTrainedModel
 from gym_dialogue.errors import InputError
 from gym_dialogue.messages import Dialogue, Reply
 from gym_dialogue.policy import Policy
+from gym_policy.cache import make_cache
 from gym_policy.logprobs import draw_tokens, tempered_logprobs
 from gym_policy.renderer import Renderer
 
@@ -99,6 +100,7 @@ class ModelPolicy(Policy):
             inputs=input_ids,
             attention_mask=mask,
             logits_processor=[draw],
+            past_key_values=make_cache(self.model.config),
             generation_config=GenerationConfig(
                 max_new_tokens=self.max_new_tokens,
                 do_sample=False,

@@ -96,7 +96,17 @@ def test_the_split_is_fixed_for_all_time():
     assert is_heldout(HELDOUT[0][::-1])
 
 
-HELDOUT = [[1, 1, 1, 13], [1, 3, 5, 13], [1, 8, 12, 12], [2, 4, 6, 12], [3, 3, 3, 11], [3, 6, 8, 12], [4, 5, 12, 12], [5, 6, 7, 8], [7, 10, 12, 12]]
+HELDOUT = [
+    [1, 1, 1, 13],
+    [1, 3, 5, 13],
+    [1, 8, 12, 12],
+    [2, 4, 6, 12],
+    [3, 3, 3, 11],
+    [3, 6, 8, 12],
+    [4, 5, 12, 12],
+    [5, 6, 7, 8],
+    [7, 10, 12, 12],
+]
 
 
 def test_no_heldout_puzzle_is_met_with_other_faces():
@@ -179,8 +189,29 @@ def test_a_hundred_thousand_random_replies_never_raise():
     rng = np.random.default_rng(0)
     env = _make(verify_iter=1).unwrapped
     env.reset(seed=0)
-    words = ['{"cards": [', '"formula": "', "'formula': ", "10", "+", "(", ")", "=", "}", "]", '"',
-             "[" * 50, "{" * 20, "\\", "\x00", "é", "\n", "9" * 30, ",", ": ", "K"]
+    words = [
+        '{"cards": [',
+        '"formula": "',
+        "'formula': ",
+        "10",
+        "+",
+        "(",
+        ")",
+        "=",
+        "}",
+        "]",
+        '"',
+        "[" * 50,
+        "{" * 20,
+        "\\",
+        "\x00",
+        "é",
+        "\n",
+        "9" * 30,
+        ",",
+        ": ",
+        "K",
+    ]
     picks = rng.integers(len(words), size=(100_000, 8))
     for pick in picks:
         verdict = env._judge("".join(words[i] for i in pick))

@@ -29,7 +29,18 @@ def test_values_are_exact(formula, value):
 
 @pytest.mark.parametrize(
     "formula",
-    ["1 +2", "1+x", "２+2", "1**2.0", "1e3", "01+2", "1" * 7, "1+" * 60, "(" * 17, "__import__"],
+    [
+        "1 +2",
+        "1+x",
+        "\uff12+2",
+        "1**2.0",
+        "1e3",
+        "01+2",
+        "1" * 7,
+        "1+" * 60,
+        "(" * 17,
+        "__import__",
+    ],
 )
 def test_foreign_characters_and_limits_are_refused(formula):
     assert tokenize(formula) is None

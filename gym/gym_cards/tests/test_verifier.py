@@ -6,8 +6,7 @@ import pytest
 
 from gym_cards.verifier import FEEDBACK, REWARDS, verify
 
-CARDS, NUMBERS = ["A", "10", "K", "3"], [1, 10, 10, 3]  # 3*10-... rule 10
-ACE_HIGH = dict(cards=CARDS, numbers=NUMBERS)
+CARDS, NUMBERS = ["A", "10", "K", "3"], [1, 10, 10, 3]
 
 
 def _reply(formula, cards=CARDS):

@@ -1,0 +1,186 @@
+"""Metrics, intervals, suites and reports, with scripted policies."""
+
+import json
+
+import numpy as np
+import pytest
+
+from evaluation import report
+from evaluation.metrics import Resampled, paired_difference, summarize
+from evaluation.play import EvalConfig, check_eval_config, evaluation_tasks, play_suites
+from evaluation.suites import load_task
+from gym_dialogue import InputError, NoisyOraclePolicy, OraclePolicy, RandomPolicy
+from gym_dialogue.command import make_envs
+
+
+def _record(puzzle, right, env_seed=0):
+    turns = [
+        {"dialogue": 0, "is_right": r, "reward": 1.0, "outcome": "X", "outcomes": ["X"]}
+        for r in right
+    ]
+    return {"puzzle": puzzle, "env_seed": env_seed, "is_success": any(right), "turns": turns}
+
+
+def test_metrics_by_hand():
+    records = [
+        _record("a", [True]),
+        _record("b", [False, True]),
+        _record("c", [False, False, False]),
+        _record("d", [False, False, True]),
+    ]
+    found = {k: v["value"] for k, v in summarize(records, 3)["metrics"].items()}
+    assert found == {
+        "first_reply": 0.25,
+        "within_1": 0.25,
+        "within_2": 0.5,
+        "within_3": 0.75,
+        "episode_success": 0.75,
+    }
+
+
+def test_positions_count_where_an_episode_has_several_dialogues():
+    record = _record("a", [True, False, True])
+    for turn, dialogue in zip(record["turns"], [0, 1, 1], strict=True):
+        turn["dialogue"] = dialogue
+    found = {k: v["value"] for k, v in summarize([record], 2)["metrics"].items()}
+    assert found == {"first_reply": 0.5, "within_1": 0.5, "within_2": 1.0, "episode_success": 1.0}
+
+
+def test_repeated_puzzles_widen_the_interval():
+    rng = np.random.default_rng(0)
+    right = rng.random(40) < 0.5
+    apart = [_record(f"{i}-{k}", [right[i]]) for i in range(40) for k in range(10)]
+    clustered = [_record(str(i), [right[i]]) for i in range(40) for k in range(10)]
+
+    def width(records):
+        interval = Resampled(records, "first_reply").interval()
+        return interval.high - interval.low
+
+    assert width(clustered) > 2.5 * width(apart)
+    # Independent episodes: the width of the normal approximation, 2 * 1.96 * sqrt(p q / n).
+    assert width(apart) == pytest.approx(2 * 1.96 * 0.5 / 20, rel=0.15)
+
+
+def test_intervals_cover_the_truth():
+    covered = 0
+    for trial in range(200):
+        rng = np.random.default_rng(trial)
+        rate = rng.beta(2, 2, size=60)  # a rate for each puzzle, 5 episodes on each
+        records = [_record(str(i), [rng.random() < rate[i]]) for i in range(60) for _ in range(5)]
+        interval = Resampled(records, "first_reply").interval()
+        covered += interval.low <= 0.5 <= interval.high
+    assert covered / 200 == pytest.approx(0.95, abs=0.05)
+
+
+def test_pairing_narrows_a_difference():
+    rng = np.random.default_rng(0)
+    before = [_record(str(i), [rng.random() < 0.5], i) for i in range(200)]
+    after = [
+        _record(r["puzzle"], [r["turns"][0]["is_right"] or rng.random() < 0.1], r["env_seed"])
+        for r in before
+    ]
+    interval = paired_difference(after, before, "first_reply")
+    assert 0 < interval.low < interval.value < interval.high < 0.12
+    with pytest.raises(ValueError, match="not of the same episodes"):
+        paired_difference(after, before[::-1], "first_reply")
+
+
+@pytest.fixture(scope="module")
+def played():
+    task = load_task("gp_l")
+    config = EvalConfig(episodes=30, verify_iter=3, batch_size=16)
+    policies = {
+        "noisy": NoisyOraclePolicy(0.5),
+        "oracle": OraclePolicy(),
+        "random": RandomPolicy(),
+    }
+    results = {
+        name: play_suites({"sampled": policy}, task.suites, config, show_progress=False)
+        for name, policy in policies.items()
+    }
+    return task, results
+
+
+def test_scripted_policies_score_what_they_must(played):
+    task, results = played
+    for suite in task.suites:
+        scores = {
+            name: Resampled(records["sampled"][suite.name], "first_reply").value
+            for name, records in results.items()
+        }
+        assert scores["oracle"] == 1
+        assert 0.2 < scores["noisy"] < 0.8
+        assert scores["random"] < 0.2
+
+
+def test_every_policy_meets_the_same_episodes(played):
+    _, results = played
+    seeds = [
+        [[r["env_seed"] for r in records] for records in by["sampled"].values()]
+        for by in results.values()
+    ]
+    assert seeds[0] == seeds[1] == seeds[2]
+    puzzles = [r["puzzle"] for r in results["oracle"]["sampled"]["id"]]
+    assert puzzles == [r["puzzle"] for r in results["noisy"]["sampled"]["id"]]
+    assert len(set(puzzles)) > 20
+
+
+def test_report_files(played, tmp_path, capsys):
+    task, results = played
+    report.write(tmp_path, results, task.suites, 3)
+    table = (tmp_path / "table.txt").read_text()
+    assert "oracle - noisy" in table
+    assert "100.0 [100.0, 100.0]" in table
+    assert table.strip() in capsys.readouterr().out
+    data = json.loads((tmp_path / "summary.json").read_text())
+    assert data["checkpoints"]["oracle"]["sampled"]["id"]["metrics"]["first_reply"]["value"] == 1
+    assert set(data["differences"]) == {"oracle", "random"}
+    rows = [json.loads(line) for line in (tmp_path / "turns.jsonl").read_text().splitlines()]
+    first = [r for r in rows if r["turn"] == 0]
+    assert len(first) == 3 * len(task.suites) * 30
+    assert (tmp_path / "success.png").stat().st_size > 10000
+
+
+def test_the_suites_of_gp_l_deal_what_they_say():
+    task = load_task("gp_l")
+    values = {"rule_ood": {11, 12, 13}, "faces_5": {5}, "faces_7": {7}, "faces_12": {12}}
+    for number, suite in enumerate(task.suites):
+        (env,) = make_envs(suite.env, 1)
+        for episode in evaluation_tasks(0, number, 20):
+            _, info = env.reset(seed=episode.env_seed)
+            cards = zip(info["plain_cards"], info["numbers"], strict=True)
+            faces = {value for card, value in cards if card in "JQK"}
+            assert faces <= values.get(suite.name, {10})
+            assert faces or suite.name in ("id", "heldout")
+
+
+def test_training_and_evaluation_never_share_a_seed():
+    config_tasks = evaluation_tasks(0, 0, 300) + evaluation_tasks(0, 1, 300)
+    assert len({t.env_seed for t in config_tasks}) > 598
+    assert len({t.sample_key for t in config_tasks}) == 600
+
+
+@pytest.mark.parametrize(
+    ("text", "word"),
+    [
+        ("task: x\n", "no suites"),
+        ("task: x\nsuites: [{name: a}]\n", "env"),
+        ("task: x\nsuites: [{name: a, env: {id: b}}, {name: a, env: {id: b}}]\n", "same name"),
+        ("task: x\nsuites: [{name: a, env: {id: b}, colour: red}]\n", "colour"),
+        ("suites: [\n", "configuration"),
+    ],
+)
+def test_bad_task_files(text, word, tmp_path):
+    file = tmp_path / "task.yaml"
+    file.write_text(text)
+    with pytest.raises(InputError, match=word):
+        load_task(str(file))
+
+
+def test_unknown_tasks_and_bad_numbers():
+    with pytest.raises(InputError, match="gp_l"):
+        load_task("chess")
+    with pytest.raises(InputError, match="episodes"):
+        check_eval_config(EvalConfig(episodes=0))
+    with pytest.raises(InputError, match="decoding"):
+        check_eval_config(EvalConfig(decoding=[]))

@@ -1,0 +1,41 @@
+"""Imports run one way: dialogue <- environments, policies <- evaluation, sft; evaluation <- rl."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+GYM = {"gym_dialogue", "gym_cards", "gym_virl", "gym_policy"}
+MAY_IMPORT = {
+    "gym/gym_dialogue": set(),
+    "gym/gym_cards": {"gym_dialogue"},
+    "gym/gym_policy": {"gym_dialogue"},
+    "evaluation": GYM,
+    "sft": GYM,
+    "rl": GYM | {"evaluation"},
+}
+OURS = {Path(package).name for package in MAY_IMPORT} | {"gym_virl"}
+
+
+@pytest.mark.parametrize("package", MAY_IMPORT)
+def test_imports_run_one_way(package):
+    allowed = MAY_IMPORT[package] | {Path(package).name}
+    for file in (ROOT / package).glob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.ImportFrom):
+                names = [node.module or ""]
+            elif isinstance(node, ast.Import):
+                names = [alias.name for alias in node.names]
+            else:
+                continue
+            found = {name.split(".")[0] for name in names} & OURS
+            assert found <= allowed, f"{file.name} imports {found - allowed}"
+
+
+@pytest.mark.parametrize("package", ["evaluation", "sft", "rl", "gym/gym_policy"])
+def test_no_code_asks_which_environment_it_is_in(package):
+    for file in (ROOT / package).glob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text())):
+            assert not isinstance(node, ast.If) or "gp_" not in ast.unparse(node.test), file.name
+            assert not isinstance(node, ast.If) or "virl" not in ast.unparse(node.test), file.name

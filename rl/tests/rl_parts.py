@@ -1,0 +1,72 @@
+"""Parts that the tests of rl share: a tiny policy, a one-turn bandit, and a way to learn."""
+
+import sys
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+
+from gym_dialogue import DialogueEnv, Prompt, Task, Verdict, rollout
+from gym_policy import ModelPolicy, Renderer
+from rl.actor_critic import ActorCritic
+from rl.config import Config, GRPOConfig, PPOConfig
+from rl.experience import to_experience
+from rl.learner import Learner
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "gym" / "gym_policy" / "tests"))
+
+from tiny_models import tiny_llama, tiny_tokenizer
+
+
+class Bandit(DialogueEnv):
+    """One turn, right if the reply is a lower-case letter: about one in ten at the start."""
+
+    def _begin(self, options):
+        return Prompt("?", info={"puzzle": str(int(self.np_random.integers(1000)))})
+
+    def _judge(self, reply):
+        right = len(reply) == 1 and "a" <= reply <= "z"
+        return Verdict(1.0 if right else -1.0, ("RIGHT" if right else "WRONG",), "", right)
+
+    def oracle_reply(self):
+        return "a"
+
+    def random_reply(self, rng):
+        return chr(rng.integers(33, 127))
+
+
+def small_config(algorithm, **kwargs):
+    """Small and fast."""
+    settings = {
+        "algorithm": algorithm,
+        "num_updates": 24,
+        "num_steps": 64,
+        "num_envs": 64,
+        "max_new_tokens": 1,
+        "epochs": 2,
+        "minibatch_size": 32,
+        "microbatch_size": 16,
+        "lr": 3e-3,
+        "ppo": PPOConfig(clip=0.2, value_hidden=[16]),
+        "grpo": GRPOConfig(group_size=8),
+    }
+    return Config(**(settings | kwargs))
+
+
+def make_learner(config):
+    """(policy, learner) around a tiny Llama with the same random weights every time."""
+    torch.manual_seed(0)
+    tokenizer = tiny_tokenizer()
+    model = tiny_llama(tokenizer)
+    policy = ModelPolicy(model, Renderer(tokenizer), max_new_tokens=config.max_new_tokens)
+    actor_critic = ActorCritic(model, config.temperature, tuple(config.ppo.value_hidden))
+    learner = Learner(config, actor_critic, Accelerator(cpu=True), tokenizer.pad_token_id)
+    return policy, learner
+
+
+def collect(envs, policy, learner, update, count):
+    """Episodes of one update, in groups as the algorithm wants them."""
+    size = learner.algorithm.group_size
+    tasks = [Task(update * 1000 + i // size, (update, i)) for i in range(count)]
+    episodes = rollout(envs, policy, tasks)
+    return episodes, to_experience(episodes, policy.renderer)

@@ -1,0 +1,225 @@
+"""The learner: it learns, its losses are the equations', and its bookkeeping is right."""
+
+import copy
+import math
+
+import gymnasium
+import numpy as np
+import pytest
+import torch
+from rl_parts import Bandit, collect, make_learner, small_config, tiny_llama, tiny_tokenizer
+
+import gym_cards
+from gym_dialogue import InputError
+from rl.actor_critic import ActorCritic, Scores, check_linear_head
+from rl.config import GRPOConfig, PPOConfig, check_config
+from rl.experience import Batch, collate
+from rl.learner import scheduled
+from rl.ppo import PPO, clipped_policy_sums, value_loss_sum
+
+
+@pytest.mark.parametrize("algorithm", ["ppo", "grpo"])
+@pytest.mark.parametrize("ratio", ["turn", "token"])
+def test_a_one_turn_bandit_is_learnt(algorithm, ratio):
+    config = small_config(
+        algorithm,
+        ppo=PPOConfig(clip=0.2, value_hidden=[16], ratio=ratio),
+        grpo=GRPOConfig(ratio=ratio),
+    )
+    policy, learner = make_learner(config)
+    envs = [Bandit(1) for _ in range(64)]
+    success = []
+    for update in range(1, 25):
+        episodes, experiences = collect(envs, policy, learner, update, 64)
+        success.append(np.mean([e.is_success for e in episodes]))
+        learner.learn(update, episodes, experiences)
+    assert success[0] < 0.3
+    assert success[-1] > 0.9
+
+
+def _card_episodes(config, count=16, verify_iter=3):
+    policy, learner = make_learner(config)
+    envs = [gymnasium.make(gym_cards.ENV_ID, verify_iter=verify_iter) for _ in range(count)]
+    return policy, learner, *collect(envs, policy, learner, 1, count)
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "expected"),
+    [
+        ("ppo", PINNED_PPO := {"policy_loss": None, "value_loss": None, "entropy": None}),
+        ("grpo", PINNED_GRPO := {"policy_loss": None, "entropy": None, "grad_norm": None}),
+    ],
+)
+def test_the_first_losses_of_a_tiny_random_model_are_pinned(algorithm, expected):
+    config = small_config(algorithm, max_new_tokens=6, lr=1e-3, epochs=1)
+    _, learner, episodes, experiences = _card_episodes(config)
+    stats = learner.learn(1, episodes, experiences)
+    for name, value in expected.items():
+        assert stats[name] == pytest.approx(value, rel=1e-3, abs=1e-5), name
+    assert stats["logprob_gap"] < 1e-5
+
+
+@pytest.mark.parametrize("algorithm", ["ppo", "grpo"])
+def test_microbatches_accumulate_to_the_same_step(algorithm):
+    after = []
+    for micro in (16, 4, 1):
+        config = small_config(
+            algorithm, max_new_tokens=6, lr=1e-2, epochs=1, minibatch_size=16, microbatch_size=micro
+        )
+        policy, learner, episodes, experiences = _card_episodes(config)
+        learner.learn(1, episodes, experiences)
+        after.append(torch.cat([p.detach().flatten() for p in policy.model.parameters()]))
+    torch.testing.assert_close(after[1], after[0], atol=2e-5, rtol=0)
+    torch.testing.assert_close(after[2], after[0], atol=2e-5, rtol=0)
+
+
+def _batch(advantages, old_logprobs, token_turn, old_values=0.0, returns=0.0):
+    n, m = len(old_logprobs), len(advantages)
+    index = torch.zeros(n, dtype=torch.long)
+    return Batch(
+        input_ids=index,
+        predict_at=index,
+        targets=index,
+        value_at=torch.zeros(m, dtype=torch.long),
+        token_turn=torch.tensor(token_turn),
+        old_logprobs=torch.tensor(old_logprobs),
+        old_values=torch.full((m,), old_values),
+        advantages=torch.tensor(advantages),
+        returns=torch.full((m,), returns),
+    )
+
+
+def _scores(logprobs, values):
+    return Scores(torch.tensor(logprobs), torch.zeros(len(logprobs)), torch.tensor(values))
+
+
+def test_the_clipped_surrogate_by_hand():
+    batch = _batch([1.0, -2.0], [-1.0, -1.0, -1.0], [0, 0, 1])
+    scores = _scores([-0.9, -0.9, -1.5], [0.0, 0.0])
+    turn = clipped_policy_sums(scores, batch, "turn", 0.1, 0.1)
+    # Turn 0: ratio exp(0.2), clipped to 1.1. Turn 1: ratio exp(-0.5), clipped to 0.9.
+    assert turn["policy"].item() == pytest.approx(-(1.1 - 2 * 0.9), abs=1e-5)
+    assert turn["clipped"].item() == 2
+    token = clipped_policy_sums(scores, batch, "token", 0.2, 0.2)
+    expected = 2 * math.exp(0.1) - 2 * 0.8
+    assert token["policy"].item() == pytest.approx(-expected, abs=1e-5)
+    assert token["gap"].item() == pytest.approx(0.7, abs=1e-5)
+    kl = 2 * (math.exp(0.1) - 1 - 0.1) + (math.exp(-0.5) - 1 + 0.5)
+    assert token["kl"].item() == pytest.approx(kl, abs=1e-5)
+
+
+def test_the_value_loss_by_hand():
+    batch = _batch([0.0], [0.0], [0], old_values=1.0, returns=3.0)
+    scores = _scores([0.0], [2.0])
+    assert value_loss_sum(scores, batch, 0.0).item() == 0.5
+    assert value_loss_sum(scores, batch, 0.5).item() == 0.5 * 1.5**2
+
+
+def test_the_entropy_bonus_is_applied():
+    def entropy_after(coefficient):
+        ppo = PPOConfig(value_hidden=[16], entropy_coef=coefficient)
+        config = small_config("ppo", ppo=ppo, max_new_tokens=6, lr=5e-3, epochs=4)
+        _, learner, episodes, experiences = _card_episodes(config)
+        learner.learn(1, episodes, experiences)
+        return learner.learn(2, episodes, experiences)["entropy"]
+
+    assert entropy_after(5.0) > entropy_after(0.0) + 0.005
+    assert entropy_after(-5.0) < entropy_after(0.0) - 0.005
+
+
+def test_the_warm_up_moves_the_value_head_only_where_detached():
+    ppo = PPOConfig(value_hidden=[16], value_warmup=1)
+    config = small_config("ppo", ppo=ppo, max_new_tokens=6, num_steps=16)
+    policy, learner, episodes, experiences = _card_episodes(config)
+    learner.actor_critic.detach_value = True
+    body = copy.deepcopy(policy.model.state_dict())
+    head = copy.deepcopy(learner.actor_critic.value_head.state_dict())
+    learner.learn(1, episodes, experiences)
+    assert all(torch.equal(body[k], v) for k, v in policy.model.state_dict().items())
+    moved = learner.actor_critic.value_head.state_dict()
+    assert not all(torch.equal(head[k], v) for k, v in moved.items())
+    learner.learn(2, episodes, experiences)
+    assert not all(torch.equal(body[k], v) for k, v in policy.model.state_dict().items())
+
+
+def test_scores_match_the_whole_model_on_padded_sequences():
+    config = small_config("ppo", max_new_tokens=6)
+    _, learner, _, experiences = _card_episodes(config)
+    batch = collate(experiences, 0, "cpu")
+    with torch.no_grad():
+        scores = learner.actor_critic(**batch.model_inputs)
+    np.testing.assert_allclose(scores.logprobs, batch.old_logprobs, atol=1e-4)
+    assert len(scores.values) == sum(len(e.turns) for e in experiences)
+
+
+def test_gae_runs_over_the_turns_of_an_episode_and_no_further():
+    config = small_config("ppo", max_new_tokens=3)
+    _, _, episodes, experiences = _card_episodes(config)
+    PPO(PPOConfig(gamma=1.0, lam=1.0)).set_advantages(episodes, experiences)
+    for experience in experiences:
+        rewards = [turn.reward for turn in episodes[experience.episode].turns]
+        np.testing.assert_allclose(experience.returns, np.cumsum(rewards[::-1])[::-1])
+
+
+def test_divergence_is_said_in_one_line():
+    config = small_config("grpo", max_new_tokens=3)
+    policy, learner, episodes, experiences = _card_episodes(config)
+    policy.model.model.norm.weight.data.fill_(float("nan"))
+    with pytest.raises(InputError, match="diverged"):
+        learner.learn(1, episodes, experiences)
+
+
+def test_schedules():
+    assert scheduled(1.0, 0.2, "constant", 0.7) == 1.0
+    assert scheduled(1.0, 0.2, "linear", 0.5) == pytest.approx(0.6)
+    assert scheduled(1.0, 0.2, "cosine", 0.0) == 1.0
+    assert scheduled(1.0, 0.2, "cosine", 1.0) == pytest.approx(0.2)
+
+
+def test_the_value_head_is_saved_and_read(tmp_path):
+    model = tiny_llama(tiny_tokenizer())
+    first, second = ActorCritic(model, 1.0, (8,)), ActorCritic(model, 1.0, (8,))
+    first.value_head[-1].weight.data.fill_(0.5)
+    first.save_value_head(tmp_path)
+    assert second.load_value_head(tmp_path)
+    assert torch.equal(first.value_head[-1].weight, second.value_head[-1].weight)
+    assert not second.load_value_head(tmp_path / "none")
+    with pytest.raises(InputError, match="does not fit"):
+        ActorCritic(model, 1.0, (9,)).load_value_head(tmp_path)
+
+
+def test_models_whose_logits_are_not_a_linear_head_are_refused():
+    from transformers import Gemma2Config, Gemma2ForCausalLM
+
+    check_linear_head(tiny_llama(tiny_tokenizer()))
+    config = Gemma2Config(
+        vocab_size=64,
+        hidden_size=32,
+        intermediate_size=32,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+        head_dim=16,
+        final_logit_softcapping=0.05,
+    )
+    with pytest.raises(InputError, match="gemma2"):
+        check_linear_head(Gemma2ForCausalLM(config))
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "word"),
+    [
+        ({}, "model"),
+        ({"model": "x", "num_updates": 0}, "num_updates"),
+        ({"model": "x", "minibatch_size": 10, "microbatch_size": 4}, "multiple"),
+        ({"model": "x", "temperature": 0.0}, "temperature"),
+        ({"model": "x", "ppo": PPOConfig(gamma=1.5)}, "ppo.gamma"),
+        ({"model": "x", "grpo": GRPOConfig(group_size=1)}, "group_size"),
+        ({"model": "x", "seed": -1}, "seed"),
+    ],
+)
+def test_values_that_describe_no_run_are_named(kwargs, word):
+    from rl.config import Config
+
+    with pytest.raises(InputError, match=word):
+        check_config(Config(**kwargs))

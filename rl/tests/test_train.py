@@ -1,0 +1,141 @@
+"""Whole runs, as a user starts them: on one process and on two, and every kind of bad input."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from rl_parts import tiny_llama, tiny_tokenizer
+
+from gym_dialogue import Task
+from gym_policy import load_model, load_tokenizer
+from rl.config import Config
+from rl.train import TaskStream
+
+ROOT = Path(__file__).parents[2]
+SMALL = [
+    "--num_updates=2",
+    "--num_steps=8",
+    "--num_envs=8",
+    "--max_new_tokens=8",
+    "--epochs=2",
+    "--minibatch_size=8",
+    "--microbatch_size=4",
+    "--lr=1e-3",
+    "--env.kwargs.verify_iter=2",
+    "--grpo.group_size=2",
+    "--ppo.value_hidden=[8]",
+    "--eval_every=1",
+    "--eval.episodes=4",
+    "--eval.verify_iter=2",
+    "--eval.max_new_tokens=8",
+    "--monitor.episodes=2",
+    "--monitor.max_new_tokens=8",
+]
+
+
+def _command(*arguments, processes=1):
+    module = list(arguments)
+    if processes > 1:
+        module = ["gym_policy.launch", str(processes), *module]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    return subprocess.run(
+        [sys.executable, "-m", *module],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+
+@pytest.fixture(scope="module")
+def start(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("start")
+    tokenizer = tiny_tokenizer()
+    tiny_llama(tokenizer).save_pretrained(directory)
+    tokenizer.save_pretrained(directory)
+    return directory
+
+
+@pytest.mark.parametrize(("algorithm", "processes"), [("ppo", 1), ("ppo", 2), ("grpo", 2)])
+def test_a_run_leaves_everything_that_it_should(algorithm, processes, start, tmp_path):
+    run = tmp_path / "run"
+    flags = [f"--model={start}", f"--run_dir={run}", f"--algorithm={algorithm}", *SMALL]
+    done = _command("rl.train", *flags, processes=processes)
+    assert done.returncode == 0, done.stderr
+    assert "rule OOD" in done.stdout
+    assert done.stdout.count("Run directory") == 1  # only one rank prints
+    assert yaml.safe_load((run / "config.yaml").read_text())["algorithm"] == algorithm
+    metrics = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert [m["update"] for m in metrics] == [1, 2]
+    for m in metrics:
+        assert m["logprob_gap"] < 1e-4
+        assert m["turns"] >= 8 * processes
+        assert m["entropy"] > 0
+        assert m["grad_norm"] > 0
+        assert "eval/id/sampled" in m
+        assert ("explained_variance" in m) == (algorithm == "ppo")
+    assert list((run / "tensorboard").rglob("events*")) or list(run.rglob("events*"))
+    dialogues = (run / "dialogues.jsonl").read_text().splitlines()
+    assert json.loads(dialogues[0])["dialogues"][0][0]["role"] == "user"
+    before, after = (run / "checkpoints" / f"update-{n:06d}" for n in (0, 2))
+    load_tokenizer(str(after))
+    weights = [load_model(str(path)).state_dict() for path in (before, after)]
+    assert any(not torch.equal(weights[0][k], weights[1][k]) for k in weights[0])
+
+    # The evaluation command reads the run and prints the same numbers, on any number of ranks.
+    flags = [f"--checkpoints=['{run}']", f"--run_dir={tmp_path / 'eval'}", "--eval.episodes=4"]
+    flags += ["--eval.verify_iter=2", "--eval.max_new_tokens=8"]
+    again = _command("evaluation.evaluate", *flags)
+    assert again.returncode == 0, again.stderr
+    assert (tmp_path / "eval" / "table.txt").read_text() == (run / "table.txt").read_text()
+
+
+@pytest.mark.parametrize(
+    ("flags", "word"),
+    [
+        (["--num_update=3"], "num_update"),
+        (["--algorithm=dpo"], "algorithm"),
+        (["--lr=fast"], "lr"),
+        (["--model=/nowhere/x"], "no such directory"),
+        (["--task=chess"], "chess"),
+        (["--env.kwargs.verify_iter=0"], "verify_iter"),
+        (["--env.kwargs.colour=red"], "colour"),
+        (["--env.kwargs.face_rule=eleven"], "face rule"),
+        (["--microbatch_size=3"], "microbatch_size"),
+        (["--run_dir=/dev/null/run"], "cannot be written"),
+    ],
+)
+def test_bad_input_is_one_line_and_code_2(flags, word, start, tmp_path):
+    done = _command("rl.train", f"--model={start}", f"--run_dir={tmp_path}/run", *SMALL, *flags)
+    assert done.returncode == 2
+    lines = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert len(lines) == 1
+    assert word in lines[0]
+    assert "Traceback" not in done.stderr
+
+
+def test_bad_input_is_one_line_on_two_processes_too(start, tmp_path):
+    flags = [f"--model={start}", f"--run_dir={tmp_path}/run", "--minibatch_size=3"]
+    done = _command("rl.train", *flags, processes=2)
+    assert done.returncode == 2
+    assert done.stderr.count("error: ") == 1
+    assert "Traceback" not in done.stderr
+
+
+def test_an_update_plays_whole_groups_with_streams_of_their_own():
+    config = Config(seed=3, num_steps=10)
+    streams = [TaskStream(config, 4, 1, rank, 2) for rank in range(2)]
+    tasks = [list(stream) for stream in streams]
+    assert [len(part) for part in tasks] == [12, 12]
+    groups = [t.env_seed for part in tasks for t in part]
+    assert len(set(groups)) == 6
+    assert len({t.sample_key for part in tasks for t in part}) == 24
+    other = list(TaskStream(config, 4, 2, 0, 2))
+    assert not {t.env_seed for t in other} & set(groups)
+    assert isinstance(other[0], Task)

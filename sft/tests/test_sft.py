@@ -1,0 +1,141 @@
+"""Oracle data, masks, and a training run on a real tiny Llama."""
+
+import json
+
+import numpy as np
+import pytest
+import yaml
+
+from gym_dialogue import InputError
+from gym_dialogue.command import EnvConfig
+from gym_policy import Renderer, load_model, load_tokenizer
+from gym_policy.load import saved_checkpoints
+from sft.data import (
+    DialogueDataset,
+    PadRight,
+    SourceConfig,
+    bucketed_order,
+    make_dialogues,
+    read_dialogues,
+    write_jsonl,
+)
+from sft.start import Config as StartConfig
+from sft.start import make_start
+from sft.tiny import build_tokenizer
+from sft.train import Config, train
+
+
+def _source(error_rate=0.0, share=1.0, **kwargs):
+    return SourceConfig(EnvConfig(kwargs={"verify_iter": 3} | kwargs), share, error_rate)
+
+
+def test_dialogues_are_right_in_the_end_and_only_that_is_learned(tmp_path):
+    made = make_dialogues([_source(0.0), _source(0.6)], 200, seed=0, show_progress=False)
+    assert 150 < len(made) <= 200  # those that the noisy oracle lost are left out
+    lengths = {len(dialogue["messages"]) for dialogue in made}
+    assert lengths == {2, 4, 6}
+    write_jsonl(tmp_path / "a.jsonl", made)
+    dialogues = list(read_dialogues(tmp_path / "a.jsonl"))
+    for messages in dialogues:
+        replies = [m for m in messages if m.role == "assistant"]
+        assert [m.trained for m in replies] == [False] * (len(replies) - 1) + [True]
+    tokenizer = build_tokenizer(m.text for messages in dialogues for m in messages)
+    dataset = DialogueDataset(dialogues, Renderer(tokenizer), 4, 10, seed=0)
+    for item, messages in zip(dataset.items, dialogues, strict=True):
+        learned = [label for label in item["labels"] if label != -100]
+        assert tokenizer.decode(learned) == messages[-1].text + "<|end|>"
+    batch = PadRight(tokenizer.pad_token_id)([dataset[i] for i in range(4)])
+    assert batch["input_ids"].shape == batch["labels"].shape
+    assert ((batch["labels"] == -100) | (batch["labels"] == batch["input_ids"])).all()
+
+
+def test_the_same_seed_makes_the_same_data():
+    first = make_dialogues([_source(0.5)], 30, seed=3, show_progress=False)
+    assert first == make_dialogues([_source(0.5)], 30, seed=3, show_progress=False)
+    assert first != make_dialogues([_source(0.5)], 30, seed=4, show_progress=False)
+
+
+def test_order_uses_every_item_and_groups_lengths():
+    lengths = np.random.default_rng(0).integers(10, 100, size=320)
+    order = bucketed_order(lengths, 16, 40, np.random.default_rng(0))
+    assert sorted(order[:320]) == list(range(320))
+    spread = [np.ptp(lengths[part]) for part in order.reshape(40, 16)]
+    assert np.mean(spread) < 20
+    means = lengths[order.reshape(40, 16)].mean(1)
+    assert abs(np.corrcoef(means[:-1], means[1:])[0, 1]) < 0.5
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "not json",
+        "[]",
+        '{"messages": []}',
+        '{"messages": [{"role": "user", "content": "a"}]}',
+        '{"messages": [{"role": "assistant", "content": "a"}]}',
+        '{"messages": [{"role": "user", "content": 1}, {"role": "assistant", "content": "a"}]}',
+        '{"messages": [{"role": "user"}, {"role": "assistant", "content": "a"}]}',
+    ],
+)
+def test_malformed_data_is_named_by_line(line, tmp_path):
+    good = {"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}
+    file = tmp_path / "a.jsonl"
+    file.write_text(json.dumps(good) + "\n" + line + "\n")
+    with pytest.raises(InputError, match="line 2"):
+        list(read_dialogues(file))
+    with pytest.raises(InputError, match="cannot be read"):
+        list(read_dialogues(tmp_path / "missing.jsonl"))
+
+
+def test_tiny_tokenizer_is_lossless_and_short():
+    made = make_dialogues([_source(0.5, face_rule="random")], 1500, seed=0, show_progress=False)
+    texts = [m["content"] for dialogue in made for m in dialogue["messages"]]
+    tokenizer = build_tokenizer(texts)
+    for text in [*texts[:50], "anything else, été 漢", ""]:
+        assert tokenizer.decode(tokenizer(text)["input_ids"]) == text
+    assert np.mean([len(tokenizer(text)["input_ids"]) for text in texts]) < 16
+    assert len(tokenizer) < 450
+
+
+def test_a_start_is_made_once_and_then_trained_on(tmp_path):
+    config = StartConfig(
+        cache=str(tmp_path / "cache"),
+        sources=[_source()],
+        num_dialogues=200,
+        num_steps=6,
+        batch_size=16,
+        lr=3e-3,
+    )
+    start = make_start(config)
+    model, tokenizer = load_model(str(start)), load_tokenizer(str(start))
+    assert model.num_parameters() == pytest.approx(0.9e6, rel=0.1)
+    assert model.config.vocab_size == len(tokenizer)
+    changed = (start / "model.safetensors").stat().st_mtime_ns
+    assert make_start(config) == start
+    assert (start / "model.safetensors").stat().st_mtime_ns == changed
+    run = train(
+        Config(
+            model=str(start),
+            run_dir=str(tmp_path / "run"),
+            sources=[_source()],
+            num_dialogues=100,
+            num_steps=4,
+            batch_size=16,
+            lr=1e-3,
+            save_every=2,
+        )
+    )
+    names = sorted(path.name for path in (run / "checkpoints").iterdir())
+    assert names == ["update-000000", "update-000002", "update-000004"]
+    assert [path[-6:] for path in saved_checkpoints(str(run))] == ["000000", "000004"]
+    losses = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert losses[0]["loss"] > 0
+    assert yaml.safe_load((run / "config.yaml").read_text())["num_steps"] == 4
+    assert list((run / "tensorboard").rglob("events*"))
+    load_model(saved_checkpoints(str(run))[-1])
+
+
+def test_bad_numbers_are_named():
+    for kwargs, word in (({}, "model"), ({"model": "x", "lr": 0.0}, "lr")):
+        with pytest.raises(InputError, match=word):
+            train(Config(**kwargs))

@@ -42,6 +42,9 @@ class PPOConfig:
     """Weight of the mean token entropy, a bonus. Paper: 0.01, but never applied in its code."""
     normalize: bool = True
     """Whether advantages are standardised over all turns of an update, on all ranks."""
+    negative_weight: float = 1.0
+    """Weight on negative advantages; 1 in the paper. Below 1, learning leans on what worked: where
+    replies are memorised one by one, pushing a wrong one down helps no other."""
 
 
 @dataclass
@@ -60,6 +63,8 @@ class GRPOConfig:
     """As in ppo."""
     scale: bool = True
     """Whether a group's advantages are divided by its standard deviation."""
+    negative_weight: float = 1.0
+    """As in ppo."""
     entropy_coef: float = 0.0
     """Weight of the mean token entropy, a bonus."""
 
@@ -165,6 +170,8 @@ def check_config(config: Config) -> None:
         ("grpo.gamma", 0, 1),
         ("grpo.clip_low", 0, 1),
         ("grpo.clip_high", 0, 10),
+        ("ppo.negative_weight", 0, 1),
+        ("grpo.negative_weight", 0, 1),
     ):
         group, _, key = name.partition(".")
         value = getattr(getattr(config, group), key)

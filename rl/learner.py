@@ -80,6 +80,9 @@ class Learner:
             stats["explained_variance"] = self._explained_variance(experiences)
         if algorithm.normalize:
             self._standardise(experiences)
+        for experience in experiences:
+            down = np.minimum(experience.advantages, 0) * algorithm.config.negative_weight
+            experience.advantages = np.maximum(experience.advantages, 0) + down
         self._set_learning_rate(update)
         value_only = algorithm.value_only(update)
 

@@ -15,16 +15,21 @@ import shutil
 import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 from accelerate import PartialState
+from transformers import TrainerCallback
 
-from gym_dialogue.command import run_command
-from gym_policy.load import saved_checkpoints
+from gym_dialogue import Task, rollout
+from gym_dialogue.command import EnvConfig, append_json, make_envs, run_command
+from gym_policy import ModelPolicy, Renderer
 from sft.tiny import build_model, build_tokenizer
 from sft.train import Config as TrainConfig
 from sft.train import check_config, fit, prepare_run
 
+_PROBE_STREAM = 0x920B
 _RECIPE = 1  # raised when the code of this recipe changes what it makes
 
 
@@ -34,6 +39,46 @@ class Config(TrainConfig):
 
     cache: str = ".cache/start"
     """Directory of the cache."""
+    stop_at: float = 1.0
+    """Training stops early once this share of first replies, sampled at temperature 1, is right on
+    hands of the first source. How fast a model gets there differs from seed to seed."""
+    probe_every: int = 20
+    """Steps between looks at that share."""
+    probe_episodes: int = 256
+    """Hands that each look plays."""
+    max_new_tokens: int = 24
+    """Tokens that a reply may have in it."""
+
+
+class _StopAtSuccess(TrainerCallback):
+    """Ends training at a success rate. Every rank plays the same hands with the same weights, so
+    all of them stop together.
+    """
+
+    def __init__(self, config: Config, policy: ModelPolicy):
+        self.config, self.policy = config, policy
+        source = config.sources[0].env
+        single = EnvConfig(source.id, source.kwargs | {"verify_iter": 1})
+        self.envs = make_envs(single, config.probe_episodes)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        step = state.global_step
+        if step % self.config.probe_every:
+            return
+        seeds = np.random.SeedSequence([self.config.seed, _PROBE_STREAM, step])
+        tasks = [
+            Task(int(seed), (_PROBE_STREAM, self.config.seed, step, i))
+            for i, seed in enumerate(seeds.generate_state(self.config.probe_episodes))
+        ]
+        episodes = rollout(self.envs, self.policy, tasks)
+        success = sum(episode.is_success for episode in episodes) / len(episodes)
+        if state.is_world_process_zero:
+            append_json(
+                Path(self.config.run_dir) / "metrics.jsonl", {"update": step, "success": success}
+            )
+            print(f"step {step}: {100 * success:.0f} % of first replies right")
+        if success >= self.config.stop_at:
+            control.should_training_stop = True
 
 
 def make_start(config: Config) -> Path:
@@ -55,9 +100,14 @@ def make_start(config: Config) -> Path:
     dialogues = prepare_run(config)
     tokenizer = build_tokenizer(message.text for messages in dialogues for message in messages)
     model = build_model(len(tokenizer), tokenizer.pad_token_id, tokenizer.eos_token_id, config.seed)
-    fit(model, tokenizer, dialogues, config, work)
+    policy = ModelPolicy(model, Renderer(tokenizer), max_new_tokens=config.max_new_tokens)
+    fit(model, tokenizer, dialogues, config, work, [_StopAtSuccess(config, policy)])
     if state.is_main_process:
-        os.replace(saved_checkpoints(str(work))[-1], final)
+        model.save_pretrained(work / "final")
+        tokenizer.save_pretrained(work / "final")
+        shutil.copy(work / "metrics.jsonl", work / "final")
+        shutil.copy(work / "config.yaml", work / "final")
+        os.replace(work / "final", final)
         shutil.rmtree(work)
     state.wait_for_everyone()
     return final

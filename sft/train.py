@@ -149,6 +149,7 @@ def fit(
     dialogues: Sequence[Sequence[Message]],
     config: Config,
     run_dir: Path,
+    callbacks: Sequence[TrainerCallback] = (),
 ) -> None:
     """Train a model in place and leave metrics, TensorBoard log and checkpoints in `run_dir`."""
     set_seed(config.seed)
@@ -185,7 +186,7 @@ def fit(
         args=arguments,
         train_dataset=dataset,
         data_collator=PadRight(tokenizer.pad_token_id),
-        callbacks=[_RunFiles(run_dir, model, tokenizer, config.save_every)],
+        callbacks=[_RunFiles(run_dir, model, tokenizer, config.save_every), *callbacks],
     )
     trainer.train()
 

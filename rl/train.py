@@ -27,7 +27,7 @@ from gym_policy.load import saved_checkpoints
 from rl.actor_critic import ActorCritic, check_linear_head
 from rl.checkpoint import save_checkpoint
 from rl.config import Config, check_config
-from rl.experience import to_experience
+from rl.experience import Experience, to_experience
 from rl.learner import Learner
 
 _TRAIN_STREAM = 0x7EA1  # tells training seeds from evaluation seeds
@@ -62,7 +62,9 @@ class TaskStream:
         self.played_turns += len(episode.turns)
 
 
-def episode_stats(episodes: list[Episode], accelerator: Accelerator) -> dict[str, float]:
+def episode_stats(
+    episodes: list[Episode], experiences: list[Experience], accelerator: Accelerator
+) -> dict[str, float]:
     """What was played, over all ranks: success, reward, lengths, outcomes."""
     turns = [turn for episode in episodes for turn in episode.turns]
     firsts = [
@@ -80,11 +82,13 @@ def episode_stats(episodes: list[Episode], accelerator: Accelerator) -> dict[str
             sum(firsts),
             sum(turn.reward for turn in turns),
             sum(len(turn.reply.token_ids) for turn in turns),
+            sum(len(experience.token_ids) for experience in experiences),
         ],
         dtype=torch.float32,
         device=accelerator.device,
     )
-    count, played, won, positions, right, reward, tokens = accelerator.reduce(sums, "sum").tolist()
+    sums = accelerator.reduce(sums, "sum").tolist()
+    count, played, won, positions, right, reward, tokens, in_dialogues = sums
     return {
         "episodes": count,
         "turns": played,
@@ -94,22 +98,15 @@ def episode_stats(episodes: list[Episode], accelerator: Accelerator) -> dict[str
         "return": reward / count,
         "reply_tokens": tokens / played,
         "tokens_sampled": tokens,
+        "tokens_in_dialogues": in_dialogues,
     }
 
 
-class Compute:
-    """Training compute as the paper counts it: X_RL = 6 N (D_init + D_RL) + 2 N D_buffer, with N
-    parameters, D_RL tokens learned, D_buffer tokens sampled; here without D_init.
+def update_flops(parameters: int, dialogue_tokens: float, epochs: int) -> float:
+    """Compute of one update as the paper counts it, 2 N D_buffer + 6 N D_RL: N parameters, D_buffer
+    tokens of the collected dialogues (prompts and replies), D_RL the same in every epoch.
     """
-
-    def __init__(self, parameters: int):
-        self.parameters = parameters
-        self.flops = 0.0
-
-    def add(self, sampled: float, learned: float) -> float:
-        """Add one update's tokens; returns the FLOP so far."""
-        self.flops += self.parameters * (2 * sampled + 6 * learned)
-        return self.flops
+    return parameters * dialogue_tokens * (2 + 6 * epochs)
 
 
 def train(config: Config) -> Path:
@@ -154,8 +151,7 @@ def train(config: Config) -> Path:
             f"updates of at least {config.num_steps} turns a rank; run directory {run_dir}"
         )
     learner = Learner(config, actor_critic, accelerator, tokenizer.pad_token_id)
-    compute = Compute(parameters)
-    tokens_sampled = 0.0
+    flops = 0.0
 
     def save(update: int) -> None:
         save_checkpoint(run_dir, update, accelerator, learner.actor_critic, tokenizer)
@@ -181,12 +177,12 @@ def train(config: Config) -> Path:
         episodes = rollout(envs, policy, stream, stream.ended)
         experiences = to_experience(episodes, renderer)
         collected = time.perf_counter()
-        metrics = episode_stats(episodes, accelerator)
+        metrics = episode_stats(episodes, experiences, accelerator)
         metrics |= learner.learn(update, episodes, experiences)
         ended = time.perf_counter()
-        tokens_sampled += metrics["tokens_sampled"]
+        flops += update_flops(parameters, metrics["tokens_in_dialogues"], config.epochs)
         metrics |= {
-            "flops": compute.add(metrics["tokens_sampled"], metrics["tokens_learned"]),
+            "flops": flops,
             "seconds_collect": collected - began,
             "seconds_learn": ended - collected,
         }

@@ -39,15 +39,18 @@ def format_table(results: Results, suites: Sequence[SuiteConfig], verify_iter: i
         lines.append(heading)
         for suite, title in zip(suites, titles, strict=True):
             records = {label: results[label][decoding][suite.name] for label in labels}
-            cells = [_percent(Resampled(records[label], metric).interval()) for label in labels]
+            cells = [
+                format_interval(Resampled(records[label], metric).interval()) for label in labels
+            ]
             for label in labels[1:]:
                 difference = paired_difference(records[label], records[first], metric)
-                cells.append(_percent(difference, sign="+"))
+                cells.append(format_interval(difference, sign="+"))
             lines.append(f"  {title:<{width - 2}}" + "".join(f"{c:>{cell}}" for c in cells))
     return "\n".join(lines)
 
 
-def _percent(interval: Interval, sign: str = "") -> str:
+def format_interval(interval: Interval, sign: str = "") -> str:
+    """An interval in %, such as `41.2 [37.0, 45.6]`; `sign="+"` shows the sign of differences."""
     value, low, high = (100 * x for x in (interval.value, interval.low, interval.high))
     return f"{value:{sign}.1f} [{low:{sign}.1f}, {high:{sign}.1f}]"
 

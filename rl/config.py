@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
+from accelerate.utils import LoggerType
+
 from evaluation.play import EvalConfig, check_eval_config
 from gym_dialogue import InputError
 from gym_dialogue.command import EnvConfig
@@ -179,5 +181,9 @@ def check_config(config: Config) -> None:
             raise InputError(f"{name}={value}: must be between {low} and {high}")
     if config.grpo.group_size < 2:
         raise InputError(f"grpo.group_size={config.grpo.group_size}: must be at least 2")
+    known = [logger.value for logger in LoggerType]
+    for tracker in config.trackers:
+        if tracker not in known:
+            raise InputError(f"trackers: {tracker!r} must be one of {', '.join(known)}")
     check_eval_config(config.eval)
     check_eval_config(config.monitor)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from evaluation import report
+from evaluation.across import format_across
 from evaluation.metrics import Resampled, paired_difference, summarize
 from evaluation.play import EvalConfig, check_eval_config, evaluation_tasks, play_suites
 from evaluation.suites import load_task
@@ -139,6 +140,25 @@ def test_report_files(played, tmp_path, capsys):
     first = [r for r in rows if r["turn"] == 0]
     assert len(first) == 3 * len(task.suites) * 30
     assert (tmp_path / "success.png").stat().st_size > 10000
+
+
+def test_runs_with_different_seeds_are_averaged(played, tmp_path):
+    task, results = played
+    pairs = [("random", "oracle"), ("random", "noisy")]
+    for name, (start, end) in zip("ab", pairs, strict=True):
+        (tmp_path / name).mkdir()
+        chosen = {"update-0": results[start], "update-9": results[end]}
+        report.write(tmp_path / name, chosen, task.suites, 3)
+    table = format_across([tmp_path / "a", tmp_path / "b"])
+    rates = [
+        Resampled(results[name]["sampled"]["id"], "first_reply").value
+        for name in ("oracle", "noisy", "random")
+    ]
+    line = next(line for line in table.splitlines() if "ID (faces 10)" in line)
+    assert f"{50 * (rates[0] + rates[1]):.1f} [" in line
+    assert f"{50 * (rates[0] + rates[1] - 2 * rates[2]):+.1f} [" in line
+    with pytest.raises(InputError, match=r"summary\.json"):
+        format_across([tmp_path])
 
 
 def test_the_suites_of_gp_l_deal_what_they_say():

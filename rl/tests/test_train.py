@@ -109,6 +109,7 @@ def test_a_run_leaves_everything_that_it_should(algorithm, processes, start, tmp
         (["--env.kwargs.face_rule=eleven"], "face rule"),
         (["--microbatch_size=3"], "microbatch_size"),
         (["--run_dir=/dev/null/run"], "cannot be written"),
+        (["--trackers=[abacus]"], "abacus"),
     ],
 )
 def test_bad_input_is_one_line_and_code_2(flags, word, start, tmp_path):
@@ -139,3 +140,11 @@ def test_an_update_plays_whole_groups_with_streams_of_their_own():
     other = list(TaskStream(config, 4, 2, 0, 2))
     assert not {t.env_seed for t in other} & set(groups)
     assert isinstance(other[0], Task)
+
+
+def test_the_benchmark_runs(start):
+    flags = [f"--model={start}", "--turns=16", "--single_turns=2", "--repeats=1"]
+    done = _command("rl.bench", *flags)
+    assert done.returncode == 0, done.stderr
+    assert "1,000 deals" in done.stdout
+    assert "x end to end" in done.stdout

@@ -247,3 +247,21 @@ def test_no_torch_is_needed():
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert run.stdout.strip() == "5.0", run.stderr
+
+
+@pytest.mark.parametrize(
+    ("flags", "code", "word"),
+    [
+        (["--cards=[3,3,8,8]", "--reply=[\"{'formula': '8/(3-8/3)'}\"]"], 0, "CORRECT_SOLUTION"),
+        (["--cards=[A,A,A,A]"], 2, "no formula makes 24"),
+        (["--face_rule=eleven"], 2, "face rule"),
+        (["--seed=3"], 0, "solutions: "),
+    ],
+)
+def test_the_command(flags, code, word):
+    run = subprocess.run(
+        [sys.executable, "-m", "gym_cards", *flags], capture_output=True, text=True
+    )
+    assert run.returncode == code, run.stderr
+    assert word in run.stdout + run.stderr
+    assert run.stderr.count("\n") == (code == 2)

@@ -1,0 +1,116 @@
+"""Start against end over several runs that differ by their seed: the command behind
+scripts/across_seeds.sh.
+
+Each run has its own start checkpoint, so a difference is taken within a run. Intervals come from a
+bootstrap that draws runs, and within each drawn run its puzzles, with replacement.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from evaluation.metrics import LEVEL, NUM_RESAMPLES, Interval, Resampled
+from evaluation.report import format_interval, table_rows
+from gym_dialogue import InputError
+from gym_dialogue.command import run_command
+
+
+@dataclass
+class Config:
+    """Average start, end and their difference over runs with different seeds."""
+
+    runs: list[str] = field(default_factory=list)
+    """Directories that hold summary.json and turns.jsonl: training runs or evaluations."""
+
+
+def read_results(run: str | Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """(summary, records by checkpoint, decoding and suite) of a directory that report.write left.
+
+    Raises InputError if it holds none.
+    """
+    directory = Path(run)
+    try:
+        summary = json.loads((directory / "summary.json").read_text())
+        lines = (directory / "turns.jsonl").read_text().splitlines()
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"run {run}: has no readable summary.json and turns.jsonl: name a finished run"
+        ) from error
+    results: dict[str, Any] = {}
+    for row in map(json.loads, lines):
+        suite = results.setdefault(row["checkpoint"], {}).setdefault(row["decoding"], {})
+        episodes = suite.setdefault(row["suite"], {})
+        shared = {key: row[key] for key in ("puzzle", "env_seed", "is_success")}
+        episodes.setdefault(row["episode"], shared | {"turns": []})["turns"].append(row)
+    for by_decoding in results.values():
+        for by_suite in by_decoding.values():
+            for suite, episodes in by_suite.items():
+                by_suite[suite] = [episodes[number] for number in sorted(episodes)]
+    return summary, results
+
+
+def average(
+    resampled: Sequence[Resampled | tuple[Resampled, Resampled]], seed: int = 0
+) -> Interval:
+    """The mean over runs of a metric, or of the difference of a pair (after, before)."""
+    values, samples = [], []
+    for item in resampled:
+        after, before = item if isinstance(item, tuple) else (item, None)
+        values.append(after.value - (before.value if before else 0))
+        samples.append(after.samples - (before.samples if before else 0))
+    rng = np.random.default_rng(seed)
+    runs = rng.integers(len(values), size=(NUM_RESAMPLES, len(values)))
+    draws = rng.integers(NUM_RESAMPLES, size=(NUM_RESAMPLES, len(values)))
+    means = np.asarray(samples)[runs, draws].mean(axis=1)
+    tail = 100 * (1 - LEVEL) / 2
+    low, high = np.percentile(means, [tail, 100 - tail])
+    return Interval(float(np.mean(values)), float(low), float(high))
+
+
+def format_across(runs: Sequence[str | Path]) -> str:
+    """A table: mean over runs of the first and the last checkpoint, and of their difference."""
+    read = [read_results(run) for run in runs]
+    summary = read[0][0]
+    if any(s["suites"] != summary["suites"] or len(r) < 2 for s, r in read):
+        raise InputError("runs: each must hold a start and an end, on the same suites")
+    titles = {name: suite["title"] for name, suite in summary["suites"].items()}
+    width = max(map(len, titles.values())) + 2
+    columns = ("start", "end", "end - start")
+    heading = f"success, % [95 %], {len(runs)} runs"
+    lines = [f"{heading:<{width + 6}}" + "".join(f"{column:>24}" for column in columns)]
+    first_results = next(iter(read[0][1].values()))
+    for block, decoding, metric in table_rows(summary["verify_iter"], list(first_results)):
+        lines.append(block)
+        for suite, title in titles.items():
+            pairs = []
+            for _, results in read:
+                labels = list(results)
+                before, after = (
+                    Resampled(results[label][decoding][suite], metric)
+                    for label in (labels[0], labels[-1])
+                )
+                pairs.append((after, before))
+            cells = [
+                format_interval(average([before for _, before in pairs])),
+                format_interval(average([after for after, _ in pairs])),
+                format_interval(average(pairs), sign="+"),
+            ]
+            lines.append(f"  {title:<{width + 4}}" + "".join(f"{cell:>24}" for cell in cells))
+    return "\n".join(lines)
+
+
+def main(config: Config) -> None:
+    """The command: prints the table."""
+    if not config.runs:
+        raise InputError("runs: name at least one finished run")
+    print(format_across(config.runs))
+
+
+if __name__ == "__main__":
+    run_command(main, Config)

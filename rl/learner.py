@@ -137,7 +137,7 @@ class Learner:
                     loss = loss + parts["policy"] * per_ratio
                     loss = loss - algorithm.entropy_coef * parts["entropy"] * world / tokens
                 if "value" in parts:
-                    loss = loss + parts["value"] * world / turns
+                    loss = loss + self.config.ppo.value_coef * parts["value"] * world / turns
                 elif scores.values.requires_grad:
                     loss = loss + 0.0 * scores.values.sum()
                 if value_only:  # every parameter must take part in the backward pass

@@ -103,5 +103,4 @@ class PPO:
         """The parts of the loss, summed over a batch."""
         clip = self.config.clip
         sums = clipped_policy_sums(scores, batch, self.config.ratio, clip, clip)
-        value = value_loss_sum(scores, batch, self.config.value_clip)
-        return sums | {"value": self.config.value_coef * value}
+        return sums | {"value": value_loss_sum(scores, batch, self.config.value_clip)}

@@ -184,7 +184,7 @@ def test_training_and_evaluation_never_share_a_seed():
     ("text", "word"),
     [
         ("task: x\n", "no suites"),
-        ("task: x\nsuites: [{name: a}]\n", "env"),
+        ("task: x\nsuites: [{env: {id: b}}]\n", "name"),
         ("task: x\nsuites: [{name: a, env: {id: b}}, {name: a, env: {id: b}}]\n", "same name"),
         ("task: x\nsuites: [{name: a, env: {id: b}, colour: red}]\n", "colour"),
         ("suites: [\n", "configuration"),

@@ -50,7 +50,7 @@ def _card_episodes(config, count=16, verify_iter=3):
             "ppo",
             {
                 "policy_loss": -0.038985,
-                "value_loss": 0.240943,
+                "value_loss": 0.481886,
                 "entropy": 5.552632,
                 "kl": 0.010645,
                 "clip_fraction": 0.148438,

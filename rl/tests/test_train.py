@@ -12,9 +12,10 @@ import yaml
 from rl_parts import tiny_llama, tiny_tokenizer
 
 from gym_dialogue import Task
+from gym_dialogue.command import run_command
 from gym_policy import load_model, load_tokenizer
 from rl.config import Config
-from rl.train import TaskStream
+from rl.train import TaskStream, train
 
 ROOT = Path(__file__).parents[2]
 SMALL = [
@@ -112,13 +113,16 @@ def test_a_run_leaves_everything_that_it_should(algorithm, processes, start, tmp
         (["--trackers=[abacus]"], "abacus"),
     ],
 )
-def test_bad_input_is_one_line_and_code_2(flags, word, start, tmp_path):
-    done = _command("rl.train", f"--model={start}", f"--run_dir={tmp_path}/run", *SMALL, *flags)
-    assert done.returncode == 2
-    lines = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+def test_bad_input_is_one_line_and_code_2(flags, word, start, tmp_path, monkeypatch, capsys):
+    argv = ["train", f"--model={start}", f"--run_dir={tmp_path}/run", *SMALL, *flags]
+    monkeypatch.setattr("sys.argv", argv)
+    with pytest.raises(SystemExit) as stop:
+        run_command(train, Config)
+    assert stop.value.code == 2
+    lines = capsys.readouterr().err.strip().splitlines()
     assert len(lines) == 1
+    assert lines[0].startswith("error: ")
     assert word in lines[0]
-    assert "Traceback" not in done.stderr
 
 
 def test_bad_input_is_one_line_on_two_processes_too(start, tmp_path):

@@ -58,7 +58,7 @@ def test_the_same_seed_makes_the_same_data():
 def test_order_uses_every_item_and_groups_lengths():
     lengths = np.random.default_rng(0).integers(10, 100, size=320)
     order = bucketed_order(lengths, 16, 40, np.random.default_rng(0))
-    assert sorted(order[:320]) == list(range(320))
+    assert (np.bincount(order, minlength=320) == 2).all()
     spread = [np.ptp(lengths[part]) for part in order.reshape(40, 16)]
     assert np.mean(spread) < 20
     means = lengths[order.reshape(40, 16)].mean(1)

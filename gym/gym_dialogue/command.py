@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
@@ -59,7 +60,9 @@ def parse_config(config_class: type[Config], argv: list[str] | None = None) -> C
 
     set_parsing_settings(docstring_parse_attribute_docstrings=True)
     parser = ArgumentParser(
-        exit_on_error=False, description=(config_class.__doc__ or "").splitlines()[0]
+        exit_on_error=False,
+        allow_abbrev=False,
+        description=(config_class.__doc__ or "").splitlines()[0],
     )
     parser.add_argument("--config", action="config", help="A YAML file of these options.")
     parser.add_class_arguments(config_class, None, as_group=False)
@@ -72,12 +75,20 @@ def parse_config(config_class: type[Config], argv: list[str] | None = None) -> C
 
 
 def run_command(main: Callable[[Config], Any], config_class: type[Config]) -> None:
-    """Read the configuration, run `main(config)`; bad input ends as one line and exit code 2."""
+    """Read the configuration, run `main(config)`; bad input ends as one line and exit code 2.
+
+    Of several processes only rank 0 prints.
+    """
     _quiet_libraries()
+    is_first = os.environ.get("RANK", "0") == "0"
     try:
-        main(parse_config(config_class))
+        with contextlib.ExitStack() as stack:
+            if not is_first:
+                nowhere = stack.enter_context(open(os.devnull, "w"))
+                stack.enter_context(contextlib.redirect_stdout(nowhere))
+            main(parse_config(config_class))
     except InputError as error:
-        if os.environ.get("RANK", "0") == "0":
+        if is_first:
             print(f"error: {_one_line(error)}", file=sys.stderr)
         sys.exit(2)
 

@@ -29,6 +29,7 @@ SMALL = [
     "--lr=1e-3",
     "--env.kwargs.verify_iter=2",
     "--grpo.group_size=2",
+    "--grpo.entropy_coef=0.01",  # random replies earn equal rewards: keeps the gradient from zero
     "--ppo.value_hidden=[8]",
     "--eval_every=1",
     "--eval.episodes=4",

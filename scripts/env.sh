@@ -66,3 +66,18 @@ choose_scale() {
   done
   [[ -f $config ]] || fail "scale $scale: must be one of$known"
 }
+
+# train PACKAGE TASK ARGS...: what every training launcher does with its arguments.
+train() {
+  local package=$1 task=$2 seed model
+  shift 2
+  choose_scale "$package/configs/$task" "$@"
+  [[ $# -gt 0 && $1 != --* ]] && shift
+  seed=$(option seed 0 "$@")
+  model=$(option model "" "$@")
+  if [[ -z $model && " $* " != *" --help "* ]]; then
+    model=$(start_checkpoint "$task" "$seed")
+  fi
+  launch "$package.train" --config "$config" \
+    --run_dir="runs/$package-$task-$scale-seed$seed-$(date +%Y%m%d-%H%M%S)" --model="$model" "$@"
+}

@@ -9,12 +9,4 @@
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/env.sh"
 
-choose_scale rl/configs/gp_l "$@"
-[[ $# -gt 0 && $1 != --* ]] && shift
-seed=$(option seed 0 "$@")
-model=$(option model "" "$@")
-if [[ -z $model && " $* " != *" --help "* ]]; then
-  model=$(start_checkpoint gp_l "$seed")
-fi
-launch rl.train --config "$config" --run_dir="runs/rl-gp_l-$scale-seed$seed-$(date +%Y%m%d-%H%M%S)" \
-  --model="$model" "$@"
+train rl gp_l "$@"

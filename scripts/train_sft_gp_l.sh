@@ -7,12 +7,4 @@
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/env.sh"
 
-choose_scale sft/configs/gp_l "$@"
-[[ $# -gt 0 && $1 != --* ]] && shift
-seed=$(option seed 0 "$@")
-model=$(option model "" "$@")
-if [[ -z $model && " $* " != *" --help "* ]]; then
-  model=$(start_checkpoint gp_l "$seed")
-fi
-launch sft.train --config "$config" \
-  --run_dir="runs/sft-gp_l-$scale-seed$seed-$(date +%Y%m%d-%H%M%S)" --model="$model" "$@"
+train sft gp_l "$@"

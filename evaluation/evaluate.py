@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gc
+import json
+import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -17,7 +19,7 @@ from evaluation import report
 from evaluation.play import EvalConfig, check_eval_config, model_policies, play_suites
 from evaluation.suites import load_task
 from gym_dialogue import InputError
-from gym_dialogue.command import run_command, start_run
+from gym_dialogue.command import parse_config, run_command, start_run
 from gym_policy import Renderer, load_model, load_tokenizer
 from gym_policy.load import saved_checkpoints
 
@@ -40,7 +42,7 @@ class CommandConfig:
     device: str | None = None
     """Such as cpu or cuda:0. None: a GPU if there is one."""
     eval: EvalConfig = field(default_factory=EvalConfig)
-    """How each is evaluated."""
+    """How each is evaluated. Keys that are not given follow the first run given."""
 
 
 def main(config: CommandConfig) -> None:
@@ -98,5 +100,15 @@ def _run_setting(path: str, key: str) -> Any:
     return None
 
 
+def main_with_run_settings(config: CommandConfig) -> None:
+    """`main`, with the evaluation settings of the first run given under those of the flags, so that
+    evaluating a run again prints the numbers that it printed itself.
+    """
+    given = config.checkpoints or [_newest_run()]
+    settings = _run_setting(given[0], "eval") or {}
+    defaults = [f"--eval.{key}={json.dumps(value)}" for key, value in settings.items()]
+    main(parse_config(CommandConfig, [*defaults, *sys.argv[1:]]))
+
+
 if __name__ == "__main__":
-    run_command(main, CommandConfig)
+    run_command(main_with_run_settings, CommandConfig)

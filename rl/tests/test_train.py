@@ -91,8 +91,7 @@ def test_a_run_leaves_everything_that_it_should(algorithm, processes, start, tmp
     assert any(not torch.equal(weights[0][k], weights[1][k]) for k in weights[0])
 
     # The evaluation command reads the run and prints the same numbers, on any number of ranks.
-    flags = [f"--checkpoints=['{run}']", f"--run_dir={tmp_path / 'eval'}", "--eval.episodes=4"]
-    flags += ["--eval.verify_iter=2", "--eval.max_new_tokens=8"]
+    flags = [f"--checkpoints=['{run}']", f"--run_dir={tmp_path / 'eval'}"]
     again = _command("evaluation.evaluate", *flags)
     assert again.returncode == 0, again.stderr
     assert (tmp_path / "eval" / "table.txt").read_text() == (run / "table.txt").read_text()

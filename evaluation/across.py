@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from evaluation.metrics import LEVEL, NUM_RESAMPLES, Interval, Resampled
+from evaluation.metrics import NUM_RESAMPLES, Interval, Resampled, percentile_interval
 from evaluation.report import format_interval, table_rows
 from gym_dialogue import InputError
 from gym_dialogue.command import run_command
@@ -55,22 +55,15 @@ def read_results(run: str | Path) -> tuple[dict[str, Any], dict[str, Any]]:
     return summary, results
 
 
-def average(
-    resampled: Sequence[Resampled | tuple[Resampled, Resampled]], seed: int = 0
-) -> Interval:
-    """The mean over runs of a metric, or of the difference of a pair (after, before)."""
-    values, samples = [], []
-    for item in resampled:
-        after, before = item if isinstance(item, tuple) else (item, None)
-        values.append(after.value - (before.value if before else 0))
-        samples.append(after.samples - (before.samples if before else 0))
+def average(values: Sequence[float], samples: Sequence[np.ndarray], seed: int = 0) -> Interval:
+    """The mean over runs of a metric or a difference: `values` (runs), with each run's bootstrap
+    samples (NUM_RESAMPLES).
+    """
     rng = np.random.default_rng(seed)
     runs = rng.integers(len(values), size=(NUM_RESAMPLES, len(values)))
     draws = rng.integers(NUM_RESAMPLES, size=(NUM_RESAMPLES, len(values)))
     means = np.asarray(samples)[runs, draws].mean(axis=1)
-    tail = 100 * (1 - LEVEL) / 2
-    low, high = np.percentile(means, [tail, 100 - tail])
-    return Interval(float(np.mean(values)), float(low), float(high))
+    return percentile_interval(float(np.mean(values)), means)
 
 
 def format_across(runs: Sequence[str | Path]) -> str:
@@ -88,19 +81,23 @@ def format_across(runs: Sequence[str | Path]) -> str:
     for block, decoding, metric in table_rows(summary["verify_iter"], list(first_results)):
         lines.append(block)
         for suite, title in titles.items():
-            pairs = []
+            values, samples = [], []
             for _, results in read:
                 labels = list(results)
-                before, after = (
+                start, end = (
                     Resampled(results[label][decoding][suite], metric)
                     for label in (labels[0], labels[-1])
                 )
-                pairs.append((after, before))
-            cells = [
-                format_interval(average([before for _, before in pairs])),
-                format_interval(average([after for after, _ in pairs])),
-                format_interval(average(pairs), sign="+"),
+                values.append((start.value, end.value, end.value - start.value))
+                samples.append((start.samples, end.samples, end.samples - start.samples))
+            averages = [
+                average(*column)
+                for column in zip(
+                    zip(*values, strict=True), zip(*samples, strict=True), strict=True
+                )
             ]
+            signs = ("", "", "+")
+            cells = [format_interval(a, sign) for a, sign in zip(averages, signs, strict=True)]
             lines.append(f"  {title:<{width + 4}}" + "".join(f"{cell:>24}" for cell in cells))
     return "\n".join(lines)
 

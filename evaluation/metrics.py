@@ -91,14 +91,15 @@ class Resampled:
 
     def interval(self) -> Interval:
         """The percentile interval of the metric."""
-        return _percentiles(self.value, self.samples)
+        return percentile_interval(self.value, self.samples)
 
     def minus(self, other: Resampled) -> Interval:
         """The interval of this metric minus another on the same episodes, paired by puzzle."""
-        return _percentiles(self.value - other.value, self.samples - other.samples)
+        return percentile_interval(self.value - other.value, self.samples - other.samples)
 
 
-def _percentiles(value: float, samples: np.ndarray) -> Interval:
+def percentile_interval(value: float, samples: np.ndarray) -> Interval:
+    """An estimate with the percentile interval of its bootstrap samples."""
     tail = 100 * (1 - LEVEL) / 2
     low, high = np.percentile(samples, [tail, 100 - tail])
     return Interval(float(value), float(low), float(high))

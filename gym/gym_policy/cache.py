@@ -49,6 +49,7 @@ def make_cache(config: PreTrainedConfig) -> Cache | None:
     """
     text = config.get_text_config()
     types = set(getattr(text, "layer_types", None) or ["full_attention"])
-    if types != {"full_attention"} or getattr(text, "cross_attention_layers", None):
+    others = ("sliding_window", "cross_attention_layers")
+    if types != {"full_attention"} or any(getattr(text, name, None) for name in others):
         return None
     return Cache(layer_class_to_replicate=_GrowingLayer)

@@ -19,7 +19,13 @@ from evaluation import report
 from evaluation.play import EvalConfig, check_eval_config, model_policies, play_suites
 from evaluation.suites import load_task
 from gym_dialogue import InputError
-from gym_dialogue.command import parse_config, run_command, start_run
+from gym_dialogue.command import (
+    make_envs,
+    parse_config,
+    run_command,
+    start_run,
+    with_prompt_file,
+)
 from gym_policy import Renderer, load_model, load_tokenizer
 from gym_policy.load import saved_checkpoints
 
@@ -43,6 +49,9 @@ class CommandConfig:
     """Such as cpu or cuda:0. None: a GPU if there is one."""
     eval: EvalConfig = field(default_factory=EvalConfig)
     """How each is evaluated. Keys that are not given follow the first run given."""
+    prompt_file: str | None = None
+    """Wording of prompts and feedback, such as `python -m gym_cards.wording` derives from data. If
+    not given, that of the first run given, else the environment's own (with null, always)."""
 
 
 def main(config: CommandConfig) -> None:
@@ -50,6 +59,8 @@ def main(config: CommandConfig) -> None:
     given = config.checkpoints or [_newest_run()]
     task = load_task(config.task or _run_setting(given[0], "task") or "gp_l")
     check_eval_config(config.eval)
+    for suite in task.suites:  # a fault in it or in the wording shows before any model is loaded
+        make_envs(with_prompt_file(suite.env, config.prompt_file), 1)
     checkpoints = [c for path in given for c in saved_checkpoints(path)]
     state = PartialState(cpu=not torch.cuda.is_available())
     device = config.device or state.device
@@ -62,7 +73,9 @@ def main(config: CommandConfig) -> None:
         renderer = Renderer(load_tokenizer(path))
         model = load_model(path, config.dtype).to(device)
         policies = model_policies(model, renderer, config.eval)
-        results[label] = play_suites(policies, task.suites, config.eval, describe=label)
+        results[label] = play_suites(
+            policies, task.suites, config.eval, describe=label, prompt_file=config.prompt_file
+        )
         del model, policies
         gc.collect()
     if state.is_main_process:
@@ -101,12 +114,15 @@ def _run_setting(path: str, key: str) -> Any:
 
 
 def main_with_run_settings(config: CommandConfig) -> None:
-    """`main`, with the evaluation settings of the first run given under those of the flags, so that
-    evaluating a run again prints the numbers that it printed itself.
+    """`main`, with the evaluation settings and the wording of the first run given under those of
+    the flags, so that evaluating a run again prints the numbers that it printed itself.
     """
     given = config.checkpoints or [_newest_run()]
     settings = _run_setting(given[0], "eval") or {}
     defaults = [f"--eval.{key}={json.dumps(value)}" for key, value in settings.items()]
+    prompt_file = _run_setting(given[0], "prompt_file")
+    if prompt_file is not None:
+        defaults.append(f"--prompt_file={prompt_file}")
     main(parse_config(CommandConfig, [*defaults, *sys.argv[1:]]))
 
 

@@ -18,7 +18,7 @@ from tqdm import tqdm
 from evaluation.metrics import episode_record, summarize
 from evaluation.suites import SuiteConfig
 from gym_dialogue import InputError, Policy, Task, rollout
-from gym_dialogue.command import EnvConfig, make_envs
+from gym_dialogue.command import EnvConfig, make_envs, with_prompt_file
 from gym_policy import ModelPolicy, Renderer
 
 Decoding = Literal["sampled", "greedy"]
@@ -67,9 +67,10 @@ def play_suites(
     config: EvalConfig,
     describe: str = "evaluation",
     show_progress: bool = True,
+    prompt_file: str | None = None,
 ) -> Records:
-    """Play every suite with every policy (by decoding). Returns the records by decoding and suite,
-    on every rank.
+    """Play every suite with every policy (by decoding), in the wording of `prompt_file` if there is
+    one. Returns the records by decoding and suite, on every rank.
 
     The ranks take chunks of `batch_size` episodes in turn. A chunk is played in the same batches
     whichever rank takes it, so results do not depend on the number of ranks.
@@ -94,7 +95,7 @@ def play_suites(
     with progress:
         for number, decoding, start in mine:
             if number not in envs:
-                env = suites[number].env
+                env = with_prompt_file(suites[number].env, prompt_file)
                 kwargs = {"verify_iter": config.verify_iter} | env.kwargs
                 count = min(config.batch_size, config.episodes)
                 envs = {number: make_envs(EnvConfig(env.id, kwargs), count)}

@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
+from peft import PeftModel
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import PreTrainedModel
@@ -38,9 +40,15 @@ class ActorCritic(nn.Module):
         temperature: float,
         value_hidden: tuple[int, ...] = (1024, 512),
         detach_value: bool = False,
+        adapter: PeftModel | None = None,
+        base_fingerprint: str | None = None,
     ):
         super().__init__()
         self.model = model
+        # The wrapper that put an adapter into `model`; outside the module tree, in which each
+        # parameter has one name.
+        self._adapter = [adapter]
+        self.base_fingerprint = base_fingerprint
         self.temperature = temperature
         self.detach_value = detach_value
         hidden = model.config.get_text_config().hidden_size
@@ -51,7 +59,14 @@ class ActorCritic(nn.Module):
         last = nn.Linear(hidden, 1)
         nn.init.zeros_(last.weight)
         nn.init.zeros_(last.bias)
-        self.value_head = nn.Sequential(*layers, last).to(model.device)
+        # In the precision of what else is trained: DeepSpeed takes one for all of it.
+        trained = next((p for p in model.parameters() if p.requires_grad), last.weight)
+        self.value_head = nn.Sequential(*layers, last).to(model.device, trained.dtype)
+
+    @property
+    def adapter(self) -> PeftModel | None:
+        """What peft has wrapped around the model to train an adapter, or None."""
+        return self._adapter[0]
 
     def forward(
         self,
@@ -75,7 +90,9 @@ class ActorCritic(nn.Module):
         state = hidden[value_at]
         if self.detach_value:
             state = state.detach()
-        return Scores(logprobs, entropy, self.value_head(state.float()).squeeze(-1))
+        head_dtype = self.value_head[-1].weight.dtype  # DeepSpeed casts the head as well
+        values = self.value_head(state.to(head_dtype)).squeeze(-1)
+        return Scores(logprobs, entropy, values.float())
 
     def save_value_head(self, directory: str | Path) -> None:
         """Write the critic's weights beside the model's."""
@@ -91,7 +108,7 @@ class ActorCritic(nn.Module):
             return False
         try:
             self.value_head.load_state_dict(load_file(str(file)))
-        except (RuntimeError, OSError, ValueError) as error:
+        except (RuntimeError, OSError, ValueError, SafetensorError) as error:
             raise InputError(
                 f"value head {file}: does not fit this model or value_hidden: "
                 f"{str(error).splitlines()[0]}"
@@ -99,15 +116,37 @@ class ActorCritic(nn.Module):
         return True
 
 
+def freeze_unreached(model: PreTrainedModel) -> int:
+    """Freeze the parameters that text does not pass through (the vision part of a model that is
+    fed text only), so that no optimizer state is spent on them. Returns how many parameters.
+    """
+    reached: set[int] = set()
+
+    def note(module: nn.Module, *_: object) -> None:
+        reached.update(id(p) for p in module.parameters(recurse=False))
+
+    hooks = [module.register_forward_hook(note) for module in model.modules()]
+    with torch.no_grad():
+        model(input_ids=_some_tokens(model), use_cache=False)
+    for hook in hooks:
+        hook.remove()
+    frozen = [p for p in model.parameters() if id(p) not in reached and p.requires_grad]
+    for parameter in frozen:
+        parameter.requires_grad_(False)
+    return sum(getattr(p, "ds_numel", p.numel()) for p in frozen)
+
+
+def _some_tokens(model: PreTrainedModel) -> torch.Tensor:
+    vocabulary = model.config.get_text_config().vocab_size
+    return torch.arange(8, device=model.device).unsqueeze(0) % vocabulary
+
+
 @torch.no_grad()
 def check_linear_head(model: PreTrainedModel) -> None:
     """Raises InputError if logits are not the output embeddings of the body's last hidden state
     (some architectures scale or cap them), which ActorCritic relies on.
     """
-    ids = (
-        torch.arange(8, device=model.device).unsqueeze(0)
-        % model.config.get_text_config().vocab_size
-    )
+    ids = _some_tokens(model)
     body = getattr(model, model.base_model_prefix)
     hidden = body(input_ids=ids, use_cache=False).last_hidden_state
     logits = model(input_ids=ids, use_cache=False).logits

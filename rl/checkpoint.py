@@ -1,16 +1,39 @@
-"""Checkpoints of a run: directories that from_pretrained and every command here can read."""
+"""Checkpoints of a run: directories that from_pretrained and every command here can read, with what
+a run needs to go on.
+
+A checkpoint that can be seen is whole: it is written under another name, and SHA256SUMS lists every
+file in it. The training state is that of the whole model by parameter name, so that a run can go on
+with another number of ranks, or another ZeRO stage.
+"""
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import torch
 from accelerate import Accelerator
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import nn
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from gym_dialogue import InputError
+from gym_policy.adapter import restore_adapter, save_adapter
+from gym_policy.load import run_checkpoints
+from gym_policy.zero import whole_weights
 from rl.actor_critic import ActorCritic
+
+STATE_FILE = "training_state.json"
+SUMS_FILE = "SHA256SUMS"
+_MOMENTS = ("exp_avg", "exp_avg_sq")
+_MASTER = "master"  # DeepSpeed's float32 copy of a weight
+_SHARD_BYTES = 4 * 2**30
 
 
 def checkpoint_dir(run_dir: str | Path, update: int) -> Path:
@@ -20,31 +43,257 @@ def checkpoint_dir(run_dir: str | Path, update: int) -> Path:
 
 def save_checkpoint(
     run_dir: str | Path,
-    update: int,
+    state: dict[str, Any],
     accelerator: Accelerator,
-    actor_critic: ActorCritic,
+    engine: nn.Module,
+    optimizer: Any,
     tokenizer: PreTrainedTokenizerBase,
 ) -> Path:
-    """Write model, tokenizer and value head, under another name first: a checkpoint that can be
-    seen is whole. Raises InputError if the disk does not take it.
+    """Write model (or adapter), tokenizer, value head, and the state to go on from: `state`, plain
+    data with at least `update`, and the optimizer's. All ranks call it together.
+
+    Raises InputError if the disk does not take it; earlier checkpoints are untouched then.
     """
-    final = checkpoint_dir(run_dir, update)
-    if accelerator.is_main_process:
-        inner = accelerator.unwrap_model(actor_critic)
-        partial = final.with_name(f"{final.name}.partial")
-        try:
+    final = checkpoint_dir(run_dir, state["update"])
+    partial = final.with_name(f"{final.name}.partial")
+    inner: ActorCritic = accelerator.unwrap_model(engine)
+    is_main = accelerator.is_main_process
+    try:
+        if is_main:
             shutil.rmtree(partial, ignore_errors=True)
             partial.mkdir(parents=True)
-            inner.model.save_pretrained(partial)
-            tokenizer.save_pretrained(partial)
-            inner.save_value_head(partial)
+        with whole_weights(engine):
+            if is_main:
+                if inner.adapter is None:
+                    inner.model.save_pretrained(partial)
+                else:
+                    save_adapter(inner.adapter, partial, inner.base_fingerprint)
+                tokenizer.save_pretrained(partial)
+                inner.save_value_head(partial)
+        _save_optimizer(partial if is_main else None, inner, optimizer)
+        if is_main:
+            (partial / STATE_FILE).write_text(json.dumps(state, indent=1) + "\n")
+            _write_sums(partial)
             if final.exists():
                 shutil.rmtree(final)
             os.replace(partial, final)
-        except OSError as error:
-            raise InputError(
-                f"checkpoint {final}: cannot be written: {error.strerror or error}; free some "
-                "space or name another --run_dir"
-            ) from error
+    except (OSError, SafetensorError) as error:
+        shutil.rmtree(partial, ignore_errors=True)
+        reason = getattr(error, "strerror", None) or str(error)
+        raise InputError(
+            f"checkpoint {final}: cannot be written: {reason}; free some space (earlier "
+            "checkpoints are whole: go on with --resume), or name another --run_dir"
+        ) from error
     accelerator.wait_for_everyone()
     return final
+
+
+def restore_checkpoint(
+    directory: str | Path, accelerator: Accelerator, engine: nn.Module, optimizer: Any
+) -> None:
+    """Put the weights that were trained, and the optimizer's state, back into a model and optimizer
+    of a run that goes on. Raises InputError where they do not fit.
+    """
+    inner: ActorCritic = accelerator.unwrap_model(engine)
+    saved = {}
+    for file in sorted(Path(directory).glob("optimizer-*.safetensors")):
+        with safe_open(file, "pt") as part:
+            saved |= dict.fromkeys(part.keys(), file)
+    if not saved:  # the start: nothing has been learned
+        return
+    wanted = {f"{name}:{key}" for name, _ in _trained(inner) for key in _MOMENTS}
+    if wanted != {key for key in saved if not key.endswith(f":{_MASTER}")}:
+        raise InputError(
+            f"checkpoint {directory}: its optimizer state is that of other parameters than this "
+            "configuration trains; resume with the run's own settings"
+        )
+    step = json.loads((Path(directory) / STATE_FILE).read_text())["optimizer_step"]
+    _make_states(optimizer, step)
+    for name, parameter in _trained(inner):
+        for key in (*_MOMENTS, _MASTER):
+            file = saved.get(f"{name}:{key}")
+            if file is not None:
+                with safe_open(file, "pt") as part:
+                    _set_full(optimizer, parameter, key, part.get_tensor(f"{name}:{key}"))
+
+
+def restore_trained_adapter(inner: ActorCritic, directory: str | Path) -> None:
+    """The adapter's weights of a checkpoint, before the model is handed to accelerate."""
+    if inner.adapter is not None:
+        restore_adapter(inner.adapter, directory)
+
+
+def optimizer_step(optimizer: Any) -> int:
+    """How many steps the optimizer has taken."""
+    steps = [int(state["step"]) for state in _inner(optimizer).state.values() if "step" in state]
+    return max(steps, default=0)
+
+
+def newest_whole(run_dir: str | Path) -> tuple[Path | None, list[str]]:
+    """The newest checkpoint that is as it was written, and a line on each newer one that is not."""
+    said = []
+    for directory in reversed(run_checkpoints(run_dir)):
+        fault = _fault(directory)
+        if fault is None:
+            return directory, said
+        said.append(f"checkpoint {directory}: {fault}; going back to the one before")
+    return None, said
+
+
+def read_state(directory: str | Path) -> dict[str, Any]:
+    """The plain part of a checkpoint's training state."""
+    return json.loads((Path(directory) / STATE_FILE).read_text())
+
+
+def prune(run_dir: str | Path, keep_last: int) -> None:
+    """Remove checkpoints beyond the start, the newest `keep_last` and the best one (by `score` in
+    its state; the earliest of equals). Keeps all where `keep_last` is 0.
+    """
+    saved = run_checkpoints(run_dir)
+    if not keep_last:
+        return
+    scores = {path: read_state(path).get("score") for path in saved[1:]}
+    scored = [path for path, score in scores.items() if score is not None]
+    best = max(scored, key=lambda path: scores[path], default=None)
+    for path in saved[1:-keep_last]:
+        if path != best:
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _trained(inner: ActorCritic) -> list[tuple[str, nn.Parameter]]:
+    return [(name, p) for name, p in inner.named_parameters() if p.requires_grad]
+
+
+def _inner(optimizer: Any) -> torch.optim.Optimizer:
+    """The torch optimizer inside the wrappers of accelerate and DeepSpeed."""
+    while hasattr(optimizer, "optimizer"):
+        optimizer = optimizer.optimizer
+    return optimizer
+
+
+def _is_deepspeed(optimizer: Any) -> bool:
+    return hasattr(getattr(optimizer, "optimizer", None), "optimizer")
+
+
+def _save_optimizer(directory: Path | None, inner: ActorCritic, optimizer: Any) -> None:
+    """Write moments (and master copies) in shards; ranks without a directory only take part in
+    gathering them.
+    """
+    if not optimizer_step(optimizer):
+        return
+    shard: dict[str, torch.Tensor] = {}
+    number = 0
+    for key, tensor in _full_states(inner, optimizer):
+        if directory is None:
+            continue
+        shard[key] = tensor.detach().cpu().contiguous()
+        if sum(t.numel() * t.element_size() for t in shard.values()) > _SHARD_BYTES:
+            save_file(shard, directory / f"optimizer-{number:05d}.safetensors")
+            shard, number = {}, number + 1
+    if shard and directory is not None:
+        save_file(shard, directory / f"optimizer-{number:05d}.safetensors")
+
+
+def _full_states(inner: ActorCritic, optimizer: Any) -> Iterator[tuple[str, torch.Tensor]]:
+    if not _is_deepspeed(optimizer):
+        states = _inner(optimizer).state
+        for name, parameter in _trained(inner):
+            for key in _MOMENTS:
+                yield f"{name}:{key}", states[parameter][key]
+        return
+    from deepspeed.utils import safe_get_full_fp32_param, safe_get_full_optimizer_state
+
+    _link_states(optimizer)
+    for name, parameter in _trained(inner):
+        for key in _MOMENTS:
+            yield f"{name}:{key}", safe_get_full_optimizer_state(parameter, key)
+        yield f"{name}:{_MASTER}", safe_get_full_fp32_param(parameter)
+
+
+def _make_states(optimizer: Any, step: int) -> None:
+    """The states that Adam makes in its first step, which a resumed run does not wait for."""
+    torch_optimizer = _inner(optimizer)
+    outer = getattr(optimizer, "optimizer", None)
+    partitions = [p for group in torch_optimizer.param_groups for p in group["params"]]
+    if hasattr(outer, "fp32_partitioned_groups_flat"):  # ZeRO-3 hands them over one by one
+        partitions = outer.fp32_partitioned_groups_flat
+    for parameter in partitions:
+        is_torch = type(torch_optimizer).__module__.startswith("torch.")
+        torch_optimizer.state[parameter] = {
+            "step": torch.tensor(float(step)) if is_torch else step,
+            **{key: torch.zeros_like(parameter.data) for key in _MOMENTS},
+        }
+    _link_states(optimizer)
+
+
+def _link_states(optimizer: Any) -> None:
+    """Let DeepSpeed's ZeRO-2 find the moments of every parameter group: it looks once, after the
+    first group's first step, when the other groups have none yet.
+    """
+    outer = getattr(optimizer, "optimizer", None)
+    if hasattr(outer, "_lazy_init_hp_params_optimizer_state"):
+        outer._hp_optimizer_states_linked = False
+        outer._lazy_init_hp_params_optimizer_state()
+
+
+def _set_full(optimizer: Any, parameter: nn.Parameter, key: str, value: torch.Tensor) -> None:
+    if not _is_deepspeed(optimizer):
+        if key == _MASTER:
+            parameter.data.copy_(value)
+        else:
+            _inner(optimizer).state[parameter][key].copy_(value)
+        return
+    import deepspeed.utils as ds
+
+    value = value.to(parameter.device)
+    where = "full"
+    if hasattr(
+        parameter, "ds_tensor"
+    ):  # ZeRO-3: DeepSpeed's `full` forgets the last rank's padding
+        where, size = "local", parameter.ds_tensor.ds_numel
+        rank = torch.distributed.get_rank()
+        mine = value.new_zeros(size)
+        part = value.flatten()[rank * size : (rank + 1) * size]
+        mine[: len(part)] = part
+        value = mine
+    if key == _MASTER:
+        getattr(ds, f"safe_set_{where}_fp32_param")(parameter, value)
+    else:
+        getattr(ds, f"safe_set_{where}_optimizer_state")(parameter, value, key)
+
+
+def _write_sums(directory: Path) -> None:
+    """SHA256SUMS in the form of the tool of that name, and everything on the disk."""
+    lines = []
+    for file in sorted(directory.iterdir()):
+        lines.append(f"{_sha256(file)}  {file.name}\n")
+        _to_disk(file)
+    (directory / SUMS_FILE).write_text("".join(lines))
+    _to_disk(directory / SUMS_FILE)
+
+
+def _fault(directory: Path) -> str | None:
+    """What is wrong with a checkpoint, or None."""
+    try:
+        lines = (directory / SUMS_FILE).read_text().splitlines()
+        for line in lines:
+            expected, _, name = line.partition("  ")
+            if _sha256(directory / name) != expected:
+                return f"{name} is damaged (its SHA-256 is not that in {SUMS_FILE})"
+        read_state(directory)
+    except (OSError, ValueError) as error:
+        return f"cannot be read: {getattr(error, 'strerror', None) or error}"
+    return None
+
+
+def _sha256(file: Path) -> str:
+    digest = hashlib.sha256()
+    with open(file, "rb") as stream:
+        while chunk := stream.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def _to_disk(file: Path) -> None:
+    with open(file, "rb") as stream:
+        os.fsync(stream.fileno())

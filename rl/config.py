@@ -72,6 +72,21 @@ class GRPOConfig:
 
 
 @dataclass
+class LoraSettings:
+    """Low-rank adapters (Hu et al. 2021, arXiv 2106.09685) in place of training all weights."""
+
+    rank: int = 0
+    """Rank of the adapters; 0 trains all weights."""
+    alpha: float = 32.0
+    """Scale: an adapter's output is multiplied by alpha / rank."""
+    dropout: float = 0.0
+    """Dropout on an adapter's input while learning. Log-probabilities recorded in sampling are
+    without it, so the ratio to them is then noisy."""
+    targets: list[str] = field(default_factory=lambda: ["all-linear"])
+    """Names of the modules that get an adapter; all-linear: every linear layer but the head."""
+
+
+@dataclass
 class Config:
     """Train a language model by reinforcement from a verifier."""
 
@@ -85,6 +100,14 @@ class Config:
     """Which suites it is evaluated on: a name such as gp_l, or a YAML file."""
     env: EnvConfig = field(default_factory=EnvConfig)
     """Where it learns."""
+    prompt_file: str | None = None
+    """Wording of prompts and feedback, such as `python -m gym_cards.wording` derives from data;
+    used for training and evaluation alike. None: the environment's own."""
+    resume: bool = False
+    """Continue the run in `run_dir` from its newest whole checkpoint, on any number of ranks; with
+    none there, start it."""
+    dry_run: bool = False
+    """Print the resolved configuration and the memory that it needs, and stop."""
 
     algorithm: Literal["ppo", "grpo"] = "ppo"
     """The learner."""
@@ -113,6 +136,9 @@ class Config:
     """Learning rate that the schedule ends at. Paper: 1e-9."""
     lr_schedule: Literal["constant", "linear", "cosine"] = "constant"
     """How the learning rate goes from `lr` to `lr_end`, stepped once per update."""
+    lr_horizon: int | None = None
+    """Updates after which the schedule reaches `lr_end`; None: num_updates. Paper: 100 (but by
+    accelerate's scheduler, which stepped once per process, after 12.5 on 8 GPUs)."""
     lr_warmup: int = 0
     """Updates at the start over which the learning rate rises. Adam's first steps are as long as
     the learning rate in every parameter, however noisy the gradient."""
@@ -121,9 +147,20 @@ class Config:
     weight_decay: float = 0.0
     """Of AdamW."""
     max_grad_norm: float = 1.0
-    """Gradient norm that is clipped to. Paper: 0.01, but 1.0 was applied."""
-    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
-    """Of the weights."""
+    """Gradient norm that is clipped to, under DeepSpeed too. Paper: 0.01, but 1.0 was applied."""
+    kl_coef: float = 0.0
+    """Weight of the KL divergence from the start policy, per token, in the loss (estimator k3, as
+    in arXiv 2402.03300). The start is the adapter switched off, or a frozen copy."""
+    prefix_weight: float = 1.0
+    """Weight of the tokens of a reply before its answer field (the environment's `answer_field`) in
+    its log-probability. Paper: 0.5. A reply without that field has only such tokens."""
+    lora: LoraSettings = field(default_factory=LoraSettings)
+    """Train adapters instead of all weights."""
+    gradient_checkpointing: bool = False
+    """Whether a backward pass computes each layer's activations again instead of keeping them."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """What is computed in. Weights that are trained are kept in float32 all the same (by autocast,
+    or as DeepSpeed's master copy): in bfloat16 a step of 1e-6 would round to nothing."""
 
     ppo: PPOConfig = field(default_factory=PPOConfig)
     """Settings of algorithm ppo."""
@@ -132,6 +169,10 @@ class Config:
 
     save_every: int = 0
     """Updates between checkpoints; 0: at the end only. The start is always saved."""
+    keep_last: int = 2
+    """Checkpoints that are kept, beside the start and the best one; 0 keeps all."""
+    best_by: str = "first_reply"
+    """The metric, one of metrics.jsonl, whose highest value makes a checkpoint the best one."""
     eval_every: int = 0
     """Updates between evaluations during training; 0: none."""
     monitor: EvalConfig = field(
@@ -143,7 +184,7 @@ class Config:
     log_dialogues: int = 4
     """Sampled dialogues written to dialogues.jsonl per update."""
     trackers: list[str] = field(default_factory=lambda: ["tensorboard"])
-    """Trackers of accelerate beside metrics.jsonl: tensorboard, wandb, ..."""
+    """Trackers of accelerate beside metrics.jsonl: tensorboard, wandb, mlflow, ..."""
 
 
 def check_config(config: Config) -> None:
@@ -157,7 +198,8 @@ def check_config(config: Config) -> None:
     for name in positive.split():
         if not getattr(config, name) > 0:
             raise InputError(f"{name}={getattr(config, name)}: must be above 0")
-    for name in ("seed", "save_every", "eval_every", "log_dialogues", "lr_end", "weight_decay"):
+    not_negative = "seed save_every keep_last eval_every log_dialogues lr_end weight_decay kl_coef"
+    for name in not_negative.split():
         if getattr(config, name) < 0:
             raise InputError(f"{name}={getattr(config, name)}: must not be negative")
     if config.minibatch_size % config.microbatch_size:
@@ -165,6 +207,17 @@ def check_config(config: Config) -> None:
             f"minibatch_size={config.minibatch_size}: must be a multiple of "
             f"microbatch_size={config.microbatch_size}"
         )
+    if config.lr_horizon is not None and config.lr_horizon < 1:
+        raise InputError(f"lr_horizon={config.lr_horizon}: must be at least 1 (updates)")
+    if not 0 <= config.prefix_weight <= 1:
+        raise InputError(f"prefix_weight={config.prefix_weight}: must be between 0 and 1")
+    if config.lora.rank < 0 or not config.lora.alpha > 0 or not config.lora.targets:
+        raise InputError(
+            f"lora: rank={config.lora.rank} must not be negative, alpha={config.lora.alpha} must "
+            "be above 0, and targets must name modules"
+        )
+    if not 0 <= config.lora.dropout < 1:
+        raise InputError(f"lora.dropout={config.lora.dropout}: must be at least 0 and below 1")
     for name, low, high in (
         ("ppo.gamma", 0, 1),
         ("ppo.lam", 0, 1),

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from gym_dialogue import Episode
+from gym_dialogue import Episode, Reply
+from gym_dialogue.parse import field_start
 from gym_policy import Renderer
 
 
@@ -24,15 +25,22 @@ class Experience:
     token_ids: list[int]
     reply_at: np.ndarray  # (n,) positions of the reply tokens
     token_turn: np.ndarray  # (n,) which of the m turns each belongs to
+    token_weight: np.ndarray  # (n,) what each counts for in its reply's log-probability
     prompt_ends: np.ndarray  # (m,)
     old_logprobs: np.ndarray  # (n,) as recorded while sampling
+    start_logprobs: np.ndarray  # (n,) under the start policy
     old_values: np.ndarray  # (m,)
     advantages: np.ndarray  # (m,)
     returns: np.ndarray  # (m,)
 
 
-def to_experience(episodes: Sequence[Episode], renderer: Renderer) -> list[Experience]:
-    """The dialogues of all episodes, in order. Advantages, returns and values start at zero."""
+def to_experience(
+    episodes: Sequence[Episode], renderer: Renderer, prefix_weight: float = 1.0
+) -> list[Experience]:
+    """The dialogues of all episodes, in order. Advantages, returns, values and the start policy's
+    log-probabilities are zero at first. `prefix_weight` is that of a reply's tokens before its
+    answer field.
+    """
     experiences = []
     for number, episode in enumerate(episodes):
         for index, dialogue in enumerate(episode.dialogues):
@@ -42,6 +50,8 @@ def to_experience(episodes: Sequence[Episode], renderer: Renderer) -> list[Exper
             rendered = renderer.render(dialogue)
             turn_of = np.asarray(rendered.turn)
             reply_at = np.flatnonzero(turn_of >= 0)
+            replies = [episode.turns[turn].reply for turn in turns]
+            field = episode.info["answer_field"]
             zeros = np.zeros(len(turns))
             experiences.append(
                 Experience(
@@ -50,16 +60,34 @@ def to_experience(episodes: Sequence[Episode], renderer: Renderer) -> list[Exper
                     token_ids=rendered.token_ids,
                     reply_at=reply_at,
                     token_turn=turn_of[reply_at],
-                    prompt_ends=np.asarray(rendered.prompt_ends),
-                    old_logprobs=np.concatenate(
-                        [episode.turns[turn].reply.logprobs for turn in turns]
+                    token_weight=np.concatenate(
+                        [token_weights(reply, field, renderer, prefix_weight) for reply in replies]
                     ),
+                    prompt_ends=np.asarray(rendered.prompt_ends),
+                    old_logprobs=np.concatenate([reply.logprobs for reply in replies]),
+                    start_logprobs=np.zeros(len(reply_at)),
                     old_values=zeros.copy(),
                     advantages=zeros.copy(),
                     returns=zeros.copy(),
                 )
             )
     return experiences
+
+
+def token_weights(
+    reply: Reply, answer_field: str | None, renderer: Renderer, prefix_weight: float
+) -> np.ndarray:
+    """(n,) `prefix_weight` for a reply's tokens before its answer field, 1 from there on. In a
+    reply without that field every token stands before it; where an environment names no field,
+    none does.
+    """
+    weights = np.ones(len(reply.token_ids))
+    if prefix_weight == 1 or answer_field is None:
+        return weights
+    start = field_start(reply.text, answer_field)
+    before = None if start is None else renderer.tokens_before(reply.token_ids, start)
+    weights[:before] = prefix_weight
+    return weights
 
 
 @dataclass
@@ -73,7 +101,9 @@ class Batch:
     targets: torch.Tensor  # (N,)
     value_at: torch.Tensor  # (M,)
     token_turn: torch.Tensor  # (N,) index into the M turns
+    token_weight: torch.Tensor  # (N,)
     old_logprobs: torch.Tensor  # (N,)
+    start_logprobs: torch.Tensor  # (N,)
     old_values: torch.Tensor  # (M,)
     advantages: torch.Tensor  # (M,)
     returns: torch.Tensor  # (M,)
@@ -109,18 +139,18 @@ def collate(
     def whole(parts: list[np.ndarray]) -> torch.Tensor:
         return torch.from_numpy(np.concatenate(parts)).to(device)
 
-    def real(name: str) -> torch.Tensor:
-        return whole([getattr(e, name) for e in experiences]).float()
-
+    per_token = ("token_weight", "old_logprobs", "start_logprobs")
+    per_turn = ("old_values", "advantages", "returns")
+    real = {
+        name: whole([getattr(e, name) for e in experiences]).float()
+        for name in (*per_token, *per_turn)
+    }
     return Batch(
         input_ids=torch.from_numpy(input_ids).to(device),
         predict_at=whole(predict_at),
         targets=whole(targets),
         value_at=whole(value_at),
         token_turn=whole(token_turn),
-        old_logprobs=real("old_logprobs"),
-        old_values=real("old_values"),
-        advantages=real("advantages"),
-        returns=real("returns"),
         weight=weight,
+        **real,
     )

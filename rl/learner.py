@@ -3,22 +3,41 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from contextlib import nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 
 import numpy as np
 import torch
 from accelerate import Accelerator
 
 from gym_dialogue import Episode, InputError
+from gym_policy.zero import whole_weights
 from rl.actor_critic import ActorCritic
 from rl.advantages import explained_variance
+from rl.backend import accumulation_steps, prepare, zero_stage
 from rl.config import Config
 from rl.experience import Batch, Experience, collate
 from rl.grpo import GRPO
-from rl.ppo import PPO
+from rl.ppo import PPO, start_kl_sum
 
 _SHUFFLE_STREAM = 2
+_TORCH_STREAM = 3
+
+
+def _rank_seed(seed: int, update: int, rank: int) -> int:
+    """Of torch's generator (dropout) in one update: a function of it, so that nothing has to be
+    kept for a run to go on.
+    """
+    return int(np.random.SeedSequence([seed, _TORCH_STREAM, update, rank]).generate_state(1)[0])
+
+
+def _hand_out(experiences: Sequence[Experience], name: str, values: np.ndarray) -> None:
+    """Cut values over a batch into those of its sequences."""
+    start = 0
+    for experience in experiences:
+        end = start + len(getattr(experience, name))
+        setattr(experience, name, values[start:end])
+        start = end
 
 
 def make_optimizer(actor_critic: ActorCritic, config: Config) -> torch.optim.Optimizer:
@@ -35,7 +54,8 @@ def make_optimizer(actor_critic: ActorCritic, config: Config) -> torch.optim.Opt
 
 
 def scheduled(start: float, end: float, schedule: str, done: float) -> float:
-    """The learning rate after a share `done` (0 to 1) of the updates."""
+    """The learning rate after a share `done` of the schedule; that of its end beyond 1."""
+    done = min(done, 1.0)
     if schedule == "constant":
         return start
     left = 1 - done if schedule == "linear" else 0.5 * (1 + math.cos(math.pi * done))
@@ -43,7 +63,10 @@ def scheduled(start: float, end: float, schedule: str, done: float) -> float:
 
 
 class Learner:
-    """Learns from collected episodes with PPO or GRPO."""
+    """Learns from collected episodes with PPO or GRPO.
+
+    `start` is a frozen copy of the start policy, for a KL term without an adapter.
+    """
 
     def __init__(
         self,
@@ -51,6 +74,7 @@ class Learner:
         actor_critic: ActorCritic,
         accelerator: Accelerator,
         pad_token_id: int,
+        start: ActorCritic | None = None,
     ):
         self.config = config
         self.accelerator = accelerator
@@ -59,8 +83,18 @@ class Learner:
         self.algorithm = PPO(config.ppo) if is_ppo else GRPO(config.grpo)
         if not is_ppo:  # its parameters get no gradient, which a distributed wrapper would miss
             actor_critic.value_head.requires_grad_(False)
+        self.inner, self.start = actor_critic, start
         optimizer = make_optimizer(actor_critic, config)
-        self.actor_critic, self.optimizer = accelerator.prepare(actor_critic, optimizer)
+        self.actor_critic, self.optimizer = prepare(accelerator, config, actor_critic, optimizer)
+        # DeepSpeed divides each loss by the number of microbatches that it expects; the sums below
+        # are normalised already.
+        self.undo_scale = accumulation_steps(config) if zero_stage(accelerator) else 1
+
+    @contextmanager
+    def sampling(self) -> Iterator[None]:
+        """The model as it samples: whole weights on every rank, computing as learning does."""
+        with whole_weights(self.actor_critic), self.accelerator.autocast():
+            yield
 
     def learn(
         self,
@@ -73,8 +107,9 @@ class Learner:
         """
         config, algorithm = self.config, self.algorithm
         stats: dict[str, float] = {}
-        if algorithm.uses_values:
-            self._set_values(experiences)
+        torch.manual_seed(_rank_seed(config.seed, update, self.accelerator.process_index))
+        if algorithm.uses_values or config.kl_coef > 0:
+            self._score(experiences)
         algorithm.set_advantages(episodes, experiences)
         if algorithm.uses_values:
             stats["explained_variance"] = self._explained_variance(experiences)
@@ -100,6 +135,8 @@ class Learner:
                 for name, value in found.items():
                     totals[name] = totals.get(name, 0.0) + value
         ratios = max(totals["turns"] if algorithm.ratio == "turn" else totals["tokens"], 1)
+        if config.kl_coef > 0:
+            stats["kl_start"] = totals["kl_start"] / max(totals["tokens"], 1)
         return stats | {
             "kl": totals["kl"] / ratios,
             "clip_fraction": totals["clipped"] / ratios,
@@ -129,30 +166,34 @@ class Learner:
         sums: dict[str, torch.Tensor] = {}
         for number, batch in enumerate(minibatch):
             is_last = number == len(minibatch) - 1
-            with accelerator.no_sync(self.actor_critic) if not is_last else nullcontext():
+            with self._accumulating(is_last):
                 scores = self.actor_critic(**batch.model_inputs)
                 parts = algorithm.sums(scores, batch)
                 loss = torch.zeros((), device=accelerator.device)
                 if not value_only:
                     loss = loss + parts["policy"] * per_ratio
                     loss = loss - algorithm.entropy_coef * parts["entropy"] * world / tokens
+                if self.config.kl_coef > 0:
+                    parts["kl_start"] = start_kl_sum(scores, batch)
+                    if not value_only:
+                        loss = loss + self.config.kl_coef * parts["kl_start"] * world / tokens
                 if "value" in parts:
                     loss = loss + self.config.ppo.value_coef * parts["value"] * world / turns
                 elif scores.values.requires_grad:
                     loss = loss + 0.0 * scores.values.sum()
                 if value_only:  # every parameter must take part in the backward pass
                     loss = loss + 0.0 * parts["policy"]
-                accelerator.backward(loss * batch.weight)
+                accelerator.backward(loss * batch.weight * self.undo_scale)
             for name, value in parts.items():
                 sums[name] = sums.get(name, 0.0) + value.detach() * batch.weight
+        # Under DeepSpeed the last backward pass has clipped and stepped, and this only asks.
         grad_norm = accelerator.clip_grad_norm_(
             self.actor_critic.parameters(), self.config.max_grad_norm
         )
-        if grad_norm is None:  # DeepSpeed clips inside its step
-            grad_norm = torch.zeros(())
+        grad_norm = 0.0 if grad_norm is None else float(grad_norm)
         names = list(sums)
         reduced = accelerator.reduce(torch.stack([sums[n].float() for n in names]), "sum").tolist()
-        if not all(map(math.isfinite, reduced)) or not math.isfinite(float(grad_norm)):
+        if not all(map(math.isfinite, reduced)) or not math.isfinite(grad_norm):
             raise InputError(
                 "training diverged: the loss or its gradient is not a finite number; lower lr, or "
                 "max_grad_norm, and start again from a saved checkpoint"
@@ -163,7 +204,7 @@ class Learner:
             "tokens": tokens,
             "turns": turns,
             "steps": 1.0,
-            "grad_norm": float(grad_norm),
+            "grad_norm": grad_norm,
         }
 
     def _minibatches(self, experiences: Sequence[Experience], rng: np.random.Generator):
@@ -187,9 +228,22 @@ class Learner:
                 batches.append(collate(filler, self.pad_token_id, self.accelerator.device, 0.0))
             yield batches
 
+    @contextmanager
+    def _accumulating(self, is_last: bool) -> Iterator[None]:
+        """One microbatch's passes; the ranks exchange gradients in the last one only."""
+        self.accelerator.sync_gradients = is_last  # DeepSpeed steps where it is True
+        try:
+            waits = nullcontext() if is_last else self.accelerator.no_sync(self.actor_critic)
+            with waits:
+                yield
+        finally:
+            self.accelerator.sync_gradients = True
+
     @torch.no_grad()
-    def _set_values(self, experiences: Sequence[Experience]) -> None:
-        """The critic's value of every turn, before anything is learned from it."""
+    def _score(self, experiences: Sequence[Experience]) -> None:
+        """The critic's value of every turn, and the start policy's log-probabilities where they are
+        needed, before anything is learned.
+        """
         self.actor_critic.eval()
         order = sorted(range(len(experiences)), key=lambda i: len(experiences[i].token_ids))
         micro = 4 * self.config.microbatch_size  # no gradients are kept, so more fit
@@ -197,9 +251,18 @@ class Learner:
         for number in range(passes):
             part = [experiences[i] for i in order[number * micro : (number + 1) * micro]]
             batch = collate(part or experiences[:1], self.pad_token_id, self.accelerator.device)
-            values = self.actor_critic(**batch.model_inputs).values.cpu().numpy()
-            for experience in part:
-                experience.old_values, values = np.split(values, [len(experience.turns)])[0:2]
+            if self.algorithm.uses_values:
+                values = self.actor_critic(**batch.model_inputs).values.cpu().numpy()
+                _hand_out(part, "old_values", values)
+            if self.config.kl_coef > 0:
+                _hand_out(part, "start_logprobs", self._start_logprobs(batch).cpu().numpy())
+
+    def _start_logprobs(self, batch: Batch) -> torch.Tensor:
+        if self.start is not None:
+            with self.accelerator.autocast():
+                return self.start(**batch.model_inputs).logprobs
+        with self.inner.adapter.disable_adapter():
+            return self.actor_critic(**batch.model_inputs).logprobs
 
     def _standardise(self, experiences: Sequence[Experience]) -> None:
         """Advantages to mean 0 and deviation 1 over the turns of all ranks."""
@@ -219,7 +282,7 @@ class Learner:
 
     def _set_learning_rate(self, update: int) -> None:
         config = self.config
-        done = (update - 1) / config.num_updates
+        done = (update - 1) / (config.lr_horizon or config.num_updates)
         rise = min(1.0, update / (config.lr_warmup + 1))
         for group in self.optimizer.param_groups:
             lr = scheduled(group["start_lr"], config.lr_end, config.lr_schedule, done)

@@ -28,12 +28,14 @@ def clipped_policy_sums(
     """The clipped surrogate, negated and summed over turns or tokens, with its diagnostics."""
     log_ratio = scores.logprobs - batch.old_logprobs
     gap = log_ratio.detach().abs().sum()
-    # r_t = pi(a_t | s_t) / pi_old(a_t | s_t)
+    # r_t = pi(a_t | s_t) / pi_old(a_t | s_t), for a turn with log pi = sum_i w_i log pi(token i)
     if level == "turn":
-        log_ratio = torch.zeros_like(batch.advantages).index_add(0, batch.token_turn, log_ratio)
+        log_ratio = torch.zeros_like(batch.advantages).index_add(
+            0, batch.token_turn, batch.token_weight * log_ratio
+        )
         advantages = batch.advantages
     else:
-        advantages = batch.advantages[batch.token_turn]
+        advantages = batch.advantages[batch.token_turn] * batch.token_weight
     ratio = log_ratio.exp()
     # L_clip = min(r_t A_t, clip(r_t, 1 - low, 1 + high) A_t)
     clipped = ratio.clamp(1 - clip_low, 1 + clip_high)
@@ -50,6 +52,15 @@ def clipped_policy_sums(
         "clipped": outside,
         "gap": gap,
     }
+
+
+def start_kl_sum(scores: Scores, batch: Batch) -> torch.Tensor:
+    """KL(pi || pi_start), summed over tokens: estimator k3 of Schulman 2020, as in GRPO (arXiv
+    2402.03300, equation 4).
+    """
+    # pi_start / pi - log(pi_start / pi) - 1
+    log_ratio = batch.start_logprobs - scores.logprobs
+    return (log_ratio.exp() - log_ratio - 1).sum()
 
 
 def value_loss_sum(scores: Scores, batch: Batch, value_clip: float) -> torch.Tensor:

@@ -18,17 +18,35 @@ from accelerate.utils import set_seed
 from tqdm import tqdm
 
 from evaluation import report
-from evaluation.play import model_policies, play_suites, summarize_records
+from evaluation.play import Records, model_policies, play_suites, summarize_records
 from evaluation.suites import TaskConfig, load_task
-from gym_dialogue import Episode, Task, rollout
-from gym_dialogue.command import append_json, make_envs, run_command, start_run
+from gym_dialogue import Episode, InputError, Task, rollout
+from gym_dialogue.command import (
+    append_json,
+    make_envs,
+    run_command,
+    start_run,
+    with_prompt_file,
+)
 from gym_policy import ModelPolicy, Renderer, load_model, load_tokenizer
+from gym_policy.adapter import add_adapter, fingerprint, is_adapted
 from gym_policy.load import saved_checkpoints
-from rl.actor_critic import ActorCritic, check_linear_head
-from rl.checkpoint import save_checkpoint
+from gym_policy.zero import whole_weights
+from rl.actor_critic import ActorCritic, check_linear_head, freeze_unreached
+from rl.backend import StopRequest, check_backend, load_dtype, make_accelerator, zero_stage
+from rl.checkpoint import (
+    checkpoint_dir,
+    optimizer_step,
+    prune,
+    read_state,
+    restore_checkpoint,
+    restore_trained_adapter,
+    save_checkpoint,
+)
 from rl.config import Config, check_config
 from rl.experience import Experience, to_experience
 from rl.learner import Learner
+from rl.resume import cut_logs, resume_from, write_atomically
 
 _TRAIN_STREAM = 0x7EA1  # tells training seeds from evaluation seeds
 
@@ -40,15 +58,26 @@ class TaskStream:
     a run share a stream and an update does not depend on those before it.
     """
 
-    def __init__(self, config: Config, group_size: int, update: int, rank: int, world: int):
+    def __init__(
+        self,
+        config: Config,
+        group_size: int,
+        update: int,
+        rank: int,
+        world: int,
+        stop: StopRequest | None = None,
+    ):
         self.config, self.group_size, self.update = config, group_size, update
         self.rank, self.world = rank, world
+        self.stop = stop
         self.played_turns = 0  # of episodes that have ended
         self.in_play = 0
 
     def __iter__(self) -> Iterator[Task]:
         group = self.rank
         while self.played_turns + self.in_play < self.config.num_steps:
+            if self.stop is not None and self.stop.received:
+                return  # the update will not be learned from: start nothing more
             key = (_TRAIN_STREAM, self.config.seed, self.update, group)
             env_seed = int(np.random.SeedSequence(key).generate_state(1)[0])
             for member in range(self.group_size):
@@ -110,27 +139,50 @@ def update_flops(parameters: int, dialogue_tokens: float, epochs: int) -> float:
 
 
 def train(config: Config) -> Path:
-    """Run a whole training; returns its directory."""
+    """Run a whole training, or go on with one; returns its directory."""
     check_config(config)
+    if config.dry_run:
+        from rl.memory import print_plan
+
+        print_plan(config)
+        return Path(config.run_dir)
     task = load_task(config.task)
+    stop = StopRequest()
+    stop.install()
+    checkpoint = resume_from(config) if config.resume else None
     start = saved_checkpoints(config.model)[-1]
-    accelerator = Accelerator(
-        cpu=not torch.cuda.is_available(),
-        log_with=config.trackers or None,
-        project_dir=config.run_dir,
-    )
+    accelerator = make_accelerator(config)
+    check_backend(config, accelerator)
     is_main = accelerator.is_main_process
-    envs = make_envs(config.env, config.num_envs)
-    tokenizer = load_tokenizer(start)
-    model = load_model(start, config.dtype).to(accelerator.device)
-    check_linear_head(model)
-    if is_main:
+    envs = make_envs(with_prompt_file(config.env, config.prompt_file), config.num_envs)
+    source = str(checkpoint) if checkpoint and not config.lora.rank else start
+    tokenizer = load_tokenizer(str(checkpoint or start))
+    set_seed(config.seed)  # the same initial value head and adapter on every rank
+    actor_critic = make_actor_critic(config, source, accelerator)
+    frozen_start = None
+    if config.kl_coef > 0 and not config.lora.rank:
+        # The start that the run saved, which is there however long the run goes on.
+        path = checkpoint_dir(config.run_dir, 0) if checkpoint else start
+        frozen_start = make_actor_critic(config, str(path), accelerator).requires_grad_(False)
+    if is_main and checkpoint is None:
         start_run(config.run_dir, config)
     accelerator.wait_for_everyone()
     run_dir = Path(config.run_dir)
-    set_seed(config.seed)  # the same initial value head on every rank
-    accelerator.init_trackers("tensorboard")
+    if checkpoint is not None:
+        restore_trained_adapter(actor_critic, checkpoint)
+    actor_critic.load_value_head(checkpoint or start)
+    learner = Learner(config, actor_critic, accelerator, tokenizer.pad_token_id, frozen_start)
+    done, flops = 0, 0.0
+    if checkpoint is not None:
+        restore_checkpoint(checkpoint, accelerator, learner.actor_critic, learner.optimizer)
+        state = read_state(checkpoint)
+        done, flops = state["update"], state["flops"]
+        if is_main:
+            cut_logs(run_dir, done)
+    tensorboard = {"purge_step": done + 1} if done else {}
+    accelerator.init_trackers("tensorboard", init_kwargs={"tensorboard": tensorboard})
 
+    model = actor_critic.model
     renderer = Renderer(tokenizer)
     policy = ModelPolicy(
         model,
@@ -139,32 +191,80 @@ def train(config: Config) -> Path:
         max_new_tokens=config.max_new_tokens,
         batch_size=config.sampling_batch,
     )
-    actor_critic = ActorCritic(
-        model, config.temperature, tuple(config.ppo.value_hidden), config.ppo.value_detach
+    sizes = [getattr(p, "ds_numel", p.numel()) for p in model.parameters()]
+    trained = sum(
+        size for size, p in zip(sizes, model.parameters(), strict=True) if p.requires_grad
     )
-    actor_critic.load_value_head(start)
-    parameters = sum(p.numel() for p in model.parameters())
+    parameters = sum(sizes)
     if is_main:
+        stage = f" under ZeRO-{zero_stage(accelerator)}" if zero_stage(accelerator) else ""
         print(
             f"{config.algorithm.upper()} from {start}: {parameters / 1e6:.2f} M parameters, "
-            f"{accelerator.num_processes} x {accelerator.device.type}, {config.num_updates} "
-            f"updates of at least {config.num_steps} turns a rank; run directory {run_dir}"
+            f"{trained / 1e6:.2f} M of them trained, {accelerator.num_processes} x "
+            f"{accelerator.device.type}{stage}, {config.num_updates} updates of at least "
+            f"{config.num_steps} turns a rank; run directory {run_dir}"
         )
-    learner = Learner(config, actor_critic, accelerator, tokenizer.pad_token_id)
-    flops = 0.0
+        if checkpoint is not None:
+            print(f"Going on from {checkpoint}")
+    saved = done if checkpoint is not None else None
+    metrics: dict[str, float] = {}
 
     def save(update: int) -> None:
-        save_checkpoint(run_dir, update, accelerator, learner.actor_critic, tokenizer)
+        nonlocal saved
+        if saved == update:
+            return
+        state = {
+            "update": update,
+            "flops": flops,
+            "optimizer_step": optimizer_step(learner.optimizer),
+            "score": metrics.get(config.best_by),
+        }
+        save_checkpoint(
+            run_dir, state, accelerator, learner.actor_critic, learner.optimizer, tokenizer
+        )
+        saved = update
+        if is_main:
+            prune(run_dir, config.keep_last)
 
-    results = {}
+    def evaluate(update: int) -> Records:
+        """The evaluation after an update, played once however often the run is interrupted."""
+        label = f"update-{update:06d}"
+        file = run_dir / "evaluations" / f"{label}.json"
+        if file.is_file():
+            return json.loads(file.read_text())
+        stop.immediately = True  # what it evaluates is saved
+        with learner.sampling():
+            policies = model_policies(model, renderer, config.eval)
+            records = play_suites(
+                policies,
+                task.suites,
+                config.eval,
+                f"evaluate {label}",
+                prompt_file=config.prompt_file,
+            )
+        stop.immediately = False
+        if is_main:
+            write_atomically(file, json.dumps(records))
+        return records
 
-    def evaluate(label: str) -> None:
-        policies = model_policies(model, renderer, config.eval)
-        results[label] = play_suites(policies, task.suites, config.eval, f"evaluate {label}")
+    def leave(update: int) -> None:
+        """Save and end the process, with the exit code of SIGTERM."""
+        save(update)
+        if is_main:
+            print(f"\nAsked to end: saved after update {update}; go on with --resume")
+        accelerator.end_training()
+        raise SystemExit(stop.EXIT_CODE)
 
+    stop.immediately = False
     save(0)
-    evaluate("update-000000")
-    progress = tqdm(range(1, config.num_updates + 1), desc="updates", disable=not is_main)
+    first = evaluate(0)
+    progress = tqdm(
+        range(done + 1, config.num_updates + 1),
+        desc="updates",
+        initial=done,
+        total=config.num_updates,
+        disable=not is_main,
+    )
     for update in progress:
         began = time.perf_counter()
         stream = TaskStream(
@@ -173,9 +273,13 @@ def train(config: Config) -> Path:
             update,
             accelerator.process_index,
             accelerator.num_processes,
+            stop,
         )
-        episodes = rollout(envs, policy, stream, stream.ended)
-        experiences = to_experience(episodes, renderer)
+        with learner.sampling():
+            episodes = rollout(envs, policy, stream, stream.ended)
+        if stop.agreed(accelerator):
+            leave(update - 1)
+        experiences = to_experience(episodes, renderer, config.prefix_weight)
         collected = time.perf_counter()
         metrics = episode_stats(episodes, experiences, accelerator)
         metrics |= learner.learn(update, episodes, experiences)
@@ -186,10 +290,9 @@ def train(config: Config) -> Path:
             "seconds_collect": collected - began,
             "seconds_learn": ended - collected,
         }
-        if config.save_every and update % config.save_every == 0 and update < config.num_updates:
-            save(update)
         if config.eval_every and update % config.eval_every == 0:
-            metrics |= monitor(model, renderer, task, config)
+            with learner.sampling():
+                metrics |= monitor(model, renderer, task, config)
         if is_main:
             append_json(run_dir / "metrics.jsonl", {"update": update} | metrics)
             log_dialogues(run_dir, update, episodes[: config.log_dialogues])
@@ -200,20 +303,65 @@ def train(config: Config) -> Path:
                 entropy=f"{metrics['entropy']:.3f}",
             )
         accelerator.log(metrics, step=update)
+        if config.save_every and update % config.save_every == 0:
+            save(update)
+        if stop.agreed(accelerator):
+            leave(update)
     save(config.num_updates)
-    last = f"update-{config.num_updates:06d}"
-    evaluate(last)
+    last = evaluate(config.num_updates)
     if is_main:
+        results = {"update-000000": first, f"update-{config.num_updates:06d}": last}
         report.write(run_dir, results, task.suites, config.eval.verify_iter)
         print(f"\nRun directory: {run_dir}")
     accelerator.end_training()
     return run_dir
 
 
+def make_actor_critic(config: Config, path: str, accelerator: Accelerator) -> ActorCritic:
+    """The policy that is trained, on its device: all of it, or an adapter on it, and a critic."""
+    model = load_model(path, load_dtype(config))
+    if is_adapted(model):
+        raise InputError(
+            f"model {path}: is an adapter on another model; merge the two first: "
+            f"python -m gym_policy.adapter {path} DIRECTORY"
+        )
+    model = model.to(accelerator.device)
+    with whole_weights(model):
+        check_linear_head(model)
+        freeze_unreached(model)
+    if config.gradient_checkpointing:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    adapter, base_fingerprint = None, None
+    if config.lora.rank:
+        base_fingerprint = fingerprint(model)
+        adapter = add_adapter(
+            model,
+            path,
+            config.lora.rank,
+            config.lora.alpha,
+            config.lora.dropout,
+            config.lora.targets,
+        )
+    return ActorCritic(
+        model,
+        config.temperature,
+        tuple(config.ppo.value_hidden),
+        config.ppo.value_detach,
+        adapter,
+        base_fingerprint,
+    )
+
+
 def monitor(model: Any, renderer: Renderer, task: TaskConfig, config: Config) -> dict[str, float]:
     """A small evaluation for the training curve: first-reply success by suite and decoding."""
     policies = model_policies(model, renderer, config.monitor)
-    records = play_suites(policies, task.suites, config.monitor, show_progress=False)
+    records = play_suites(
+        policies,
+        task.suites,
+        config.monitor,
+        show_progress=False,
+        prompt_file=config.prompt_file,
+    )
     return {
         f"eval/{suite}/{decoding}": values["metrics"]["first_reply"]["value"]
         for decoding, suites in summarize_records(records, config.monitor.verify_iter).items()

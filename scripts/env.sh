@@ -32,18 +32,23 @@ option() {
   printf '%s' "$value"
 }
 
+# switch NAME ARGS...: whether --NAME or --NAME=true is among ARGS.
+switch() {
+  local name=$1 argument
+  shift
+  for argument in "$@"; do
+    [[ $argument == "--$name" || $argument == "--$name=true" ]] && return 0
+  done
+  return 1
+}
+
 # launch MODULE ARGS...: as many processes as the accelerate configuration in ACCELERATE_CONFIG says;
 # without one, one process where there is a GPU, else two with a thread each, which is faster for
 # tiny models than one with two threads. PROCESSES sets another number.
 launch() {
-  if [[ -n ${ACCELERATE_CONFIG:-} ]]; then
-    [[ -f $ACCELERATE_CONFIG ]] || fail "ACCELERATE_CONFIG=$ACCELERATE_CONFIG: no such file"
-    "$python" -m accelerate.commands.launch --config_file "$ACCELERATE_CONFIG" -m "$@"
-  elif nvidia-smi -L >/dev/null 2>&1 || [[ ${PROCESSES:-2} == 1 ]]; then
-    "$python" -m "$@"
-  else
-    "$python" -m gym_policy.launch "${PROCESSES:-2}" "$@"
-  fi
+  local processes=2
+  nvidia-smi -L >/dev/null 2>&1 && processes=1
+  "$python" -m gym_policy.launch "${ACCELERATE_CONFIG:-${PROCESSES:-$processes}}" "$@"
 }
 
 # start_checkpoint TASK SEED: prints the directory of the tiny start checkpoint, made if it is not
@@ -65,19 +70,48 @@ choose_scale() {
     [[ $file == start.yaml ]] || known+=" ${file%.yaml}"
   done
   [[ -f $config ]] || fail "scale $scale: must be one of$known"
+  if [[ $scale == paper ]]; then  # eight GPUs, as in the paper, unless another is named
+    local how=zero2_offload
+    [[ $prefix == sft/* ]] && how=zero3_offload
+    ACCELERATE_CONFIG=${ACCELERATE_CONFIG:-scripts/accelerate/gpu8_$how.yaml}
+  fi
 }
 
-# train PACKAGE TASK ARGS...: what every training launcher does with its arguments.
+# newest_run PREFIX: prints the newest run's directory of those whose name starts so.
+newest_run() {
+  local newest
+  newest=$(ls -td "$1"*/ 2>/dev/null | head -n 1)
+  printf '%s' "${newest%/}"
+}
+
+# train PACKAGE TASK ARGS...: what every training launcher does with its arguments. With --resume it
+# goes on with the run of --run_dir, or the newest of this scale, under the settings of that run.
 train() {
-  local package=$1 task=$2 seed model
+  local package=$1 task=$2 seed model run_dir
   shift 2
   choose_scale "$package/configs/$task" "$@"
   [[ $# -gt 0 && $1 != --* ]] && shift
   seed=$(option seed 0 "$@")
   model=$(option model "" "$@")
-  if [[ -z $model && " $* " != *" --help "* ]]; then
+  run_dir=$(option run_dir "" "$@")
+  if switch resume "$@"; then
+    run_dir=${run_dir:-$(newest_run "runs/$package-$task-$scale-")}
+    [[ -n $run_dir ]] || fail "--resume: there is no run under runs/$package-$task-$scale-*; name one with --run_dir"
+    if [[ -f $run_dir/config.yaml ]]; then
+      launch "$package.train" --config "$run_dir/config.yaml" "$@" --run_dir="$run_dir"
+      return
+    fi
+  fi
+  run_dir=${run_dir:-runs/$package-$task-$scale-seed$seed-$(date +%Y%m%d-%H%M%S)}
+  if [[ -z $model && " $* " != *" --help "* ]] && ! grep -q '^model:' "$config"; then
     model=$(start_checkpoint "$task" "$seed")
   fi
-  launch "$package.train" --config "$config" \
-    --run_dir="runs/$package-$task-$scale-seed$seed-$(date +%Y%m%d-%H%M%S)" --model="$model" "$@"
+  if switch dry_run "$@"; then
+    export ACCELERATE_CONFIG=${ACCELERATE_CONFIG:-}
+    "$python" -m "$package.train" --config "$config" --run_dir="$run_dir" \
+      ${model:+--model="$model"} "$@"
+    return
+  fi
+  launch "$package.train" --config "$config" --run_dir="$run_dir" \
+    ${model:+--model="$model"} "$@"
 }

@@ -1,9 +1,9 @@
-"""Oracle dialogues -> JSONL -> token sequences on which only the right replies are learned."""
+"""Oracle dialogues -> JSONL -> token sequences on which only the trained replies are learned."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from gym_policy.renderer import Renderer
 _NUM_ENVS = 64
 _SHUFFLE_STREAM = 1
 _ORDER_STREAM = 2
+_VALIDATION_STREAM = 3
 
 
 @dataclass
@@ -77,42 +78,42 @@ def write_jsonl(path: str | Path, records: Sequence[dict]) -> None:
         file.writelines(json.dumps(record) + "\n" for record in records)
 
 
-def read_dialogues(path: str | Path) -> Iterator[list[Message]]:
-    """The dialogues of a JSONL file. Raises InputError, naming the line, for a malformed one."""
-    try:
-        text = Path(path).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"data file {path}: cannot be read: {error}") from error
-    for number, line in enumerate(text.splitlines(), start=1):
-        try:
-            messages = [
-                Message(m["role"], m["content"], trained=m.get("trained", True))
-                for m in json.loads(line)["messages"]
-            ]
-            well_formed = all(isinstance(m.text, str) for m in messages)
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-            well_formed = False
-        if not well_formed or not _alternates([m.role for m in messages]):
-            raise InputError(
-                f"data file {path}, line {number}: must be an object with `messages`, a list of "
-                "{role, content} that alternates user and assistant (after an optional system "
-                "message) and ends with assistant"
-            )
-        yield messages
+def hold_back(
+    dialogues: Sequence[Sequence[Message]], share: float, seed: int
+) -> tuple[list[Sequence[Message]], list[Sequence[Message]]]:
+    """(dialogues to learn from, a random share, of at least one, that is kept back to evaluate on).
+
+    Raises InputError for a share that leaves none to learn from.
+    """
+    count = max(1, round(share * len(dialogues))) if share else 0
+    if count >= len(dialogues):
+        raise InputError(f"validation={share}: leaves none of {len(dialogues)} to learn from")
+    order = np.random.default_rng([seed, _VALIDATION_STREAM]).permutation(len(dialogues))
+    kept = set(order[:count].tolist())
+    return (
+        [d for i, d in enumerate(dialogues) if i not in kept],
+        [d for i, d in enumerate(dialogues) if i in kept],
+    )
 
 
-def _alternates(roles: list[str]) -> bool:
-    if roles[:1] == ["system"]:
-        roles = roles[1:]
-    pairs = len(roles) // 2
-    return pairs > 0 and roles == ["user", "assistant"] * pairs
+def to_items(
+    dialogues: Sequence[Sequence[Message]], renderer: Renderer
+) -> list[dict[str, list[int]]]:
+    """Dialogues as `input_ids` and `labels`: -100 everywhere but on tokens of trained replies."""
+    items = []
+    for messages in dialogues:
+        rendered = renderer.render(messages)
+        labels = [
+            token if turn >= 0 and rendered.trained[turn] else -100
+            for token, turn in zip(rendered.token_ids, rendered.turn, strict=True)
+        ]
+        items.append({"input_ids": rendered.token_ids, "labels": labels})
+    return items
 
 
 class DialogueDataset(torch.utils.data.Dataset):
-    """Dialogues as `input_ids` and `labels`: -100 everywhere but on the tokens of right replies.
-
-    Items come in the order to train in, `num_batches` x `batch_size` of them: random, but so that
-    dialogues of similar length share a batch.
+    """Dialogues as items (`to_items`) in the order to train in, `num_batches` x `batch_size` of
+    them: random, but so that dialogues of similar length share a batch.
     """
 
     def __init__(
@@ -123,14 +124,7 @@ class DialogueDataset(torch.utils.data.Dataset):
         num_batches: int,
         seed: int,
     ):
-        self.items = []
-        for messages in dialogues:
-            rendered = renderer.render(messages)
-            labels = [
-                token if turn >= 0 and rendered.trained[turn] else -100
-                for token, turn in zip(rendered.token_ids, rendered.turn, strict=True)
-            ]
-            self.items.append({"input_ids": rendered.token_ids, "labels": labels})
+        self.items = to_items(dialogues, renderer)
         lengths = np.array([len(item["input_ids"]) for item in self.items])
         rng = np.random.default_rng([seed, _ORDER_STREAM])
         self.order = bucketed_order(lengths, batch_size, num_batches, rng)

@@ -23,7 +23,7 @@ from accelerate import PartialState
 from transformers import TrainerCallback
 
 from gym_dialogue import Task, rollout
-from gym_dialogue.command import EnvConfig, append_json, make_envs, run_command
+from gym_dialogue.command import EnvConfig, append_json, make_envs, run_command, with_prompt_file
 from gym_policy import ModelPolicy, Renderer
 from sft.tiny import build_model, build_tokenizer
 from sft.train import Config as TrainConfig
@@ -57,7 +57,7 @@ class _StopAtSuccess(TrainerCallback):
 
     def __init__(self, config: Config, policy: ModelPolicy):
         self.config, self.policy = config, policy
-        source = config.sources[0].env
+        source = with_prompt_file(config.sources[0].env, config.prompt_file)
         single = EnvConfig(source.id, source.kwargs | {"verify_iter": 1})
         self.envs = make_envs(single, config.probe_episodes)
 
@@ -79,6 +79,7 @@ class _StopAtSuccess(TrainerCallback):
             print(f"step {step}: {100 * success:.0f} % of first replies right")
         if success >= self.config.stop_at:
             control.should_training_stop = True
+            control.should_evaluate = self.config.validation > 0
 
 
 def make_start(config: Config) -> Path:
@@ -86,8 +87,7 @@ def make_start(config: Config) -> Path:
     config.model = "tiny"
     check_config(config)
     state = PartialState(cpu=not torch.cuda.is_available())
-    recipe = {k: v for k, v in asdict(config).items() if k not in ("cache", "run_dir")}
-    text = json.dumps([_RECIPE, state.num_processes, recipe], sort_keys=True)
+    text = json.dumps([_RECIPE, state.num_processes, _recipe(config)], sort_keys=True)
     digest = hashlib.sha256(text.encode()).hexdigest()[:10]
     final = Path(config.cache) / f"{config.task}-seed{config.seed}-{digest}"
     if (final / "config.json").is_file():
@@ -111,6 +111,16 @@ def make_start(config: Config) -> Path:
         shutil.rmtree(work)
     state.wait_for_everyone()
     return final
+
+
+def _recipe(config: Config) -> dict[str, Any]:
+    """All that decides what is made: every setting, and what is in the files that they name."""
+    recipe = {k: v for k, v in asdict(config).items() if k not in ("cache", "run_dir")}
+    for name in ("data_file", "prompt_file"):
+        if recipe[name] is not None:
+            recipe[name] = hashlib.sha256(Path(recipe[name]).read_bytes()).hexdigest()
+    # Settings that came later and are not used leave the name of a recipe as it was.
+    return {k: v for k, v in recipe.items() if v or k not in ("validation", "prompt_file")}
 
 
 def main(config: Config) -> None:

@@ -1,28 +1,43 @@
-"""Supervised fine-tuning on oracle dialogues, by transformers.Trainer."""
+"""Supervised fine-tuning on oracle dialogues or a file of dialogues, by transformers.Trainer."""
 
 from __future__ import annotations
 
 import math
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from accelerate import PartialState
-from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainingArguments, set_seed
+from transformers import (
+    EvalPrediction,
+    PreTrainedModel,
+    Trainer,
+    TrainerCallback,
+    TrainingArguments,
+    set_seed,
+)
 
 from gym_dialogue import InputError, Message
-from gym_dialogue.command import append_json, run_command, start_run
+from gym_dialogue.command import (
+    append_json,
+    make_envs,
+    run_command,
+    start_run,
+    with_prompt_file,
+)
+from gym_dialogue.data import read_dialogues
 from gym_policy import Renderer, load_model, load_tokenizer
 from gym_policy.load import saved_checkpoints
 from sft.data import (
     DialogueDataset,
     PadRight,
     SourceConfig,
+    hold_back,
     make_dialogues,
-    read_dialogues,
+    to_items,
     write_jsonl,
 )
 
@@ -44,7 +59,15 @@ class Config:
     num_dialogues: int = 10000
     """How many are made."""
     data_file: str | None = None
-    """A JSONL file of dialogues to learn from instead of making them."""
+    """A file of dialogues to learn from instead of making them: JSONL, or a JSON list in LLaVA form
+    (`gym_dialogue.data`)."""
+    validation: float = 0.0
+    """Share of the dialogues that is kept back. Loss and token accuracy on it (eval_loss, a mean
+    over batches, and eval_token_accuracy) are measured at the start, with every checkpoint and at
+    the end."""
+    prompt_file: str | None = None
+    """Wording of prompts and feedback, such as `python -m gym_cards.wording` derives from data: for
+    the oracle dialogues, and for later evaluations of this run. None: the environment's own."""
 
     num_steps: int = 400
     """Optimizer steps."""
@@ -106,6 +129,12 @@ def check_config(config: Config) -> None:
             raise InputError(f"{name}={getattr(config, name)}: must be above 0")
     if not 0 <= config.warmup <= 1:
         raise InputError(f"warmup={config.warmup}: must be between 0 and 1")
+    if not 0 <= config.validation < 1:
+        raise InputError(f"validation={config.validation}: must be at least 0 and below 1")
+    for name in ("data_file", "prompt_file"):
+        path = getattr(config, name)
+        if path is not None and not Path(path).is_file():
+            raise InputError(f"{name}={path}: no such file")
 
 
 def train(config: Config) -> Path:
@@ -128,13 +157,22 @@ def prepare_run(config: Config) -> list[list[Message]]:
     oracle dialogues made now (by every rank, the same) and kept as data.jsonl.
     """
     state = PartialState(cpu=not torch.cuda.is_available())
+    # What is given is looked at first, so that a fault in it leaves no directory behind.
+    given = None if config.data_file is None else list(read_dialogues(config.data_file))
+    sources = [
+        replace(source, env=with_prompt_file(source.env, config.prompt_file))
+        for source in config.sources
+    ]
+    if given is None or config.prompt_file is not None:
+        for source in sources:
+            make_envs(source.env, 1)
     if state.is_main_process:
         start_run(config.run_dir, config)
     state.wait_for_everyone()
-    if config.data_file is not None:
-        return list(read_dialogues(config.data_file))
+    if given is not None:
+        return given
     made = make_dialogues(
-        config.sources, config.num_dialogues, config.seed, show_progress=state.is_main_process
+        sources, config.num_dialogues, config.seed, show_progress=state.is_main_process
     )
     data_file = Path(config.run_dir) / "data.jsonl"
     if state.is_main_process:
@@ -152,6 +190,7 @@ def fit(
     callbacks: Sequence[TrainerCallback] = (),
 ) -> None:
     """Train a model in place and leave metrics, TensorBoard log and checkpoints in `run_dir`."""
+    dialogues, kept_back = hold_back(dialogues, config.validation, config.seed)
     set_seed(config.seed)
     os.environ["TENSORBOARD_LOGGING_DIR"] = str(run_dir / "tensorboard")
     arguments = TrainingArguments(
@@ -170,13 +209,18 @@ def fit(
         dataloader_pin_memory=torch.cuda.is_available(),
         remove_unused_columns=False,
         save_strategy="no",
+        per_device_eval_batch_size=config.batch_size,
+        eval_strategy="steps" if kept_back else "no",
+        eval_steps=config.save_every or config.num_steps,
+        eval_on_start=bool(kept_back),
         logging_steps=max(1, config.num_steps // 50),
         report_to=["tensorboard"],
         disable_tqdm=False,
     )
+    renderer = Renderer(tokenizer)
     dataset = DialogueDataset(
         dialogues,
-        Renderer(tokenizer),
+        renderer,
         config.batch_size,
         config.num_steps * arguments.world_size,
         config.seed,
@@ -185,10 +229,25 @@ def fit(
         model=model,
         args=arguments,
         train_dataset=dataset,
+        eval_dataset=to_items(kept_back, renderer) or None,
+        preprocess_logits_for_metrics=_most_likely,
+        compute_metrics=_token_accuracy,
         data_collator=PadRight(tokenizer.pad_token_id),
         callbacks=[_RunFiles(run_dir, model, tokenizer, config.save_every), *callbacks],
     )
     trainer.train()
+
+
+def _most_likely(logits: Any, labels: torch.Tensor) -> torch.Tensor:
+    """Logits (B, T, V) -> the most likely token at each place (B, T): all that is kept of them."""
+    return (logits[0] if isinstance(logits, tuple) else logits).argmax(-1)
+
+
+def _token_accuracy(prediction: EvalPrediction) -> dict[str, float]:
+    """Share of the learned tokens that are the most likely ones, given all true tokens before."""
+    guesses, labels = prediction.predictions[:, :-1], prediction.label_ids[:, 1:]
+    learned = labels != -100
+    return {"token_accuracy": float((guesses == labels)[learned].mean())}
 
 
 if __name__ == "__main__":

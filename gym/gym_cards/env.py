@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
 from typing import Any, Literal, get_args
 
 import numpy as np
+from gymnasium import spaces
 
 from gym_cards.hands import DEALINGS, Dealing, Split, deal, hand_of, puzzle_name
-from gym_cards.prompts import format_reply, task_prompt
+from gym_cards.prompts import OWN, load_wording
 from gym_cards.rules import FaceRule, random_rule
 from gym_cards.solver import all_solutions, solve
 from gym_cards.verifier import RewardMode, verify
-from gym_dialogue.env import DialogueEnv, Prompt, Verdict
+from gym_dialogue.env import TEXT_CHARSET, DialogueEnv, Prompt, Verdict
 from gym_dialogue.errors import InputError
 
 
@@ -48,6 +52,8 @@ class GeneralPointsEnv(DialogueEnv):
     - `dealing`: "deck" (52 cards without replacement) or "independent" (the released code).
     - `num_cards`: 4 or 5. `reward_mode`: "stacked" or "single". `verify_iter`: replies allowed.
     - `language_only`, `face_cards_color`, `resolution`: the cards as text or as an image.
+    - `prompt_file`: a wording file (`gym_cards.prompts`) for the prompt, the feedback and the form
+      of scripted replies. None: the project's own wording.
 
     ## Reset options
     `cards`: a list of ranks to play; ValueError if it cannot be solved. `all_solutions`: True puts
@@ -60,6 +66,8 @@ class GeneralPointsEnv(DialogueEnv):
     ## Registered configurations
     `gym_cards/GeneralPoint-oneline-v0`
     """
+
+    answer_field = "formula"
 
     def __init__(
         self,
@@ -75,6 +83,7 @@ class GeneralPointsEnv(DialogueEnv):
         dealing: Dealing = "deck",
         num_cards: int = 4,
         reward_mode: RewardMode = "stacked",
+        prompt_file: str | Path | None = None,
     ):
         super().__init__(verify_iter)
         if not language_only:
@@ -98,6 +107,15 @@ class GeneralPointsEnv(DialogueEnv):
         self.dealing = dealing
         self.num_cards = num_cards
         self.reward_mode = reward_mode
+        self.wording = OWN if prompt_file is None else load_wording(prompt_file)
+        for name, value in (("num_cards", num_cards), ("target_points", target_points)):
+            fixed = getattr(self.wording, name)
+            if fixed not in (None, value):
+                raise InputError(f"{name}={value}: prompt_file {prompt_file} is worded for {fixed}")
+        charset = TEXT_CHARSET + "".join(sorted(self.wording.charset() - set(TEXT_CHARSET)))
+        text = spaces.Text(self.max_text_length, min_length=0, charset=charset)
+        self.observation_space = spaces.Dict({**self.observation_space.spaces, "text": text})
+        self._foreign = re.compile(f"[^{re.escape(charset)}]")
 
     def _begin(self, options: dict[str, Any]) -> Prompt:
         cards = options.pop("cards", None)
@@ -131,14 +149,27 @@ class GeneralPointsEnv(DialogueEnv):
         }
         if wants_all:
             info["solutions"] = all_solutions(self.numbers, self.target)
-        return Prompt(task_prompt(self.cards, self.rule, self.target, self.num_cards), info=info)
+        text = self.wording.task_prompt(self.cards, self.rule, self.target, self.num_cards)
+        return Prompt(text, info=info)
 
     def _judge(self, reply: str) -> Verdict:
-        return verify(reply, self.cards, self.numbers, self.target, self.reward_mode)
+        verdict = verify(reply, self.cards, self.numbers, self.target, self.reward_mode)
+        sentence = self.wording.feedback_to(
+            verdict.outcomes[0],
+            self.cards,
+            self.numbers,
+            self.rule,
+            self.target,
+            verdict.info["formula"],
+            used=self.verify_iter - self._remaining + 1,
+            remaining=self._remaining - 1,
+        )
+        # What it repeats of the reply may hold any character; an observation may not.
+        return replace(verdict, feedback=self._foreign.sub("?", sentence))
 
     def oracle_reply(self) -> str:
         """The solver's solution, in the form that the prompt asks for."""
-        return format_reply(self.cards, self.numbers, solve(self.numbers, self.target))
+        return self._reply(solve(self.numbers, self.target))
 
     def random_reply(self, rng: np.random.Generator) -> str:
         """Mostly the right numbers in random order with random operators; now and then another
@@ -150,7 +181,7 @@ class GeneralPointsEnv(DialogueEnv):
         if kind == "open":
             solution = solve(self.numbers, self.target)
             if solution.endswith(")"):
-                return format_reply(self.cards, self.numbers, solution[:-1])
+                return self._reply(solution[:-1])
         if kind == "number":
             numbers[rng.integers(len(numbers))] = str(rng.integers(1, 14))
         symbols = rng.choice(list("+-*/"), len(numbers) - 1)
@@ -161,7 +192,10 @@ class GeneralPointsEnv(DialogueEnv):
         formula = numbers[0]
         for symbol, number in zip(symbols, numbers[1:], strict=True):
             formula += symbol + number
-        return format_reply(self.cards, self.numbers, formula + ("+" if kind == "syntax" else ""))
+        return self._reply(formula + ("+" if kind == "syntax" else ""))
+
+    def _reply(self, formula: str) -> str:
+        return self.wording.format_reply(self.cards, self.numbers, formula, self.target)
 
 
 def _is_integer(value: Any) -> bool:

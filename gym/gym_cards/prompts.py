@@ -1,28 +1,313 @@
-"""The wording of GeneralPoints: the task's prompt, and a reply in the form that it asks for."""
+"""The wording of GeneralPoints: the task's prompt, the verifier's sentences, and the form of a
+reply; the project's own, or that of a file (`prompt_file=`).
+
+A wording file is JSON. Its texts are strings, or lists of lines, with placeholders `<<name>>`; all
+other text stands for itself, braces included. `python -m gym_cards.wording` derives one from data.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import re
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, Literal
 
-from gym_cards.rules import FaceRule
+from gym_cards.rules import FACES, FaceRule
+from gym_cards.verifier import FEEDBACK, verify
+from gym_dialogue.errors import InputError
+
+FORMAT = "gym_cards wording 1"
+MARK = re.compile(r"<<([a-z][a-z0-9_]*|[JQK])>>")
+"""A placeholder."""
+
+Kind = Literal["same", "different"]
+"""Of rules: whether J, Q and K count the same."""
 
 _COUNT_WORDS = {1: "one", 2: "two", 3: "three", 4: "four", 5: "five", 6: "six"}
+_MAX_FORMULA = 100  # characters of a reply's formula that feedback repeats
+
+_TASK = ("target", *FACES)
+_PLACEHOLDERS = {
+    "prompt": (*_TASK, "cards", "count"),
+    "image_prompt": (*_TASK, "count"),
+    "phrases": _TASK,
+    "reply": ("target", "cards", "numbers", "formula"),
+    "feedback": (*_TASK, "cards", "numbers", "formula", "expression", "used", "remaining"),
+}
 
 
-def task_prompt(cards: Sequence[str] | None, rule: FaceRule, target: int, size: int) -> str:
-    """The first user message; `cards` is None where an image shows them."""
-    where = f"Cards: {json.dumps(list(cards))}" if cards is not None else "Cards: see the image."
-    return (
-        f"Make {target} out of {_COUNT_WORDS.get(size, size)} playing cards: write a formula that "
-        "uses the value of every card exactly once, with + - * / and parentheses. An ace counts "
-        f"as one, J as {rule.jack}, Q as {rule.queen}, K as {rule.king}.\n"
-        f"{where}\n"
+@dataclass(frozen=True)
+class Listing:
+    """How a list is written, apart from what stands around it: quotes, and what joins the items."""
+
+    quote: str
+    separator: str
+
+    def write(self, items: Sequence[Any]) -> str:
+        """The items as text."""
+        return self.separator.join(f"{self.quote}{item}{self.quote}" for item in items)
+
+
+@dataclass(frozen=True)
+class Wording:
+    """Every text of the environment. A file has these keys, and `format`; all but `prompt` may be
+    left out.
+
+    Placeholders: `target`; `J`, `Q` and `K`, what they count as; `count`, the number of cards in
+    words; `cards` and `numbers`, the hand; in a reply `formula`; in feedback `formula` as the reply
+    had it, `expression`, what stands before its `=`, `used` and `remaining`, numbers of replies;
+    and the names of `phrases`.
+    """
+
+    prompt: str
+    """The first user message."""
+    image_prompt: str | None = None
+    """The same where an image shows the cards."""
+    cards: Listing = Listing('"', ", ")
+    """How the prompt and the feedback list the cards."""
+    phrases: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    """name -> {same, different}: texts that read one way where J, Q and K count the same, and
+    another way where they do not."""
+    reply: str = '{"cards": [<<cards>>], "number": [<<numbers>>], "formula": "<<formula>>"}'
+    """A reply in the form that the prompt asks for."""
+    reply_cards: Listing = Listing('"', ", ")
+    """How a reply lists the cards."""
+    reply_numbers: Listing = Listing("", ", ")
+    """How a reply, and feedback, list the numbers."""
+    feedback: Mapping[str, str] = field(default_factory=dict)
+    """outcome -> the verifier's sentence; outcomes left out have the project's own."""
+    num_cards: int | None = None
+    """The number of cards, where the texts fix it."""
+    target_points: int | None = None
+    """The target, where the texts fix it."""
+
+    def task_prompt(
+        self, cards: Sequence[str] | None, rule: FaceRule, target: int, size: int
+    ) -> str:
+        """The first user message; `cards` is None where an image shows them."""
+        values = _task_values(rule, target) | {"count": _COUNT_WORDS.get(size, str(size))}
+        if cards is None:
+            if self.image_prompt is None:
+                raise InputError("this wording has no image_prompt: it is for cards as text only")
+            return self._fill(self.image_prompt, rule, values)
+        return self._fill(self.prompt, rule, values | {"cards": self.cards.write(cards)})
+
+    def format_reply(
+        self, cards: Sequence[str], numbers: Sequence[int], formula: str, target: int
+    ) -> str:
+        """A reply in the form that the prompt asks for."""
+        values = {
+            "cards": self.reply_cards.write(cards),
+            "numbers": self.reply_numbers.write(numbers),
+            "formula": formula,
+            "target": str(target),
+        }
+        return fill(self.reply, values)
+
+    def feedback_to(
+        self,
+        outcome: str,
+        cards: Sequence[str],
+        numbers: Sequence[int],
+        rule: FaceRule,
+        target: int,
+        formula: str | None,
+        used: int,
+        remaining: int,
+    ) -> str:
+        """The verifier's sentence on a reply with this primary outcome. `formula` is what was read
+        from it; `used` and `remaining` count the replies, with this one used.
+        """
+        text = self.feedback.get(outcome, FEEDBACK[outcome])
+        if not MARK.search(text):  # the usual case, made quick
+            return text
+        formula = (formula or "")[:_MAX_FORMULA]
+        values = _task_values(rule, target) | {
+            "cards": self.cards.write(cards),
+            "numbers": self.reply_numbers.write(numbers),
+            "formula": formula,
+            "expression": formula.partition("=")[0],
+            "used": str(used),
+            "remaining": str(remaining),
+        }
+        return self._fill(text, rule, values)
+
+    def charset(self) -> set[str]:
+        """Every character that the texts themselves can bring into an observation."""
+        texts = [self.prompt, self.image_prompt or "", *self.feedback.values()]
+        texts += [text for phrase in self.phrases.values() for text in phrase.values()]
+        for listing in (self.cards, self.reply_numbers):
+            texts += [listing.quote, listing.separator]
+        return set("".join(texts))
+
+    def to_json(self) -> dict[str, Any]:
+        """The content of a wording file; `read_wording` reads it back."""
+        data: dict[str, Any] = {"format": FORMAT}
+        for key in (f.name for f in fields(self)):
+            value = getattr(self, key)
+            if isinstance(value, Listing):
+                data[key] = dict(vars(value))
+            elif isinstance(value, Mapping):
+                data[key] = {name: _to_lines(text) for name, text in value.items()}
+            elif value is not None:
+                data[key] = _to_lines(value)
+        return data
+
+    def _fill(self, text: str, rule: FaceRule, values: Mapping[str, str]) -> str:
+        phrases = {name: phrase[kind_of(rule)] for name, phrase in self.phrases.items()}
+        return fill(fill(text, phrases), values)
+
+
+def kind_of(rule: FaceRule) -> Kind:
+    """Whether J, Q and K count the same under a rule."""
+    return "same" if rule.jack == rule.queen == rule.king else "different"
+
+
+def fill(text: str, values: Mapping[str, str]) -> str:
+    """Put values in the place of their placeholders, in one pass: what is put in stays as it is."""
+    return MARK.sub(lambda mark: values.get(mark[1], mark[0]), text)
+
+
+def _task_values(rule: FaceRule, target: int) -> dict[str, str]:
+    faces = zip(FACES, rule.numbers(FACES), strict=True)
+    return {"target": str(target)} | {face: str(value) for face, value in faces}
+
+
+OWN = Wording(
+    prompt=(
+        "Make <<target>> out of <<count>> playing cards: write a formula that uses the value of "
+        "every card exactly once, with + - * / and parentheses. An ace counts as one, J as <<J>>, "
+        "Q as <<Q>>, K as <<K>>.\n"
+        "Cards: [<<cards>>]\n"
         'Reply with a JSON object and nothing else: {"cards": [the cards], "number": [the value '
         'of each card], "formula": "the formula, without spaces"}'
-    )
+    ),
+)
+"""The project's own wording, which also stands in for what a file leaves out."""
 
 
-def format_reply(cards: Sequence[str], numbers: Sequence[int], formula: str) -> str:
-    """A reply in the form that the prompt asks for."""
-    return json.dumps({"cards": list(cards), "number": list(numbers), "formula": formula})
+def load_wording(path: str | Path) -> Wording:
+    """The wording of a file. Raises InputError, naming the file and the key, for a file that cannot
+    be read, a key or placeholder that is unknown, a prompt that does not show the cards or does not
+    say what each face counts as, and a form of reply that the verifier does not accept.
+    """
+    where = f"prompt_file {path}"
+    try:
+        data = json.loads(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"{where}: cannot be read: {error.strerror}") from error
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{where}: is not JSON: {error}") from error
+    return read_wording(data, where)
+
+
+def read_wording(data: Any, where: str) -> Wording:
+    """A wording from the content of its file; `where` opens the line of an error."""
+    if not isinstance(data, dict) or data.get("format") != FORMAT:
+        raise InputError(f"{where}, key format: must be {FORMAT!r}")
+    known = [f.name for f in fields(Wording)]
+    found: dict[str, Any] = {}
+    for key, value in data.items():
+        at = f"{where}, key {key}"
+        if key == "format":
+            continue
+        if key not in known:
+            raise InputError(f"{at}: is unknown; must be one of {', '.join(known)}")
+        if key in ("num_cards", "target_points"):
+            if not isinstance(value, int) or isinstance(value, bool):
+                raise InputError(f"{at}: must be an integer")
+            found[key] = value
+        elif key in ("cards", "reply_cards", "reply_numbers"):
+            _check_keys(value, ("quote", "separator"), at)
+            found[key] = Listing(**{k: _from_lines(v, f"{at}.{k}") for k, v in value.items()})
+        elif key == "phrases":
+            if not isinstance(value, dict):
+                raise InputError(f"{at}: must be an object")
+            for name, phrase in value.items():
+                taken = {n for names in _PLACEHOLDERS.values() for n in names}
+                if not MARK.fullmatch(f"<<{name}>>") or name in taken:
+                    raise InputError(f"{at}.{name}: the name must be a new one, in lower case")
+                _check_keys(phrase, ("same", "different"), f"{at}.{name}")
+            found[key] = {
+                name: {k: _from_lines(v, f"{at}.{name}.{k}") for k, v in phrase.items()}
+                for name, phrase in value.items()
+            }
+        elif key == "feedback":
+            if not isinstance(value, dict) or not set(value) <= set(FEEDBACK):
+                raise InputError(f"{at}: must be an object with keys of {', '.join(FEEDBACK)}")
+            found[key] = {name: _from_lines(v, f"{at}.{name}") for name, v in value.items()}
+        else:
+            found[key] = _from_lines(value, at)
+    if "prompt" not in found:
+        raise InputError(f"{where}, key prompt: is missing")
+    _check_placeholders(found, where)
+    wording = Wording(**found)
+    check_meaning(wording, where)
+    return wording
+
+
+def check_meaning(wording: Wording, where: str) -> None:
+    """Raises InputError for a wording under which the game cannot be played as it is meant."""
+    for key, shown in (("prompt", ("A", "J", "Q", "K")), ("image_prompt", None)):
+        if getattr(wording, key) is None:
+            continue
+        if shown and "<<cards>>" not in wording.prompt:
+            raise InputError(f"{where}, key {key}: does not show the cards: put <<cards>> there")
+        values = [(11, 12, 13), (1, 12, 13), (11, 1, 13), (11, 12, 1), (10, 10, 10), (5, 5, 5)]
+        prompts = {wording.task_prompt(shown, FaceRule(*faces), 24, 4) for faces in values}
+        if len(prompts) < len(values):
+            raise InputError(
+                f"{where}, key {key}: does not say what J, Q and K count as under every rule: put "
+                "<<J>>, <<Q>> and <<K>> there, or a phrase that has them"
+            )
+    hand, numbers = ("A", "10", "K", "3"), (1, 10, 10, 3)
+    reply = wording.format_reply(hand, numbers, "10+10+1+3", 24)
+    if not verify(reply, hand, numbers, 24).is_right:
+        raise InputError(
+            f"{where}, key reply: the verifier finds no formula in a reply of this form; it needs "
+            'a "formula" that holds <<formula>>'
+        )
+
+
+def _check_keys(value: Any, keys: Collection[str], at: str) -> None:
+    if not isinstance(value, dict) or set(value) != set(keys):
+        raise InputError(f"{at}: must be an object with the keys {' and '.join(keys)}")
+
+
+def _check_placeholders(found: Mapping[str, Any], where: str) -> None:
+    phrases = found.get("phrases", {})
+    for key, allowed in _PLACEHOLDERS.items():
+        value = found.get(key)
+        if value is None:
+            continue
+        if key != "phrases" and key != "reply":
+            allowed = (*allowed, *phrases)
+        for name, text in _texts(value, key):
+            for mark in MARK.finditer(text):
+                if mark[1] not in allowed:
+                    raise InputError(
+                        f"{where}, key {name}: unknown placeholder {mark[0]}; must be one of "
+                        + ", ".join(f"<<{a}>>" for a in allowed)
+                    )
+
+
+def _texts(value: Any, name: str) -> list[tuple[str, str]]:
+    if isinstance(value, str):
+        return [(name, value)]
+    return [pair for k, v in value.items() for pair in _texts(v, f"{name}.{k}")]
+
+
+def _from_lines(value: Any, at: str) -> str:
+    lines = value if isinstance(value, list) else [value]
+    if not lines or not all(isinstance(line, str) for line in lines):
+        raise InputError(f"{at}: must be a string, or a list of lines")
+    return "\n".join(lines)
+
+
+def _to_lines(value: Any) -> Any:
+    """A text of several lines as a list of them, which is easier to edit."""
+    if isinstance(value, Mapping):
+        return {key: _to_lines(v) for key, v in value.items()}
+    return value.split("\n") if isinstance(value, str) and "\n" in value else value

@@ -9,7 +9,7 @@ import os
 import sys
 import warnings
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -50,11 +50,19 @@ def make_envs(config: EnvConfig, count: int) -> list[gymnasium.Env]:
         raise InputError(f"environment {config.id}: takes no argument {name!r}") from error
 
 
+def with_prompt_file(config: EnvConfig, prompt_file: str | None) -> EnvConfig:
+    """The environment with the wording of a file, unless it names one itself."""
+    if prompt_file is None or "prompt_file" in config.kwargs:
+        return config
+    return EnvConfig(config.id, config.kwargs | {"prompt_file": prompt_file})
+
+
 def parse_config(config_class: type[Config], argv: list[str] | None = None) -> Config:
     """A configuration from `--config FILE` (YAML, can be repeated) and `--key=value` flags.
 
     Nested keys are dotted (`--env.kwargs.verify_iter=3`); later flags win over earlier ones and
-    over the files before them. Unknown keys and values of the wrong type raise InputError.
+    over the files before them. A switch may stand alone (`--resume` is `--resume=true`). Unknown
+    keys and values of the wrong type raise InputError.
     """
     from jsonargparse import ArgumentError, ArgumentParser, set_parsing_settings
 
@@ -66,6 +74,9 @@ def parse_config(config_class: type[Config], argv: list[str] | None = None) -> C
     )
     parser.add_argument("--config", action="config", help="A YAML file of these options.")
     parser.add_class_arguments(config_class, None, as_group=False)
+    switches = {f"--{f.name}" for f in fields(config_class) if f.default is False}
+    argv = sys.argv[1:] if argv is None else argv
+    argv = [f"{argument}=true" if argument in switches else argument for argument in argv]
     try:
         parsed = parser.parse_args(argv)
         parsed.pop("config", None)
@@ -133,6 +144,7 @@ def _quiet_libraries() -> None:
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     warnings.filterwarnings("ignore", message=".*pin_memory.*")
+    warnings.filterwarnings("ignore", message=".*torch.distributed.* is deprecated.*")
     logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
     try:
         from transformers.utils import logging as transformers_logging

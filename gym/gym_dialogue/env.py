@@ -54,14 +54,16 @@ class DialogueEnv(gym.Env[dict[str, Any], str]):
     user message; the last allowed wrong reply ends the episode with its own penalty (`terminated`:
     nothing is bootstrapped). `truncated` is always False.
 
-    `info` has `outcome`, `outcomes`, `feedback`, `is_success`, `remaining_steps` and `puzzle`, the
-    name under which repeated episodes of the same task are clustered in statistics.
+    `info` has `outcome`, `outcomes`, `feedback`, `is_success`, `remaining_steps`, `answer_field`,
+    and `puzzle`, the name under which episodes of the same task are clustered in statistics.
 
     A subclass draws the task in `_begin` and judges replies in `_judge`.
     """
 
     metadata = {"render_modes": []}
     max_text_length = 16384
+    answer_field: str | None = None
+    """The field of a reply that holds the answer itself, after what leads up to it."""
 
     def __init__(self, verify_iter: int, image_shape: tuple[int, int, int] | None = None):
         if isinstance(verify_iter, bool) or not isinstance(verify_iter, int) or verify_iter < 1:
@@ -146,4 +148,5 @@ class DialogueEnv(gym.Env[dict[str, Any], str]):
             "is_right": bool(verdict and verdict.is_right),
             "is_success": is_success,
             "remaining_steps": self._remaining,
+            "answer_field": self.answer_field,
         }

@@ -32,6 +32,14 @@ def read_fields(reply: str, fields: dict[str, type]) -> dict[str, Any]:
     return {name: readers[kind](reply, name) for name, kind in fields.items()}
 
 
+def field_start(reply: str, name: str) -> int | None:
+    """The offset in a reply at which its last field of that name begins, with the quote before it;
+    None if it has none.
+    """
+    match = _last_match(rf"[\"']?\b{re.escape(name)}[\"']?\s{{0,8}}:", reply)
+    return match.start() if match else None
+
+
 def _last_object(reply: str, fields: dict[str, type]) -> dict[str, Any] | None:
     for data in _objects(reply):
         if isinstance(data, dict) and any(name in data for name in fields):

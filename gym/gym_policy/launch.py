@@ -1,43 +1,149 @@
-"""Runs a command of this project as several processes on one machine.
+"""Runs a command as several processes: `python -m gym_policy.launch HOW MODULE ARGUMENTS`.
 
-`python -m gym_policy.launch 2 rl.train --config ...` does what torchrun does, but lets a bad input
-end as the one line that the command prints, without the launcher's own report under it. Larger
-launches go through `accelerate launch`.
+HOW is a number of processes on this machine, or an accelerate configuration file (as written by
+`accelerate config`), read by accelerate itself. What differs from `accelerate launch`: a bad input
+ends as the one line that the command prints, without a launcher's report under it, and SIGTERM is
+passed on and waited for, however long the processes take to save.
 """
 
 from __future__ import annotations
 
-import logging
 import os
+import signal
+import socket
+import subprocess
 import sys
-import uuid
+import time
+from pathlib import Path
 
-from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
-from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+from gym_dialogue.errors import InputError
 
 
-def launch(processes: int, module: str, arguments: list[str]) -> int:
-    """Run `python -m module arguments` as ranks 0 .. processes - 1; the exit code of the command.
+def launch(
+    processes: int,
+    command: list[str],
+    env: dict[str, str],
+    machines: dict[str, str] | None = None,
+) -> int:
+    """Run `command` as this machine's ranks and wait for all of them; the exit code of the first
+    that failed, 0 if none did. When one fails the others are ended.
 
-    Each process computes with one thread unless OMP_NUM_THREADS says otherwise.
+    `machines` is what a launch over several machines needs in the environment: MACHINE_RANK,
+    MASTER_ADDR, MASTER_PORT and WORLD_SIZE. Of several processes each computes with one thread
+    unless OMP_NUM_THREADS says otherwise.
     """
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
-    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
-    config = LaunchConfig(
-        min_nodes=1,
-        max_nodes=1,
-        nproc_per_node=processes,
-        run_id=uuid.uuid4().hex,
-        rdzv_backend="c10d",
-        rdzv_endpoint="localhost:0",
-        max_restarts=0,
+    shared = {"OMP_NUM_THREADS": "1"} if processes > 1 else {}
+    shared |= env
+    shared |= {
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(_free_port()),
+        "WORLD_SIZE": str(processes),
+        "LOCAL_WORLD_SIZE": str(processes),
+    } | (machines or {})
+    first = int(shared.get("MACHINE_RANK", 0)) * processes if machines else 0
+    children: list[subprocess.Popen] = []
+
+    def pass_on(number: int, frame: object) -> None:
+        for child in children:
+            if child.poll() is None:
+                child.send_signal(number)
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, pass_on)
+    for local in range(processes):
+        ranks = {"RANK": str(first + local), "LOCAL_RANK": str(local)}
+        # A session of its own: Ctrl-C reaches it once, through pass_on, and not twice.
+        children.append(subprocess.Popen(command, env=shared | ranks, start_new_session=True))
+    while True:
+        codes = [child.poll() for child in children]
+        failed = next((code for code in codes if code), 0)
+        if failed:
+            for child in children:
+                if child.poll() is None:
+                    child.kill()
+                child.wait()
+            return failed if failed > 0 else 128 - failed
+        if None not in codes:
+            return 0
+        time.sleep(0.05)
+
+
+def from_accelerate(file: str) -> tuple[int, dict[str, str], dict[str, str] | None]:
+    """Processes on this machine, their environment, and what joins several machines (or None), from
+    an accelerate configuration file.
+
+    NUM_MACHINES, MACHINE_RANK, MAIN_PROCESS_IP and MAIN_PROCESS_PORT in the environment win over
+    the file; NUM_PROCESSES then counts those of one machine. Raises InputError for a file that
+    cannot be read or that names another way to distribute than DeepSpeed or data parallelism.
+    """
+    from accelerate.commands.launch import _validate_launch_command, launch_command_parser
+    from accelerate.utils.launch import (
+        prepare_deepspeed_cmd_env,
+        prepare_multi_gpu_env,
+        prepare_simple_launcher_cmd_env,
     )
+
+    if not Path(file).is_file():
+        raise InputError(f"accelerate configuration {file}: no such file")
+    flags = ["--config_file", file]
+    machines = int(os.environ.get("NUM_MACHINES", 0))
+    if machines:
+        per_machine = int(os.environ.get("NUM_PROCESSES", 8))
+        flags += [f"--num_machines={machines}", f"--num_processes={machines * per_machine}"]
+    for name in ("MACHINE_RANK", "MAIN_PROCESS_IP", "MAIN_PROCESS_PORT"):
+        if name in os.environ:
+            flags += [f"--{name.lower()}={os.environ[name]}"]
+    if not machines:
+        flags.append("--main_process_port=0")
     try:
-        elastic_launch(config, sys.executable)("-m", module, *arguments)
-    except ChildFailedError as error:
-        return max(failure.exitcode for failure in error.failures.values()) or 1
-    return 0
+        args, defaults, _ = _validate_launch_command(
+            launch_command_parser().parse_args([*flags, "-m", "module"])
+        )
+    except (ValueError, TypeError, KeyError) as error:
+        raise InputError(f"accelerate configuration {file}: {error}") from error
+    kind = defaults.distributed_type.value
+    if args.use_deepspeed:
+        fields = ",".join(defaults.deepspeed_config)
+        args.deepspeed_fields_from_accelerate_config = fields
+        _, env = prepare_deepspeed_cmd_env(args)
+    elif args.multi_gpu:
+        env = prepare_multi_gpu_env(args)
+    elif kind in ("NO", "MULTI_CPU"):
+        _, env = prepare_simple_launcher_cmd_env(args)
+    else:
+        raise InputError(
+            f"accelerate configuration {file}: distributed_type {kind}: must be DEEPSPEED, "
+            "MULTI_GPU, MULTI_CPU or NO"
+        )
+    if defaults.use_cpu:  # for DeepSpeed, accelerate would take the first to mean: do without it
+        env |= {"DS_ACCELERATOR": "cpu"} if args.use_deepspeed else {"ACCELERATE_USE_CPU": "true"}
+    several = None
+    if args.num_machines > 1:
+        several = {
+            "MASTER_ADDR": str(args.main_process_ip),
+            "MASTER_PORT": str(args.main_process_port),
+            "MACHINE_RANK": str(args.machine_rank),
+            "WORLD_SIZE": str(args.num_processes),
+        }
+    return args.num_processes // args.num_machines, env, several
+
+
+def _free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
+
+
+def main(how: str, module: str, arguments: list[str]) -> int:
+    """The command; returns its exit code."""
+    try:
+        plan = (int(how), dict(os.environ), None) if how.isdigit() else from_accelerate(how)
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    processes, env, machines = plan
+    return launch(processes, [sys.executable, "-m", module, *arguments], env, machines)
 
 
 if __name__ == "__main__":
-    sys.exit(launch(int(sys.argv[1]), sys.argv[2], sys.argv[3:]))
+    sys.exit(main(sys.argv[1], sys.argv[2], sys.argv[3:]))

@@ -6,9 +6,18 @@ import json
 from pathlib import Path
 
 import torch
+from huggingface_hub.errors import HfHubHTTPError
 from safetensors import SafetensorError
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForImageTextToText,
+    AutoTokenizer,
+    PreTrainedConfig,
+    PreTrainedModel,
+)
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
+from transformers.utils import cached_file
 
 from gym_dialogue.errors import InputError
 
@@ -23,6 +32,10 @@ FALLBACK_CHAT_TEMPLATE = (
 """For base models, whose tokenizer brings no chat template."""
 
 
+_LOAD_ERRORS = (OSError, ValueError, KeyError, RuntimeError, SafetensorError, HfHubHTTPError)
+_MODEL_FILES = ("config.json", "adapter_config.json")
+
+
 def saved_checkpoints(path: str) -> list[str]:
     """The checkpoints that a user means by a path: the first and the last one of a run's
     directory (one with `checkpoints/` in it), otherwise the path itself.
@@ -35,15 +48,22 @@ def saved_checkpoints(path: str) -> list[str]:
         if directory.is_absolute() or path.startswith((".", "~")) or path.count("/") != 1:
             raise InputError(f"checkpoint {path}: no such directory")
         return [path]
-    if (directory / "config.json").is_file():
+    if any((directory / name).is_file() for name in _MODEL_FILES):
         return [str(directory)]
-    saved = sorted((directory / "checkpoints").glob("update-*/config.json"))
+    saved = run_checkpoints(directory)
     if not saved:
         raise InputError(
             f"checkpoint {path}: holds neither config.json nor checkpoints/update-*/config.json; "
             "name a directory saved by save_pretrained, or a run's directory"
         )
-    return list(dict.fromkeys(str(file.parent) for file in (saved[0], saved[-1])))
+    return [str(path) for path in dict.fromkeys((saved[0], saved[-1]))]
+
+
+def run_checkpoints(run_dir: str | Path) -> list[Path]:
+    """The checkpoints of a run's directory, oldest first."""
+    found = (Path(run_dir) / "checkpoints").glob("update-*")
+    whole = (p for p in found if p.name.removeprefix("update-").isdigit())
+    return sorted(p for p in whole if any((p / name).is_file() for name in _MODEL_FILES))
 
 
 def load_tokenizer(path: str) -> PreTrainedTokenizerBase:
@@ -53,34 +73,40 @@ def load_tokenizer(path: str) -> PreTrainedTokenizerBase:
     """
     try:
         tokenizer = AutoTokenizer.from_pretrained(path)
-    except (OSError, ValueError, KeyError) as error:
+    except _LOAD_ERRORS as error:
         raise InputError(f"tokenizer of {path}: cannot be loaded: {_first_line(error)}") from error
     if tokenizer.eos_token_id is None:
         raise InputError(f"tokenizer of {path}: has no end-of-text token (eos_token)")
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     if tokenizer.chat_template is None:
-        tokenizer.chat_template = FALLBACK_CHAT_TEMPLATE
+        tokenizer.chat_template = _processor_template(path) or FALLBACK_CHAT_TEMPLATE
     tokenizer.padding_side = "left"
     return tokenizer
 
 
 def load_model(path: str, dtype: str = "float32") -> PreTrainedModel:
-    """A causal language model in evaluation mode.
+    """A causal language model in evaluation mode, with its adapter where `path` holds one.
 
-    Raises InputError if there is none at `path`, its weights do not fit its configuration, or a
-    weight is missing (a foreign checkpoint must not be completed with random weights in silence).
+    A model with a vision part (Llama-3.2-Vision, say) is loaded whole. Raises InputError if there
+    is none at `path`, or its weights are not exactly those of its configuration: a foreign
+    checkpoint must be neither completed with random weights in silence nor cut.
     """
     if dtype not in DTYPES:
         raise InputError(f"dtype={dtype!r}: must be one of {', '.join(DTYPES)}")
+    if (Path(path) / "adapter_config.json").is_file():
+        from gym_policy.adapter import base_of, load_adapter
+
+        return load_adapter(load_model(base_of(path), dtype), path).eval()
     _refuse_foreign(path)
     try:
-        model, report = AutoModelForCausalLM.from_pretrained(
-            path, dtype=DTYPES[dtype], output_loading_info=True
+        config = AutoConfig.from_pretrained(path)
+        model, report = auto_class(config).from_pretrained(
+            path, config=config, dtype=DTYPES[dtype], output_loading_info=True
         )
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+    except _LOAD_ERRORS as error:
         raise InputError(f"checkpoint {path}: cannot be loaded: {_first_line(error)}") from error
-    for kind in ("missing_keys", "mismatched_keys"):
+    for kind in ("missing_keys", "mismatched_keys", "unexpected_keys"):
         keys = sorted(str(key) for key in report.get(kind) or ())
         if keys:
             raise InputError(
@@ -89,6 +115,21 @@ def load_model(path: str, dtype: str = "float32") -> PreTrainedModel:
                 "its weights are not those of its config.json"
             )
     return model.eval()
+
+
+def auto_class(config: PreTrainedConfig) -> type:
+    """The auto class that loads all of a model: language models, or those with a vision part."""
+    has_vision = hasattr(config, "vision_config")
+    return AutoModelForImageTextToText if has_vision else AutoModelForCausalLM
+
+
+def _processor_template(path: str) -> str | None:
+    """The chat template that processors of 2024 kept beside the tokenizer's files."""
+    try:
+        file = cached_file(path, "chat_template.json", _raise_exceptions_for_missing_entries=False)
+        return None if file is None else json.loads(Path(file).read_text())["chat_template"]
+    except (*_LOAD_ERRORS, TypeError) as error:
+        raise InputError(f"chat_template.json of {path}: {_first_line(error)}") from error
 
 
 def _refuse_foreign(path: str) -> None:

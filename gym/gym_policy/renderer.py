@@ -79,6 +79,22 @@ class Renderer:
             token_ids = token_ids[:-1]
         return self.tokenizer.decode(token_ids, skip_special_tokens=False)
 
+    def tokens_before(self, token_ids: Sequence[int], offset: int) -> int:
+        """How many of a reply's tokens end at or before a character offset of its text.
+
+        A token may hold a part of a character only, so tokens cannot be measured one by one; the
+        text of the first k of them grows with k, which a bisection needs.
+        """
+        low, high = 0, len(token_ids)
+        while low < high:
+            middle = (low + high + 1) // 2
+            # What ends within a character ends with a replacement character, which does not count.
+            if len(self.reply_text(token_ids[:middle]).rstrip("\ufffd")) <= offset:
+                low = middle
+            else:
+                high = middle - 1
+        return low
+
     def _reply_ids(self, message: Message) -> list[int]:
         if message.reply is not None and message.reply.token_ids:
             return list(message.reply.token_ids)

@@ -101,6 +101,7 @@ class ModelPolicy(Policy):
             attention_mask=mask,
             logits_processor=[draw],
             past_key_values=make_cache(self.model.config),
+            synced_gpus=False,  # under ZeRO-3 whole_weights has gathered them; ranks sample alone
             generation_config=GenerationConfig(
                 max_new_tokens=self.max_new_tokens,
                 do_sample=False,

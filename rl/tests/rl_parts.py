@@ -4,11 +4,11 @@ import sys
 from pathlib import Path
 
 import torch
-from accelerate import Accelerator
 
 from gym_dialogue import DialogueEnv, Prompt, Task, Verdict, rollout
 from gym_policy import ModelPolicy, Renderer
 from rl.actor_critic import ActorCritic
+from rl.backend import make_accelerator
 from rl.config import Config, GRPOConfig, PPOConfig
 from rl.experience import to_experience
 from rl.learner import Learner
@@ -60,7 +60,7 @@ def make_learner(config):
     model = tiny_llama(tokenizer)
     policy = ModelPolicy(model, Renderer(tokenizer), max_new_tokens=config.max_new_tokens)
     actor_critic = ActorCritic(model, config.temperature, tuple(config.ppo.value_hidden))
-    learner = Learner(config, actor_critic, Accelerator(cpu=True), tokenizer.pad_token_id)
+    learner = Learner(config, actor_critic, make_accelerator(config), tokenizer.pad_token_id)
     return policy, learner
 
 

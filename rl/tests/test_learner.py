@@ -10,12 +10,13 @@ import torch
 from rl_parts import Bandit, collect, make_learner, small_config, tiny_llama, tiny_tokenizer
 
 import gym_cards
-from gym_dialogue import InputError
+from gym_dialogue import InputError, Reply
+from gym_policy import Renderer
 from rl.actor_critic import ActorCritic, Scores, check_linear_head
-from rl.config import GRPOConfig, PPOConfig, check_config
-from rl.experience import Batch, collate
+from rl.config import GRPOConfig, LoraSettings, PPOConfig, check_config
+from rl.experience import Batch, collate, token_weights
 from rl.learner import scheduled
-from rl.ppo import PPO, clipped_policy_sums, value_loss_sum
+from rl.ppo import PPO, clipped_policy_sums, start_kl_sum, value_loss_sum
 
 
 @pytest.mark.parametrize("algorithm", ["ppo", "grpo"])
@@ -93,7 +94,7 @@ def test_microbatches_accumulate_to_the_same_step(algorithm):
     torch.testing.assert_close(after[2], after[0], atol=2e-5, rtol=0)
 
 
-def _batch(advantages, old_logprobs, token_turn, old_values=0.0, returns=0.0):
+def _batch(advantages, old_logprobs, token_turn, old_values=0.0, returns=0.0, token_weight=None):
     n, m = len(old_logprobs), len(advantages)
     index = torch.zeros(n, dtype=torch.long)
     return Batch(
@@ -102,7 +103,9 @@ def _batch(advantages, old_logprobs, token_turn, old_values=0.0, returns=0.0):
         targets=index,
         value_at=torch.zeros(m, dtype=torch.long),
         token_turn=torch.tensor(token_turn),
+        token_weight=torch.tensor(token_weight or [1.0] * n),
         old_logprobs=torch.tensor(old_logprobs),
+        start_logprobs=torch.zeros(n),
         old_values=torch.full((m,), old_values),
         advantages=torch.tensor(advantages),
         returns=torch.full((m,), returns),
@@ -126,6 +129,59 @@ def test_the_clipped_surrogate_by_hand():
     assert token["gap"].item() == pytest.approx(0.7, abs=1e-5)
     kl = 2 * (math.exp(0.1) - 1 - 0.1) + (math.exp(-0.5) - 1 + 0.5)
     assert token["kl"].item() == pytest.approx(kl, abs=1e-5)
+
+
+def test_tokens_before_the_answer_count_for_less_by_hand():
+    batch = _batch([1.0, -2.0], [-1.0, -1.0, -1.0], [0, 0, 1], token_weight=[0.5, 1.0, 0.5])
+    scores = _scores([-0.9, -1.02, -0.9], [0.0, 0.0])
+    # Turn 0: 0.5 * 0.1 - 0.02 = 0.03. Turn 1: 0.5 * 0.1 = 0.05.
+    turn = clipped_policy_sums(scores, batch, "turn", 0.1, 0.1)
+    assert turn["policy"].item() == pytest.approx(2 * math.exp(0.05) - math.exp(0.03), abs=1e-5)
+    assert turn["gap"].item() == pytest.approx(0.22, abs=1e-5)
+    token = clipped_policy_sums(scores, batch, "token", 0.2, 0.2)
+    expected = 2 * 0.5 * math.exp(0.1) - 0.5 * math.exp(0.1) - math.exp(-0.02)
+    assert token["policy"].item() == pytest.approx(expected, abs=1e-5)
+
+
+def test_the_kl_to_the_start_by_hand():
+    batch = _batch([0.0], [0.0, 0.0], [0, 0])
+    batch.start_logprobs = torch.tensor([-1.0, -2.0])
+    found = start_kl_sum(_scores([-1.5, -2.0], [0.0]), batch).item()
+    assert found == pytest.approx(math.exp(0.5) - 0.5 - 1, abs=1e-6)
+
+
+def test_the_kl_term_holds_the_policy_near_its_start():
+    def distance(coefficient):
+        config = small_config("ppo", max_new_tokens=3, lr=5e-3, epochs=4, kl_coef=coefficient)
+        policy, learner, episodes, experiences = _card_episodes(config, count=4)
+        if coefficient:
+            learner.start = copy.deepcopy(learner.inner).requires_grad_(False)
+        before = copy.deepcopy(policy.model)
+        for update in range(1, 4):
+            stats = learner.learn(update, episodes, experiences)
+        assert (stats.get("kl_start", 0) > 0) == (coefficient > 0)
+        batch = collate(experiences, 0, "cpu")
+        with torch.no_grad():
+            start = ActorCritic(before, 1.0, (16,))(**batch.model_inputs)
+            now = learner.inner(**batch.model_inputs)
+        return float((now.logprobs - start.logprobs).abs().mean())
+
+    assert distance(5.0) < 0.5 * distance(0.0)
+
+
+@pytest.mark.parametrize("ending", ["", "}"])
+def test_the_answer_field_is_found_in_any_tokens(ending):
+    renderer = Renderer(tiny_tokenizer())
+    draft = '{"formula": "1+1"} No: '  # the last field of that name counts, as in reading
+    text = draft + '{"cards": ["é", "漢"], "formula": "8*3"' + ending
+    ids = tuple(renderer.tokenizer(text, add_special_tokens=False)["input_ids"])
+    reply = Reply(text, ids, (0.0,) * len(ids))
+    weights = token_weights(reply, "formula", renderer, 0.5)
+    counted = renderer.tokenizer.decode([t for t, w in zip(ids, weights, strict=True) if w == 1])
+    assert counted == '"formula": "8*3"' + ending
+    assert set(weights) == {0.5, 1.0}
+    assert (token_weights(reply, "action", renderer, 0.5) == 0.5).all()
+    assert (token_weights(reply, None, renderer, 0.5) == 1).all()
 
 
 def test_the_value_loss_by_hand():
@@ -194,6 +250,16 @@ def test_schedules():
     assert scheduled(1.0, 0.2, "linear", 0.5) == pytest.approx(0.6)
     assert scheduled(1.0, 0.2, "cosine", 0.0) == 1.0
     assert scheduled(1.0, 0.2, "cosine", 1.0) == pytest.approx(0.2)
+    assert scheduled(1.0, 0.2, "linear", 1.5) == pytest.approx(0.2)
+
+
+def test_the_learning_rate_follows_its_horizon():
+    config = small_config(
+        "grpo", lr=1e-3, lr_end=1e-9, lr_schedule="cosine", lr_horizon=100, num_updates=20
+    )
+    _, learner, episodes, experiences = _card_episodes(config, count=2, verify_iter=1)
+    stats = learner.learn(11, episodes, experiences)  # 10 of 100 updates are done
+    assert stats["lr"] == pytest.approx(1e-9 + (1e-3 - 1e-9) * (1 + math.cos(math.pi / 10)) / 2)
 
 
 def test_the_value_head_is_saved_and_read(tmp_path):
@@ -236,6 +302,9 @@ def test_models_whose_logits_are_not_a_linear_head_are_refused():
         ({"model": "x", "ppo": PPOConfig(gamma=1.5)}, "ppo.gamma"),
         ({"model": "x", "grpo": GRPOConfig(group_size=1)}, "group_size"),
         ({"model": "x", "seed": -1}, "seed"),
+        ({"model": "x", "prefix_weight": 2.0}, "prefix_weight"),
+        ({"model": "x", "lora": LoraSettings(rank=-1)}, "rank"),
+        ({"model": "x", "lr_horizon": 0}, "lr_horizon"),
     ],
 )
 def test_values_that_describe_no_run_are_named(kwargs, word):

@@ -8,6 +8,7 @@ import yaml
 
 from gym_dialogue import InputError
 from gym_dialogue.command import EnvConfig
+from gym_dialogue.data import read_dialogues
 from gym_policy import Renderer, load_model, load_tokenizer
 from gym_policy.load import saved_checkpoints
 from sft.data import (
@@ -16,7 +17,6 @@ from sft.data import (
     SourceConfig,
     bucketed_order,
     make_dialogues,
-    read_dialogues,
     write_jsonl,
 )
 from sft.start import Config as StartConfig

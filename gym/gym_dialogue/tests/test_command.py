@@ -5,7 +5,14 @@ from dataclasses import dataclass, field
 import pytest
 
 from gym_dialogue import InputError
-from gym_dialogue.command import EnvConfig, make_envs, parse_config, run_command, start_run
+from gym_dialogue.command import (
+    EnvConfig,
+    make_envs,
+    parse_config,
+    run_command,
+    start_run,
+    with_prompt_file,
+)
 
 
 @dataclass
@@ -88,3 +95,16 @@ def test_an_unwritable_run_directory(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="cannot be written"):
         start_run(tmp_path / "file" / "run", Settings())
+
+
+def test_a_prompt_file_is_given_unless_the_environment_says_otherwise():
+    config = EnvConfig(kwargs={"verify_iter": 2})
+    assert with_prompt_file(config, None) == config
+    assert with_prompt_file(config, "a").kwargs == {"verify_iter": 2, "prompt_file": "a"}
+    for own in ("b", None):
+        assert with_prompt_file(EnvConfig(kwargs={"prompt_file": own}), "a").kwargs == {
+            "prompt_file": own
+        }
+    assert config.kwargs == {"verify_iter": 2}
+    with pytest.raises(InputError, match="prompt_file"):
+        make_envs(with_prompt_file(EnvConfig("CartPole-v1"), "a"), 1)

@@ -1,0 +1,90 @@
+"""Files of dialogues -> messages: JSONL of this project, or the LLaVA form of released SFT data."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from gym_dialogue.errors import InputError
+from gym_dialogue.messages import Message
+
+_LLAVA_ROLES = {"system": "system", "human": "user", "gpt": "assistant"}
+_IMAGE_MARKER = "<image>"
+
+
+def read_dialogues(path: str | Path) -> Iterator[list[Message]]:
+    """The dialogues of a file: JSONL, or one JSON list (told apart by what the file opens with).
+
+    A record has `messages`, a list of {role, content} with an optional `trained`, or, in LLaVA
+    form, `conversations`, a list of {from, value}. LLaVA form does not say which replies were
+    right, so every gpt turn is trained, as LLaVA does, whatever a verifier says of it in the next.
+
+    Raises InputError, naming the line or the item, for a malformed record, and for one with an
+    image: nothing that reads this file looks at images, and none is dropped in silence.
+    """
+    is_empty = True
+    for where, record in _records(path):
+        is_empty = False
+        yield _messages(record, f"data file {path}, {where}")
+    if is_empty:
+        raise InputError(f"data file {path}: holds no dialogue")
+
+
+def _records(path: str | Path) -> Iterator[tuple[str, Any]]:
+    """(where it stands, record) of every record; None stands for one that is not JSON."""
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"data file {path}: cannot be read: {error}") from error
+    if text.lstrip().startswith("["):
+        try:
+            records = json.loads(text)
+        except (ValueError, RecursionError) as error:
+            raise InputError(f"data file {path}: is not a JSON list: {error}") from error
+        for index, record in enumerate(records):
+            name = f" (id {record['id']!r})" if isinstance(record, dict) and "id" in record else ""
+            yield f"item {index}{name}", record
+    else:
+        for number, line in enumerate(text.splitlines(), start=1):
+            try:
+                yield f"line {number}", json.loads(line)
+            except (ValueError, RecursionError):
+                yield f"line {number}", None
+
+
+def _messages(record: Any, where: str) -> list[Message]:
+    try:
+        if "conversations" in record:
+            messages = [
+                Message(_LLAVA_ROLES[turn["from"]], turn["value"])
+                for turn in record["conversations"]
+            ]
+        else:
+            messages = [
+                Message(m["role"], m["content"], trained=m.get("trained", True))
+                for m in record["messages"]
+            ]
+        well_formed = all(isinstance(m.text, str) for m in messages)
+    except (KeyError, TypeError, AttributeError):
+        well_formed = False
+    if not well_formed or not _alternates([m.role for m in messages]):
+        raise InputError(
+            f"{where}: must be an object with `messages`, a list of {{role, content}} that "
+            "alternates user and assistant, or with `conversations`, a list of {from, value} that "
+            "alternates human and gpt; after an optional system message, and ending with a reply"
+        )
+    has_marker = "conversations" in record and any(_IMAGE_MARKER in m.text for m in messages)
+    if has_marker or record.get("image") or record.get("images"):
+        raise InputError(
+            f"{where}: has an image, and only text can be used here; give data without images"
+        )
+    return messages
+
+
+def _alternates(roles: list[str]) -> bool:
+    if roles[:1] == ["system"]:
+        roles = roles[1:]
+    pairs = len(roles) // 2
+    return pairs > 0 and roles == ["user", "assistant"] * pairs

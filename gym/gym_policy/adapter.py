@@ -1,0 +1,181 @@
+"""Low-rank adapters by peft: put on a model, saved, loaded on their base again, merged.
+
+`python -m gym_policy.adapter CHECKPOINT OUT` merges an adapter into its base's weights.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from peft import (
+    LoraConfig,
+    PeftModel,
+    get_peft_model,
+    get_peft_model_state_dict,
+    set_peft_model_state_dict,
+)
+from safetensors import SafetensorError, safe_open
+from transformers import PreTrainedModel
+
+from gym_dialogue.errors import InputError
+from gym_policy.zero import is_partitioned
+
+CONFIG_FILE = "adapter_config.json"
+WEIGHTS_FILE = "adapter_model.safetensors"
+BASE_FILE = "base.json"
+
+
+def add_adapter(
+    model: PreTrainedModel,
+    base: str,
+    rank: int,
+    alpha: float,
+    dropout: float,
+    targets: Sequence[str],
+) -> PeftModel:
+    """Freeze a model and put a trainable low-rank adapter, in float32, on its linear layers.
+
+    `base` is where the model was loaded from; `targets` names modules, or is ["all-linear"]. The
+    adapter starts as the identity. Raises InputError where no module has such a name.
+    """
+    config = LoraConfig(
+        r=rank,
+        lora_alpha=alpha,
+        lora_dropout=dropout,
+        target_modules=targets[0] if list(targets) == ["all-linear"] else list(targets),
+        task_type="CAUSAL_LM",
+        base_model_name_or_path=base,
+    )
+    model.name_or_path = base
+    try:
+        adapted = get_peft_model(model, config)
+    except ValueError as error:
+        raise InputError(f"lora.targets={list(targets)}: {str(error).splitlines()[0]}") from error
+    return adapted
+
+
+def is_adapted(model: PreTrainedModel) -> bool:
+    """Whether an adapter works in the model."""
+    return any("lora_" in name for name, _ in model.named_parameters())
+
+
+def fingerprint(model: PreTrainedModel) -> str | None:
+    """A short hash that tells models of the same shape apart: names, shapes and the first weights
+    of every parameter, adapters left out. None where weights are partitioned (ZeRO-3).
+    """
+    if is_partitioned(model):
+        return None
+    digest = hashlib.sha256()
+    for name, parameter in sorted(model.named_parameters()):
+        if "lora_" in name:
+            continue
+        # bfloat16, whatever the model is loaded in, so that its dtype makes no difference.
+        first = parameter.detach().flatten()[:8].to(torch.bfloat16).float().cpu()
+        name = name.replace(".base_layer.", ".")
+        digest.update(f"{name} {tuple(parameter.shape)} {first.tolist()}\n".encode())
+    return digest.hexdigest()[:16]
+
+
+def save_adapter(adapted: PeftModel, directory: str | Path, base_fingerprint: str | None) -> None:
+    """Write the adapter and what its base was. Under ZeRO-3 call it where weights are whole."""
+    adapted.save_pretrained(str(directory), save_embedding_layers=False)
+    record = {"base": base_of(directory), "fingerprint": base_fingerprint}
+    (Path(directory) / BASE_FILE).write_text(json.dumps(record) + "\n")
+
+
+def base_of(directory: str | Path) -> str:
+    """Where the base of an adapter's directory is. Raises InputError if it does not say."""
+    file = Path(directory) / CONFIG_FILE
+    try:
+        base = json.loads(file.read_text())["base_model_name_or_path"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"adapter {file}: names no base model: {error}") from error
+    if not isinstance(base, str) or not base:
+        raise InputError(f"adapter {file}: names no base model (base_model_name_or_path)")
+    return base
+
+
+def load_adapter(base: PreTrainedModel, directory: str) -> PreTrainedModel:
+    """The base with the adapter of a directory working in it. Raises InputError for an adapter
+    that was trained on another base, or is damaged.
+    """
+    _check_base(base, directory)
+    try:
+        adapted = PeftModel.from_pretrained(base, directory)
+        with safe_open(Path(directory) / WEIGHTS_FILE, "pt") as file:
+            saved = set(file.keys())
+    except (OSError, ValueError, KeyError, RuntimeError, TypeError, SafetensorError) as error:
+        raise _does_not_fit(directory, error) from error
+    if saved != set(get_peft_model_state_dict(adapted)):
+        raise _does_not_fit(directory, "it adapts other modules")
+    return adapted.get_base_model()
+
+
+def restore_adapter(adapted: PeftModel, directory: str | Path) -> None:
+    """Read the adapter's weights back into a model that has the same adapter. Raises InputError."""
+    try:
+        with safe_open(Path(directory) / WEIGHTS_FILE, "pt") as file:
+            weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        found = set_peft_model_state_dict(adapted, weights)
+    except (OSError, RuntimeError, SafetensorError) as error:
+        raise _does_not_fit(directory, error) from error
+    if found.unexpected_keys:
+        raise _does_not_fit(directory, "it adapts other modules")
+
+
+def _check_base(base: PreTrainedModel, directory: str) -> None:
+    file = Path(directory) / BASE_FILE
+    if not file.is_file():
+        return
+    try:
+        wanted = json.loads(file.read_text())["fingerprint"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{file}: cannot be read: {error}") from error
+    mine = fingerprint(base)
+    if wanted and mine and wanted != mine:
+        raise InputError(
+            f"adapter {directory}: was trained on another base than {base_of(directory)} holds now "
+            f"(fingerprint {wanted}, here {mine}); put the right one there, or name it in "
+            f"{CONFIG_FILE}"
+        )
+
+
+def _does_not_fit(directory: str | Path, error: object) -> InputError:
+    reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return InputError(f"adapter {directory}: does not fit its base {base_of(directory)}: {reason}")
+
+
+def merge(directory: str, out: str) -> None:
+    """Write a model that is the base with the adapter's change added to its weights."""
+    from gym_policy.load import load_model, load_tokenizer
+
+    if not (Path(directory) / CONFIG_FILE).is_file():
+        raise InputError(f"adapter {directory}: holds no {CONFIG_FILE}")
+    if (Path(out) / "config.json").exists():
+        raise InputError(f"{out}: already holds a model; name another directory")
+    base = load_model(base_of(directory))
+    _check_base(base, directory)
+    merged = PeftModel.from_pretrained(base, directory).merge_and_unload()
+    merged.save_pretrained(out)
+    load_tokenizer(directory).save_pretrained(out)
+    print(f"Merged into {out}")
+
+
+def main() -> None:
+    """The command."""
+    if len(sys.argv) != 3 or sys.argv[1].startswith("-"):
+        sys.exit("usage: python -m gym_policy.adapter CHECKPOINT OUT")
+    try:
+        merge(sys.argv[1], sys.argv[2])
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

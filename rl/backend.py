@@ -1,0 +1,138 @@
+"""How a run is spread over processes: by accelerate, and DeepSpeed where it is configured."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import signal
+
+import torch
+from accelerate import Accelerator, PartialState
+from torch import nn
+
+from gym_dialogue import InputError
+from rl.config import Config
+
+
+def make_accelerator(config: Config) -> Accelerator:
+    """The accelerator of a run. Raises InputError where this machine cannot serve it."""
+    for tracker in config.trackers:
+        if tracker != "all" and importlib.util.find_spec(tracker) is None:
+            raise InputError(f"trackers: {tracker} is not installed: pip install {tracker}")
+    on_cpu = not torch.cuda.is_available()
+    ranks, devices = int(os.environ.get("LOCAL_WORLD_SIZE", 1)), torch.cuda.device_count()
+    wants_cpu = os.environ.get("ACCELERATE_USE_CPU", "").lower() == "true"
+    if not on_cpu and not wants_cpu and ranks > devices:
+        raise InputError(
+            f"{ranks} processes on this machine, but {devices} GPUs: set num_processes in the "
+            "accelerate configuration to at most that (scripts/accelerate/)"
+        )
+    if on_cpu and _is_deepspeed() and os.environ.get("DS_ACCELERATOR") != "cpu":
+        raise InputError(
+            "DeepSpeed on the CPU: the accelerate configuration must say use_cpu: true, as "
+            "scripts/accelerate/cpu_zero2_2proc.yaml does; this machine has no GPU"
+        )
+    if on_cpu and _is_deepspeed():
+        import deepspeed.ops
+
+        # An exchange by shared memory that would be compiled first, for minutes, by a C++ compiler.
+        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    # accelerate takes cpu=True to mean: no DeepSpeed, and without it counts one process on a CPU.
+    # So the processes are told first.
+    PartialState(cpu=on_cpu)
+    return Accelerator(
+        cpu=on_cpu and not _is_deepspeed(),
+        mixed_precision=mixed_precision(config),
+        log_with=config.trackers or None,
+        project_dir=config.run_dir,
+    )
+
+
+def mixed_precision(config: Config) -> str:
+    """What accelerate is told: bf16 is autocast over float32 weights, or DeepSpeed's bf16 engine. A
+    frozen base in bfloat16 under float32 adapters needs neither.
+    """
+    wants_bf16 = config.dtype == "bfloat16" and (_is_deepspeed() or not config.lora.rank)
+    return "bf16" if wants_bf16 else "no"
+
+
+def load_dtype(config: Config) -> str:
+    """What weights are loaded in: float32 where they are trained themselves (DeepSpeed makes its
+    own float32 copy).
+    """
+    return config.dtype if _is_deepspeed() or config.lora.rank else "float32"
+
+
+def _is_deepspeed() -> bool:
+    return os.environ.get("ACCELERATE_USE_DEEPSPEED", "").lower() == "true"
+
+
+def zero_stage(accelerator: Accelerator) -> int:
+    """DeepSpeed's ZeRO stage, 0 without DeepSpeed."""
+    plugin = getattr(accelerator.state, "deepspeed_plugin", None)
+    return 0 if plugin is None else int(plugin.zero_stage)
+
+
+def check_backend(config: Config, accelerator: Accelerator) -> None:
+    """Raises InputError for what ZeRO-3 does not serve."""
+    if zero_stage(accelerator) == 3 and config.kl_coef > 0 and not config.lora.rank:
+        raise InputError(
+            f"kl_coef={config.kl_coef} under ZeRO-3: the frozen copy of the start would not be "
+            "partitioned; use lora.rank (the start is then the adapter switched off), or ZeRO-2"
+        )
+
+
+def prepare(
+    accelerator: Accelerator, config: Config, model: nn.Module, optimizer: torch.optim.Optimizer
+) -> tuple[nn.Module, torch.optim.Optimizer]:
+    """The model and optimizer as accelerate hands them back. Under DeepSpeed the run's settings are
+    written into its configuration, which otherwise clips to 1.0 and knows no batch size.
+    """
+    plugin = getattr(accelerator.state, "deepspeed_plugin", None)
+    buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    if plugin is not None:
+        accelerator.gradient_accumulation_steps = accumulation_steps(config)
+        plugin.deepspeed_config.update(
+            train_micro_batch_size_per_gpu=config.microbatch_size,
+            gradient_accumulation_steps=accumulation_steps(config),
+            gradient_clipping=config.max_grad_norm,
+        )
+    prepared = accelerator.prepare(model, optimizer)
+    # An engine in bfloat16 casts buffers too, but rotary frequencies must stay as they are.
+    for name, buffer in accelerator.unwrap_model(prepared[0]).named_buffers():
+        if name in buffers and buffer.dtype != buffers[name].dtype:
+            buffer.data = buffers[name].to(buffer.device)
+    return prepared
+
+
+def accumulation_steps(config: Config) -> int:
+    """Microbatches in a minibatch."""
+    return config.minibatch_size // config.microbatch_size
+
+
+class StopRequest:
+    """Whether the run has been asked to end, by SIGTERM: Slurm's notice of the end of its time.
+
+    `immediately` is True while there is nothing that a checkpoint does not hold already; the
+    process then leaves at once, otherwise where the training loop asks.
+    """
+
+    EXIT_CODE = 128 + signal.SIGTERM
+
+    def __init__(self) -> None:
+        self.received = False
+        self.immediately = True
+
+    def install(self) -> None:
+        """Take over SIGTERM."""
+        signal.signal(signal.SIGTERM, self._receive)
+
+    def _receive(self, *_: object) -> None:
+        self.received = True
+        if self.immediately:
+            raise SystemExit(self.EXIT_CODE)
+
+    def agreed(self, accelerator: Accelerator) -> bool:
+        """Whether any rank has been asked; every rank asks together and gets the same answer."""
+        mine = torch.tensor([float(self.received)], device=accelerator.device)
+        return bool(accelerator.gather(mine).max() > 0)

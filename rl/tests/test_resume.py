@@ -1,0 +1,240 @@
+"""Runs that are killed, stopped, damaged or short of disk go on as if nothing had been."""
+
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+from rl_parts import tiny_llama, tiny_tokenizer
+
+from gym_dialogue import InputError
+from gym_dialogue.command import parse_config
+from gym_policy.load import run_checkpoints
+from rl.checkpoint import SUMS_FILE, newest_whole, prune
+from rl.config import Config
+from rl.resume import cut_logs, resume_from
+from rl.train import train
+
+ROOT = Path(__file__).parents[2]
+KILLS = int(os.environ.get("KILLS", 2))  # moments at which a run is killed
+SETTINGS = {
+    "num_updates": 5,
+    "num_steps": 8,
+    "num_envs": 8,
+    "max_new_tokens": 8,
+    "epochs": 2,
+    "minibatch_size": 8,
+    "microbatch_size": 4,
+    "lr": 1e-3,
+    "lr_schedule": "cosine",
+    "save_every": 1,
+    "keep_last": 2,
+    "eval_every": 2,
+    "trackers": [],
+    "env": {"kwargs": {"verify_iter": 2}},
+    "ppo": {"value_hidden": [8]},
+    "eval": {"episodes": 4, "verify_iter": 2, "max_new_tokens": 8},
+    "monitor": {"episodes": 2, "max_new_tokens": 8},
+}
+
+
+@pytest.fixture(scope="module")
+def start(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("start")
+    tokenizer = tiny_tokenizer()
+    tiny_llama(tokenizer).save_pretrained(directory)
+    tokenizer.save_pretrained(directory)
+    return directory
+
+
+def _config(start, run, **changes):
+    file = run.parent / f"{run.name}.yaml"
+    settings = SETTINGS | {"model": str(start), "run_dir": str(run)} | changes
+    file.write_text(yaml.safe_dump(settings))
+    return file
+
+
+def _start(file, *flags, limit=None):
+    """The command in a process of its own; `limit` (bytes) is the size that no file may exceed."""
+    shell = f"ulimit -f {limit // 1024}; trap '' XFSZ; " if limit else ""
+    command = [sys.executable, "-m", "rl.train", f"--config={file}", *flags]
+    return subprocess.Popen(
+        ["bash", "-c", f'{shell}exec "$@"', "-", *command],
+        cwd=ROOT,
+        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def _metrics(run):
+    lines = (run / "metrics.jsonl").read_text().splitlines()
+    records = [json.loads(line) for line in lines]
+    return [{k: v for k, v in r.items() if not k.startswith("seconds")} for r in records]
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(start, tmp_path_factory):
+    run = tmp_path_factory.mktemp("whole") / "run"
+    began = time.monotonic()
+    process = _start(_config(start, run))
+    _, errors = process.communicate(timeout=300)
+    assert process.returncode == 0, errors
+    return run, time.monotonic() - began
+
+
+def test_a_run_that_is_killed_at_random_moments_ends_with_the_same_numbers(
+    start, uninterrupted, tmp_path
+):
+    whole, seconds = uninterrupted
+    run = tmp_path / "run"
+    file = _config(start, run)
+    draw = random.Random(0)
+    for _ in range(KILLS):
+        process = _start(file, "--resume")
+        # From before the first checkpoint to after the last one.
+        time.sleep(draw.uniform(0.3, 1.0) * seconds)
+        process.kill()
+        process.communicate()
+    process = _start(file, "--resume")
+    _, errors = process.communicate(timeout=300)
+    assert process.returncode == 0, errors
+    assert _metrics(run) == _metrics(whole)
+    assert (run / "summary.json").read_text() == (whole / "summary.json").read_text()
+    dialogues = [(path / "dialogues.jsonl").read_text() for path in (run, whole)]
+    assert dialogues[0] == dialogues[1]
+
+
+def _wait_for(path, process):
+    for _ in range(3000):
+        if path.exists():
+            return
+        assert process.poll() is None, process.communicate()[1]
+        time.sleep(0.05)
+    raise AssertionError(f"{path} did not appear")
+
+
+def test_sigterm_saves_and_leaves(start, uninterrupted, tmp_path):
+    run = tmp_path / "run"
+    file = _config(start, run, save_every=0)
+    process = _start(file)
+    _wait_for(run / "metrics.jsonl", process)
+    process.send_signal(signal.SIGTERM)
+    output, errors = process.communicate(timeout=300)
+    assert process.returncode == 128 + signal.SIGTERM, errors
+    assert "go on with --resume" in output
+    assert "Traceback" not in errors
+    update = int(run_checkpoints(run)[-1].name[-6:])
+    assert 1 <= update < SETTINGS["num_updates"]
+    assert len(_metrics(run)) == update
+    process = _start(file, "--resume")
+    output, errors = process.communicate(timeout=300)
+    assert process.returncode == 0, errors
+    assert f"Going on from {run}/checkpoints/update-{update:06d}" in output
+    assert _metrics(run) == _metrics(uninterrupted[0])
+
+
+def test_a_full_disk_is_one_line_and_loses_nothing(start, tmp_path):
+    run = tmp_path / "run"
+    largest = max(p.stat().st_size for p in start.iterdir())
+    process = _start(_config(start, run, keep_last=0), limit=largest + 50_000)
+    _, errors = process.communicate(timeout=300)
+    assert process.returncode == 2, errors
+    assert "Traceback" not in errors
+    lines = [line for line in errors.splitlines() if line.startswith("error: ")]
+    assert len(lines) == 1
+    assert "cannot be written" in lines[0]
+    # The optimizer's state, twice the model, did not fit: the start is whole.
+    assert newest_whole(run) == (run / "checkpoints" / "update-000000", [])
+    assert not list((run / "checkpoints").glob("*.partial"))
+
+
+def test_a_damaged_newest_checkpoint_falls_back_and_says_so(uninterrupted, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(uninterrupted[0], run)
+    *others, before, newest = run_checkpoints(run)
+    (newest / "model.safetensors").write_bytes(b"0" * 100)
+    found, said = newest_whole(run)
+    assert found == before
+    assert len(said) == 1
+    assert "model.safetensors is damaged" in said[0]
+    (before / SUMS_FILE).unlink()
+    found, said = newest_whole(run)
+    assert found == others[-1]
+    assert len(said) == 2
+    for path in others:
+        (path / "training_state.json").unlink()
+    with pytest.raises(InputError, match="none of its checkpoints is whole"):
+        resume_from(_parsed(run))
+
+
+def _parsed(run, *flags):
+    return parse_config(Config, [f"--config={run}/config.yaml", f"--run_dir={run}", *flags])
+
+
+def test_a_run_keeps_the_start_the_last_and_the_best(uninterrupted, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(uninterrupted[0], run)
+    checkpoints = run / "checkpoints"
+    for update in range(1, 8):
+        directory = checkpoints / f"update-{update:06d}"
+        shutil.rmtree(directory, ignore_errors=True)
+        shutil.copytree(checkpoints / "update-000000", directory)
+        state = {"update": update, "score": 1.0 if update in (3, 4) else 0.5}
+        (directory / "training_state.json").write_text(json.dumps(state))
+    prune(run, 0)
+    assert len(run_checkpoints(run)) == 8
+    prune(run, 2)
+    assert [int(path.name[-6:]) for path in run_checkpoints(run)] == [0, 3, 6, 7]
+
+
+@pytest.mark.parametrize(
+    ("flags", "word"),
+    [
+        (["--model=other/model"], "model=other/model, but the run"),
+        (["--lr=0.5"], "lr=0.5"),
+        (["--lora.rank=4"], "lora.rank=4"),
+        (["--env.kwargs.verify_iter=9"], "env.kwargs.verify_iter=9"),
+    ],
+)
+def test_a_resume_with_other_settings_is_refused(flags, word, uninterrupted):
+    run = uninterrupted[0]
+    with pytest.raises(InputError, match=word):
+        resume_from(_parsed(run, *flags))
+    assert resume_from(_parsed(run, "--save_every=3", "--microbatch_size=2"))
+
+
+def test_run_directories_that_cannot_be_read_are_named(tmp_path):
+    run = tmp_path / "run"
+    assert resume_from(Config(model="x", run_dir=str(run))) is None  # it starts
+    run.mkdir()
+    (run / "config.yaml").write_text("a: [")
+    with pytest.raises(InputError, match="cannot be read"):
+        resume_from(Config(model="x", run_dir=str(run)))
+    (run / "config.yaml").write_text("- 1")
+    with pytest.raises(InputError, match=r"config\.yaml is not"):
+        resume_from(Config(model="x", run_dir=str(run)))
+    file = tmp_path / "file"
+    file.write_text("")
+    with pytest.raises(InputError, match="cannot be read"):
+        resume_from(Config(model="x", run_dir=str(file)))
+
+
+def test_logs_are_cut_where_the_checkpoint_was(tmp_path):
+    lines = [json.dumps({"update": u}) + "\n" for u in (1, 2, 2, 3)]
+    (tmp_path / "metrics.jsonl").write_text("".join(lines) + '{"update": 4, "ki')
+    cut_logs(tmp_path, 2)
+    assert (tmp_path / "metrics.jsonl").read_text() == "".join(lines[:3])
+
+
+def test_a_finished_run_prints_its_table_again(uninterrupted, capsys):
+    train(_parsed(uninterrupted[0], "--resume"))
+    assert (uninterrupted[0] / "table.txt").read_text().strip() in capsys.readouterr().out

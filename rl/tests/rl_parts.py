@@ -15,7 +15,7 @@ from rl.learner import Learner
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "gym" / "gym_policy" / "tests"))
 
-from tiny_models import tiny_llama, tiny_tokenizer
+from tiny_models import tiny_llama, tiny_mllama, tiny_tokenizer  # noqa: F401 - for the tests
 
 
 class Bandit(DialogueEnv):

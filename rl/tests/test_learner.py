@@ -7,15 +7,24 @@ import gymnasium
 import numpy as np
 import pytest
 import torch
-from rl_parts import Bandit, collect, make_learner, small_config, tiny_llama, tiny_tokenizer
+from rl_parts import (
+    Bandit,
+    collect,
+    make_learner,
+    small_config,
+    tiny_llama,
+    tiny_mllama,
+    tiny_tokenizer,
+)
 
 import gym_cards
 from gym_dialogue import InputError, Reply
-from gym_policy import Renderer
-from rl.actor_critic import ActorCritic, Scores, check_linear_head
+from gym_policy import ModelPolicy, Renderer
+from rl.actor_critic import ActorCritic, Scores, check_linear_head, freeze_unreached
+from rl.backend import make_accelerator
 from rl.config import GRPOConfig, LoraSettings, PPOConfig, check_config
 from rl.experience import Batch, collate, token_weights
-from rl.learner import scheduled
+from rl.learner import Learner, scheduled
 from rl.ppo import PPO, clipped_policy_sums, start_kl_sum, value_loss_sum
 
 
@@ -290,6 +299,33 @@ def test_models_whose_logits_are_not_a_linear_head_are_refused():
     )
     with pytest.raises(InputError, match="gemma2"):
         check_linear_head(Gemma2ForCausalLM(config))
+
+
+def test_what_text_does_not_reach_is_frozen():
+    model = tiny_mllama(tiny_tokenizer())
+    frozen = freeze_unreached(model)
+    for name, parameter in model.named_parameters():
+        is_text = ".layers.1." not in name and ".layers.3." not in name  # those look at images
+        reached = name.startswith("lm_head") or ("language_model" in name and is_text)
+        assert parameter.requires_grad == reached, name
+    assert frozen == sum(p.numel() for p in model.parameters() if not p.requires_grad)
+    assert freeze_unreached(tiny_llama(tiny_tokenizer())) == 0
+
+
+def test_llama_vision_learns_from_text():
+    config = small_config("ppo", max_new_tokens=1, num_updates=2)
+    tokenizer = tiny_tokenizer()
+    model = tiny_mllama(tokenizer)
+    check_linear_head(model)
+    freeze_unreached(model)
+    policy = ModelPolicy(model, Renderer(tokenizer), max_new_tokens=1)
+    actor_critic = ActorCritic(model, 1.0, (16,))
+    learner = Learner(config, actor_critic, make_accelerator(config), tokenizer.pad_token_id)
+    before = copy.deepcopy(model.state_dict())
+    stats = learner.learn(1, *collect([Bandit(1) for _ in range(64)], policy, learner, 1, 64))
+    assert stats["logprob_gap"] < 1e-5
+    moved = {name for name, value in model.state_dict().items() if (value != before[name]).any()}
+    assert moved == {name for name, p in model.named_parameters() if p.requires_grad}
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,8 +12,11 @@ import torch
 import yaml
 from rl_parts import tiny_llama, tiny_tokenizer
 
+from evaluation.evaluate import CommandConfig
+from evaluation.evaluate import main as evaluate
+from evaluation.play import EvalConfig
 from gym_dialogue import Task
-from gym_dialogue.command import run_command
+from gym_dialogue.command import parse_config, run_command
 from gym_policy import load_model, load_tokenizer
 from rl.config import Config
 from rl.train import TaskStream, train
@@ -111,6 +115,9 @@ def test_a_run_leaves_everything_that_it_should(algorithm, processes, start, tmp
         (["--microbatch_size=3"], "microbatch_size"),
         (["--run_dir=/dev/null/run"], "cannot be written"),
         (["--trackers=[abacus]"], "abacus"),
+        (["--trackers=[clearml]"], "pip install clearml"),
+        (["--lora.rank=4", "--lora.targets=[nothing]"], "lora.targets"),
+        (["--prompt_file=/nowhere.json"], "/nowhere.json"),
     ],
 )
 def test_bad_input_is_one_line_and_code_2(flags, word, start, tmp_path, monkeypatch, capsys):
@@ -123,6 +130,61 @@ def test_bad_input_is_one_line_and_code_2(flags, word, start, tmp_path, monkeypa
     assert len(lines) == 1
     assert lines[0].startswith("error: ")
     assert word in lines[0]
+
+
+def _deepspeed(stage):
+    return str(ROOT / "scripts" / "accelerate" / f"cpu_zero{stage}_2proc.yaml")
+
+
+@pytest.mark.parametrize(
+    ("how", "flags"),
+    [
+        (None, ["--lora.rank=4", "--lora.dropout=0.1", "--kl_coef=0.1", "--dtype=bfloat16"]),
+        (_deepspeed(2), ["--kl_coef=0.1", "--gradient_checkpointing"]),
+        (_deepspeed(3), ["--lora.rank=4", "--kl_coef=0.1", "--dtype=bfloat16"]),
+    ],
+    ids=["adapter", "zero2", "zero3-adapter"],
+)
+def test_a_run_of_every_kind_is_evaluated_and_goes_on(how, flags, start, tmp_path, capsys):
+    run = tmp_path / "run"
+    flags = [f"--model={start}", f"--run_dir={run}", *SMALL, "--save_every=1", *flags]
+
+    def play(*more):
+        if how is None:  # in this process, which is quicker
+            train(parse_config(Config, [*flags, *more]))
+            return capsys.readouterr().out
+        done = _command("gym_policy.launch", how, "rl.train", *flags, *more)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    play()
+    table = (run / "table.txt").read_text()
+    metrics = (run / "metrics.jsonl").read_text()
+    assert json.loads(metrics.splitlines()[1])["kl_start"] > 0
+    is_adapter = "--lora.rank=4" in flags
+    last = run / "checkpoints" / "update-000002"
+    assert (last / "adapter_config.json").is_file() == is_adapter
+    assert (last / "config.json").is_file() != is_adapter
+
+    settings = yaml.safe_load((run / "config.yaml").read_text())["eval"]
+    evaluate(CommandConfig([str(run)], run_dir=f"{run}/eval", eval=EvalConfig(**settings)))
+    if "--dtype=bfloat16" not in flags:
+        assert (run / "eval" / "table.txt").read_text() == table
+
+    # Lose the second update, as if the run had been ended after the first, and go on.
+    shutil.rmtree(last)
+    (run / "evaluations" / "update-000002.json").unlink()
+    assert "Going on from" in play("--resume")
+    assert _without_times(run / "metrics.jsonl") == _without_times(metrics)
+
+
+def _without_times(metrics):
+    text = metrics if isinstance(metrics, str) else metrics.read_text()
+    records = [json.loads(line) for line in text.splitlines()]
+    return [
+        {k: pytest.approx(v, abs=1e-6) for k, v in record.items() if "seconds" not in k}
+        for record in records
+    ]
 
 
 def test_bad_input_is_one_line_on_two_processes_too(start, tmp_path):

@@ -14,6 +14,7 @@ from transformers import PreTrainedModel
 
 from gym_dialogue import InputError
 from gym_policy.logprobs import score_tokens
+from gym_policy.reach import some_tokens
 
 VALUE_HEAD_FILE = "value_head.safetensors"
 
@@ -116,37 +117,12 @@ class ActorCritic(nn.Module):
         return True
 
 
-def freeze_unreached(model: PreTrainedModel) -> int:
-    """Freeze the parameters that text does not pass through (the vision part of a model that is
-    fed text only), so that no optimizer state is spent on them. Returns how many parameters.
-    """
-    reached: set[int] = set()
-
-    def note(module: nn.Module, *_: object) -> None:
-        reached.update(id(p) for p in module.parameters(recurse=False))
-
-    hooks = [module.register_forward_hook(note) for module in model.modules()]
-    with torch.no_grad():
-        model(input_ids=_some_tokens(model), use_cache=False)
-    for hook in hooks:
-        hook.remove()
-    frozen = [p for p in model.parameters() if id(p) not in reached and p.requires_grad]
-    for parameter in frozen:
-        parameter.requires_grad_(False)
-    return sum(getattr(p, "ds_numel", p.numel()) for p in frozen)
-
-
-def _some_tokens(model: PreTrainedModel) -> torch.Tensor:
-    vocabulary = model.config.get_text_config().vocab_size
-    return torch.arange(8, device=model.device).unsqueeze(0) % vocabulary
-
-
 @torch.no_grad()
 def check_linear_head(model: PreTrainedModel) -> None:
     """Raises InputError if logits are not the output embeddings of the body's last hidden state
     (some architectures scale or cap them), which ActorCritic relies on.
     """
-    ids = _some_tokens(model)
+    ids = some_tokens(model)
     body = getattr(model, model.base_model_prefix)
     hidden = body(input_ids=ids, use_cache=False).last_hidden_state
     logits = model(input_ids=ids, use_cache=False).logits

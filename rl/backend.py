@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import importlib.util
-import os
 import signal
 
 import torch
-from accelerate import Accelerator, PartialState
+from accelerate import Accelerator
 from torch import nn
 
 from gym_dialogue import InputError
+from gym_policy.zero import join_processes, with_deepspeed
 from rl.config import Config
 
 
@@ -19,29 +19,9 @@ def make_accelerator(config: Config) -> Accelerator:
     for tracker in config.trackers:
         if tracker != "all" and importlib.util.find_spec(tracker) is None:
             raise InputError(f"trackers: {tracker} is not installed: pip install {tracker}")
-    on_cpu = not torch.cuda.is_available()
-    ranks, devices = int(os.environ.get("LOCAL_WORLD_SIZE", 1)), torch.cuda.device_count()
-    wants_cpu = os.environ.get("ACCELERATE_USE_CPU", "").lower() == "true"
-    if not on_cpu and not wants_cpu and ranks > devices:
-        raise InputError(
-            f"{ranks} processes on this machine, but {devices} GPUs: set num_processes in the "
-            "accelerate configuration to at most that (scripts/accelerate/)"
-        )
-    if on_cpu and _is_deepspeed() and os.environ.get("DS_ACCELERATOR") != "cpu":
-        raise InputError(
-            "DeepSpeed on the CPU: the accelerate configuration must say use_cpu: true, as "
-            "scripts/accelerate/cpu_zero2_2proc.yaml does; this machine has no GPU"
-        )
-    if on_cpu and _is_deepspeed():
-        import deepspeed.ops
-
-        # An exchange by shared memory that would be compiled first, for minutes, by a C++ compiler.
-        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-    # accelerate takes cpu=True to mean: no DeepSpeed, and without it counts one process on a CPU.
-    # So the processes are told first.
-    PartialState(cpu=on_cpu)
+    join_processes()
     return Accelerator(
-        cpu=on_cpu and not _is_deepspeed(),
+        cpu=not torch.cuda.is_available() and not with_deepspeed(),
         mixed_precision=mixed_precision(config),
         log_with=config.trackers or None,
         project_dir=config.run_dir,
@@ -52,7 +32,7 @@ def mixed_precision(config: Config) -> str:
     """What accelerate is told: bf16 is autocast over float32 weights, or DeepSpeed's bf16 engine. A
     frozen base in bfloat16 under float32 adapters needs neither.
     """
-    wants_bf16 = config.dtype == "bfloat16" and (_is_deepspeed() or not config.lora.rank)
+    wants_bf16 = config.dtype == "bfloat16" and (with_deepspeed() or not config.lora.rank)
     return "bf16" if wants_bf16 else "no"
 
 
@@ -60,11 +40,7 @@ def load_dtype(config: Config) -> str:
     """What weights are loaded in: float32 where they are trained themselves (DeepSpeed makes its
     own float32 copy).
     """
-    return config.dtype if _is_deepspeed() or config.lora.rank else "float32"
-
-
-def _is_deepspeed() -> bool:
-    return os.environ.get("ACCELERATE_USE_DEEPSPEED", "").lower() == "true"
+    return config.dtype if with_deepspeed() or config.lora.rank else "float32"
 
 
 def zero_stage(accelerator: Accelerator) -> int:

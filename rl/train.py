@@ -31,8 +31,9 @@ from gym_dialogue.command import (
 from gym_policy import ModelPolicy, Renderer, load_model, load_tokenizer
 from gym_policy.adapter import add_adapter, fingerprint, is_adapted
 from gym_policy.load import saved_checkpoints
+from gym_policy.reach import freeze_unreached
 from gym_policy.zero import whole_weights
-from rl.actor_critic import ActorCritic, check_linear_head, freeze_unreached
+from rl.actor_critic import ActorCritic, check_linear_head
 from rl.backend import StopRequest, check_backend, load_dtype, make_accelerator, zero_stage
 from rl.checkpoint import (
     checkpoint_dir,

@@ -11,6 +11,6 @@ for argument in "$@"; do
 done
 [[ ${#sections[@]} -gt 0 ]] && options+=("--sections=[$(IFS=,; echo "${sections[*]}")]")
 if [[ -z $(option model "" "$@") ]]; then
-  options+=("--model=$(start_checkpoint gp_l 0)")
+  options+=("--model=$(start_checkpoint gp_l tiny 0)")
 fi
 "$python" -m rl.bench "${options[@]}"

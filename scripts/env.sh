@@ -44,18 +44,24 @@ switch() {
 
 # launch MODULE ARGS...: as many processes as the accelerate configuration in ACCELERATE_CONFIG says;
 # without one, one process where there is a GPU, else two with a thread each, which is faster for
-# tiny models than one with two threads. PROCESSES sets another number.
+# tiny models than one with two threads. PROCESSES sets another number. It takes the place of the
+# shell, so that a signal to the launcher reaches the processes.
 launch() {
   local processes=2
   nvidia-smi -L >/dev/null 2>&1 && processes=1
-  "$python" -m gym_policy.launch "${ACCELERATE_CONFIG:-${PROCESSES:-$processes}}" "$@"
+  exec "$python" -m gym_policy.launch "${ACCELERATE_CONFIG:-${PROCESSES:-$processes}}" "$@"
 }
 
-# start_checkpoint TASK SEED: prints the directory of the tiny start checkpoint, made if it is not
-# in the cache.
+# start_checkpoint TASK SCALE SEED: prints the directory of the start checkpoint, made if it is not
+# in the cache, with the pretrained model that it starts from (small).
 start_checkpoint() {
-  echo "Start checkpoint of $1, seed $2: from the cache, or made now (about 3 minutes)" >&2
-  ACCELERATE_CONFIG='' launch sft.start --config "sft/configs/$1_start.yaml" --seed="$2"
+  local config=sft/configs/$1_start.yaml
+  if [[ $2 == small ]]; then
+    config=sft/configs/$1_small_start.yaml
+    "$python" -m gym_policy.smollm >/dev/null
+  fi
+  echo "Start checkpoint of $1, scale $2, seed $3: from the cache, or made now (tiny: 3 minutes)" >&2
+  ACCELERATE_CONFIG='' launch sft.start --config "$config" --seed="$3"
 }
 
 # choose_scale PREFIX ARGS...: sets `scale` to the first argument, or tiny if it is an option, and
@@ -67,7 +73,7 @@ choose_scale() {
   config=${prefix}_$scale.yaml
   for file in "$prefix"_*.yaml; do
     file=${file#"${prefix}_"}
-    [[ $file == start.yaml ]] || known+=" ${file%.yaml}"
+    [[ $file == *start.yaml ]] || known+=" ${file%.yaml}"
   done
   [[ -f $config ]] || fail "scale $scale: must be one of$known"
   if [[ $scale == paper ]]; then  # eight GPUs, as in the paper, unless another is named
@@ -99,12 +105,11 @@ train() {
     [[ -n $run_dir ]] || fail "--resume: there is no run under runs/$package-$task-$scale-*; name one with --run_dir"
     if [[ -f $run_dir/config.yaml ]]; then
       launch "$package.train" --config "$run_dir/config.yaml" "$@" --run_dir="$run_dir"
-      return
     fi
   fi
   run_dir=${run_dir:-runs/$package-$task-$scale-seed$seed-$(date +%Y%m%d-%H%M%S)}
   if [[ -z $model && " $* " != *" --help "* ]] && ! grep -q '^model:' "$config"; then
-    model=$(start_checkpoint "$task" "$seed")
+    model=$(start_checkpoint "$task" "$scale" "$seed")
   fi
   if switch dry_run "$@"; then
     export ACCELERATE_CONFIG=${ACCELERATE_CONFIG:-}

@@ -4,4 +4,5 @@
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/env.sh"
 
+export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}  # threads only hold tiny models up
 exec "$python" -m pytest "$@"

@@ -1,8 +1,9 @@
-"""Makes the tiny start checkpoint: the embedded stand-in for a pretrained model after a light SFT.
+"""Makes a start checkpoint: a model after a light SFT, which plays a task, but not well.
 
-A Llama of about a million parameters learns from scratch to play a task, under its usual rule and
-under others, but not well: that is left to what is studied. The result is kept in a cache, under a
-name made of its whole recipe, so that only the first run pays for it.
+At tiny scale a Llama of about a million parameters, the embedded stand-in for a pretrained model,
+learns from scratch, under the task's usual rule and under others; at small scale a pretrained model
+is fine-tuned. To play well is left to what is studied. The result is kept in a cache, under a name
+made of its whole recipe, so that only the first run pays for it.
 """
 
 from __future__ import annotations
@@ -18,16 +19,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from accelerate import PartialState
 from transformers import TrainerCallback
 
 from gym_dialogue import Task, rollout
 from gym_dialogue.command import EnvConfig, append_json, make_envs, run_command, with_prompt_file
-from gym_policy import ModelPolicy, Renderer
+from gym_policy import ModelPolicy, Renderer, load_tokenizer
+from gym_policy.load import saved_checkpoints
+from gym_policy.zero import join_processes
 from sft.tiny import build_model, build_tokenizer
 from sft.train import Config as TrainConfig
-from sft.train import check_config, fit, prepare_run
+from sft.train import check_config, fit, load_start, prepare_run
 
 _PROBE_STREAM = 0x920B
 _RECIPE = 1  # raised when the code of this recipe changes what it makes
@@ -35,7 +37,10 @@ _RECIPE = 1  # raised when the code of this recipe changes what it makes
 
 @dataclass
 class Config(TrainConfig):
-    """Make a tiny start checkpoint, unless the cache has it; prints its directory."""
+    """Make a start checkpoint, unless the cache has it; prints its directory.
+
+    Without a `model` to start from, a tiny one is made from scratch.
+    """
 
     cache: str = ".cache/start"
     """Directory of the cache."""
@@ -84,9 +89,10 @@ class _StopAtSuccess(TrainerCallback):
 
 def make_start(config: Config) -> Path:
     """The directory of the start checkpoint, made now if it is not in the cache."""
-    config.model = "tiny"
+    pretrained = saved_checkpoints(config.model)[-1] if config.model else None
+    config.model = config.model or "tiny"
     check_config(config)
-    state = PartialState(cpu=not torch.cuda.is_available())
+    state = join_processes()
     text = json.dumps([_RECIPE, state.num_processes, _recipe(config)], sort_keys=True)
     digest = hashlib.sha256(text.encode()).hexdigest()[:10]
     final = Path(config.cache) / f"{config.task}-seed{config.seed}-{digest}"
@@ -98,8 +104,13 @@ def make_start(config: Config) -> Path:
     state.wait_for_everyone()
     config.run_dir = str(work)
     dialogues = prepare_run(config)
-    tokenizer = build_tokenizer(message.text for messages in dialogues for message in messages)
-    model = build_model(len(tokenizer), tokenizer.pad_token_id, tokenizer.eos_token_id, config.seed)
+    if pretrained is not None:
+        tokenizer, model = load_tokenizer(pretrained), load_start(config, pretrained)
+    else:
+        texts = (message.text for messages in dialogues for message in messages)
+        tokenizer = build_tokenizer(texts)
+        special = tokenizer.pad_token_id, tokenizer.eos_token_id
+        model = build_model(len(tokenizer), *special, config.seed)
     policy = ModelPolicy(model, Renderer(tokenizer), max_new_tokens=config.max_new_tokens)
     fit(model, tokenizer, dialogues, config, work, [_StopAtSuccess(config, policy)])
     if state.is_main_process:
@@ -120,7 +131,8 @@ def _recipe(config: Config) -> dict[str, Any]:
         if recipe[name] is not None:
             recipe[name] = hashlib.sha256(Path(recipe[name]).read_bytes()).hexdigest()
     # Settings that came later and are not used leave the name of a recipe as it was.
-    return {k: v for k, v in recipe.items() if v or k not in ("validation", "prompt_file")}
+    later = ("validation", "prompt_file", "gradient_checkpointing")
+    return {k: v for k, v in recipe.items() if v or k not in later}
 
 
 def main(config: Config) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any, Literal
 
 import torch
 from accelerate import PartialState
+from safetensors import SafetensorError
 from transformers import (
     EvalPrediction,
     PreTrainedModel,
@@ -31,6 +33,8 @@ from gym_dialogue.command import (
 from gym_dialogue.data import read_dialogues
 from gym_policy import Renderer, load_model, load_tokenizer
 from gym_policy.load import saved_checkpoints
+from gym_policy.reach import freeze_unreached
+from gym_policy.zero import join_processes, whole_weights, with_deepspeed
 from sft.data import (
     DialogueDataset,
     PadRight,
@@ -85,8 +89,10 @@ class Config:
     """Of AdamW."""
     max_grad_norm: float = 1.0
     """Gradient norm that is clipped to."""
-    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
-    """Of the weights."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """What is computed in. Weights are kept in float32 all the same (autocast, or DeepSpeed)."""
+    gradient_checkpointing: bool = False
+    """Whether a backward pass computes each layer's activations again instead of keeping them."""
     save_every: int = 0
     """Steps between checkpoints; 0: at the end only. The start is always saved."""
 
@@ -94,24 +100,32 @@ class Config:
 class _RunFiles(TrainerCallback):
     """Writes metrics.jsonl and the checkpoints, in the layout that every command here reads."""
 
+    trainer: Trainer
+
     def __init__(self, run_dir: Path, model: PreTrainedModel, tokenizer: Any, save_every: int):
         self.run_dir, self.model, self.tokenizer = run_dir, model, tokenizer
         self.save_every = save_every
 
-    def save(self, step: int) -> None:
-        directory = self.run_dir / "checkpoints" / f"update-{step:06d}"
-        self.model.save_pretrained(directory)
-        self.tokenizer.save_pretrained(directory)
+    def save(self, state: Any) -> None:
+        final = self.run_dir / "checkpoints" / f"update-{state.global_step:06d}"
+        partial = final.with_name(f"{final.name}.partial")
+        with whole_weights(self.trainer.model_wrapped):
+            if state.is_world_process_zero:
+                try:
+                    self.model.save_pretrained(partial)
+                    self.tokenizer.save_pretrained(partial)
+                    os.replace(partial, final)
+                except (OSError, SafetensorError) as error:
+                    shutil.rmtree(partial, ignore_errors=True)
+                    raise InputError(f"checkpoint {final}: cannot be written: {error}") from error
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if state.is_world_process_zero:
-            self.save(0)
+        self.save(state)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         step = state.global_step
-        due = step == state.max_steps or (self.save_every and step % self.save_every == 0)
-        if due and state.is_world_process_zero:
-            self.save(step)
+        if step == state.max_steps or (self.save_every and step % self.save_every == 0):
+            self.save(state)
 
     def on_log(
         self, args: Any, state: Any, control: Any, logs: dict | None = None, **kwargs: Any
@@ -142,7 +156,7 @@ def train(config: Config) -> Path:
     check_config(config)
     start = saved_checkpoints(config.model)[-1]
     tokenizer = load_tokenizer(start)
-    model = load_model(start, config.dtype)
+    model = load_start(config, start)
     dialogues = prepare_run(config)
     run_dir = Path(config.run_dir)
     fit(model, tokenizer, dialogues, config, run_dir)
@@ -152,11 +166,20 @@ def train(config: Config) -> Path:
     return run_dir
 
 
+def load_start(config: Config, path: str) -> PreTrainedModel:
+    """The model to train. Without DeepSpeed its weights are in float32, whatever is computed in."""
+    model = load_model(path, config.dtype if with_deepspeed() else "float32")
+    freeze_unreached(model)
+    if config.gradient_checkpointing:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    return model
+
+
 def prepare_run(config: Config) -> list[list[Message]]:
     """Start the run's directory and return the dialogues to learn from: those of the data file, or
     oracle dialogues made now (by every rank, the same) and kept as data.jsonl.
     """
-    state = PartialState(cpu=not torch.cuda.is_available())
+    state = join_processes()
     # What is given is looked at first, so that a fault in it leaves no directory behind.
     given = None if config.data_file is None else list(read_dialogues(config.data_file))
     sources = [
@@ -203,6 +226,7 @@ def fit(
         weight_decay=config.weight_decay,
         adam_beta2=config.adam_beta2,
         max_grad_norm=config.max_grad_norm,
+        bf16=config.dtype == "bfloat16",
         train_sampling_strategy="sequential",  # the data set is in the order to train in
         seed=config.seed,
         use_cpu=not torch.cuda.is_available(),
@@ -225,6 +249,7 @@ def fit(
         config.num_steps * arguments.world_size,
         config.seed,
     )
+    files = _RunFiles(run_dir, model, tokenizer, config.save_every)
     trainer = Trainer(
         model=model,
         args=arguments,
@@ -233,8 +258,9 @@ def fit(
         preprocess_logits_for_metrics=_most_likely,
         compute_metrics=_token_accuracy,
         data_collator=PadRight(tokenizer.pad_token_id),
-        callbacks=[_RunFiles(run_dir, model, tokenizer, config.save_every), *callbacks],
+        callbacks=[files, *callbacks],
     )
+    files.trainer = trainer
     trainer.train()
 
 

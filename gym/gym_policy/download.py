@@ -31,19 +31,19 @@ from tqdm import tqdm
 from gym_dialogue.command import run_command
 from gym_dialogue.errors import InputError
 
+_EVALUATE = "bash scripts/eval_ood.sh {}"
 KNOWN = {
-    "gp_l_init": ("tianzhechu/GP-L-Init", "scripts/train_rl_gp_l.sh paper --model={}"),
-    "gp_vl_init": ("tianzhechu/GP-VL-Init", "scripts/train_rl_gp_vl.sh paper --model={}"),
-    "virl_l_init": ("tianzhechu/VIRL-L-Init", "scripts/train_rl_virl_l.sh paper --model={}"),
-    "virl_vl_init": ("tianzhechu/VIRL-VL-Init", "scripts/train_rl_virl_vl.sh paper --model={}"),
+    "gp_l_init": ("tianzhechu/GP-L-Init", "bash scripts/train_rl_gp_l.sh paper --model={}"),
+    "gp_vl_init": ("tianzhechu/GP-VL-Init", _EVALUATE),
+    "virl_l_init": ("tianzhechu/VIRL-L-Init", _EVALUATE),
+    "virl_vl_init": ("tianzhechu/VIRL-VL-Init", _EVALUATE),
     "base": (
         "meta-llama/Llama-3.2-11B-Vision-Instruct",
-        "scripts/train_sft_gp_l.sh paper --model={}",
+        "bash scripts/train_sft_gp_l.sh paper --model={}",
     ),
     "data": (
         "tianzhechu/SFTvsRL_Data",
-        "scripts/train_rl_virl_l.sh paper "
-        "--env.kwargs.route_info_path={}/nyc_1k_routes/route_infos.json",
+        "python -m gym_cards.wording {}/SFT_data/gp-l/FILE.json --out gp_l_wording.json",
     ),
 }
 """Short name -> repository, and what uses it next."""
@@ -93,13 +93,13 @@ def main(config: Config, endpoint: str | None = None) -> None:
         _check_files(repo, directory)
         _check_shards(repo, directory)
         print(f"{repo.id}: complete, every file checked, in\n{directory}")
-        print(f"  bash {repo.launcher.format(shlex.quote(str(directory)))}")
+        print(f"  {repo.launcher.format(shlex.quote(str(directory)))}")
 
 
 def _find(name: str, local_dir: str | None) -> _Repo:
     if name not in KNOWN and name.count("/") != 1:
         raise InputError(f"{name}: must be one of {', '.join(KNOWN)}, or a model's OWNER/NAME")
-    repo_id, launcher = KNOWN.get(name, (name, "scripts/eval_ood.sh {}"))
+    repo_id, launcher = KNOWN.get(name, (name, _EVALUATE))
     try:
         validate_repo_id(repo_id)
     except ValueError as error:

@@ -8,6 +8,7 @@ passed on and waited for, however long the processes take to save.
 
 from __future__ import annotations
 
+import ctypes
 import os
 import signal
 import socket
@@ -52,8 +53,14 @@ def launch(
         signal.signal(number, pass_on)
     for local in range(processes):
         ranks = {"RANK": str(first + local), "LOCAL_RANK": str(local)}
-        # A session of its own: Ctrl-C reaches it once, through pass_on, and not twice.
-        children.append(subprocess.Popen(command, env=shared | ranks, start_new_session=True))
+        children.append(
+            subprocess.Popen(
+                command,
+                env=shared | ranks,
+                start_new_session=True,  # Ctrl-C reaches it once, through pass_on, and not twice
+                preexec_fn=_end_with_parent,
+            )
+        )
     while True:
         codes = [child.poll() for child in children]
         failed = next((code for code in codes if code), 0)
@@ -66,6 +73,13 @@ def launch(
         if None not in codes:
             return 0
         time.sleep(0.05)
+
+
+def _end_with_parent() -> None:
+    """Ask Linux for a SIGTERM when the launcher dies, so that no process is left on its own."""
+    if sys.platform == "linux":
+        set_parent_death_signal = 1  # PR_SET_PDEATHSIG of prctl(2)
+        ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGTERM)
 
 
 def from_accelerate(file: str) -> tuple[int, dict[str, str], dict[str, str] | None]:

@@ -1,11 +1,48 @@
-"""DeepSpeed's ZeRO-3 keeps a part of every weight on each rank; here they come together."""
+"""DeepSpeed: whether it is in use, and whole weights where ZeRO-3 keeps a part on each rank."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import torch
+from accelerate import PartialState
 from torch import nn
+
+from gym_dialogue.errors import InputError
+
+
+def with_deepspeed() -> bool:
+    """Whether the accelerate configuration says DeepSpeed."""
+    return os.environ.get("ACCELERATE_USE_DEEPSPEED", "").lower() == "true"
+
+
+def join_processes() -> PartialState:
+    """Join the other processes of the launch, before accelerate or transformers look for them.
+
+    accelerate takes a CPU to mean no DeepSpeed, and DeepSpeed on a CPU to mean one process; told of
+    the processes first, it does both. Raises InputError where this machine cannot serve the launch.
+    """
+    on_cpu = not torch.cuda.is_available()
+    ranks, devices = int(os.environ.get("LOCAL_WORLD_SIZE", 1)), torch.cuda.device_count()
+    wants_cpu = os.environ.get("ACCELERATE_USE_CPU", "").lower() == "true"
+    if not on_cpu and not wants_cpu and ranks > devices:
+        raise InputError(
+            f"{ranks} processes on this machine, but {devices} GPUs: set num_processes in the "
+            "accelerate configuration to at most that (scripts/accelerate/)"
+        )
+    if on_cpu and with_deepspeed():
+        if os.environ.get("DS_ACCELERATOR") != "cpu":
+            raise InputError(
+                "DeepSpeed on the CPU: the accelerate configuration must say use_cpu: true, as "
+                "scripts/accelerate/cpu_zero2_2proc.yaml does; this machine has no GPU"
+            )
+        import deepspeed.ops
+
+        # An exchange by shared memory that would be compiled first, for minutes, by a C++ compiler.
+        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    return PartialState(cpu=on_cpu)
 
 
 def is_partitioned(model: nn.Module) -> bool:

@@ -20,7 +20,8 @@ from rl_parts import (
 import gym_cards
 from gym_dialogue import InputError, Reply
 from gym_policy import ModelPolicy, Renderer
-from rl.actor_critic import ActorCritic, Scores, check_linear_head, freeze_unreached
+from gym_policy.reach import freeze_unreached
+from rl.actor_critic import ActorCritic, Scores, check_linear_head
 from rl.backend import make_accelerator
 from rl.config import GRPOConfig, LoraSettings, PPOConfig, check_config
 from rl.experience import Batch, collate, token_weights

@@ -61,10 +61,10 @@ def _config(start, run, **changes):
     return file
 
 
-def _start(file, *flags, limit=None):
+def _start(file, *flags, limit=None, launcher=("-m",)):
     """The command in a process of its own; `limit` (bytes) is the size that no file may exceed."""
     shell = f"ulimit -f {limit // 1024}; trap '' XFSZ; " if limit else ""
-    command = [sys.executable, "-m", "rl.train", f"--config={file}", *flags]
+    command = [sys.executable, *launcher, "rl.train", f"--config={file}", *flags]
     return subprocess.Popen(
         ["bash", "-c", f'{shell}exec "$@"', "-", *command],
         cwd=ROOT,
@@ -125,7 +125,7 @@ def _wait_for(path, process):
 def test_sigterm_saves_and_leaves(start, uninterrupted, tmp_path):
     run = tmp_path / "run"
     file = _config(start, run, save_every=0)
-    process = _start(file)
+    process = _start(file, launcher=("-m", "gym_policy.launch", "1"))
     _wait_for(run / "metrics.jsonl", process)
     process.send_signal(signal.SIGTERM)
     output, errors = process.communicate(timeout=300)

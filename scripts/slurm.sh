@@ -23,8 +23,8 @@ cd "${SLURM_SUBMIT_DIR:-$(dirname "${BASH_SOURCE[0]}")/..}"
 [[ " $* " == *" --run_dir="* ]] || { echo "error: name the run with --run_dir=DIRECTORY" >&2; exit 2; }
 
 export NUM_MACHINES=$SLURM_NNODES NUM_PROCESSES=${SLURM_GPUS_ON_NODE:-8}
-MAIN_PROCESS_IP=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
-export MAIN_PROCESS_IP MAIN_PROCESS_PORT=$((20000 + SLURM_JOB_ID % 20000))
+mapfile -t hosts < <(scontrol show hostnames "$SLURM_JOB_NODELIST")
+export MAIN_PROCESS_IP=${hosts[0]} MAIN_PROCESS_PORT=$((20000 + SLURM_JOB_ID % 20000))
 export ACCELERATE_CONFIG=${ACCELERATE_CONFIG:-scripts/accelerate/nodes_zero3.yaml}
 
 launcher=$1

@@ -96,6 +96,21 @@ def main(config: Config, endpoint: str | None = None) -> None:
         print(f"  {repo.launcher.format(shlex.quote(str(directory)))}")
 
 
+def require(name: str, endpoint: str | None = None) -> None:
+    """Raises InputError, within seconds and saying what to do, where a model's hub name is neither
+    in the cache nor to be had. (The libraries that load it would first retry for a minute.)
+    """
+    try:
+        validate_repo_id(name)
+    except ValueError as error:
+        raise InputError(f"checkpoint {name}: no such directory") from error
+    cached = (try_to_load_from_cache(name, file) for file in ("config.json", "adapter_config.json"))
+    if any(isinstance(file, str) for file in cached):
+        return
+    repo = _Repo(name, "model", _EVALUATE, None)
+    _explain(lambda api, repo: api.repo_info(repo.id, timeout=_PATIENCE), HfApi(endpoint), repo)
+
+
 def _find(name: str, local_dir: str | None) -> _Repo:
     if name not in KNOWN and name.count("/") != 1:
         raise InputError(f"{name}: must be one of {', '.join(KNOWN)}, or a model's OWNER/NAME")

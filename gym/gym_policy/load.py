@@ -20,6 +20,7 @@ from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 from transformers.utils import cached_file
 
 from gym_dialogue.errors import InputError
+from gym_policy.download import require
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -71,6 +72,8 @@ def load_tokenizer(path: str) -> PreTrainedTokenizerBase:
 
     Raises InputError if there is none at `path` or it has no end-of-text token.
     """
+    if not Path(path).is_dir():
+        require(path)
     try:
         tokenizer = AutoTokenizer.from_pretrained(path)
     except _LOAD_ERRORS as error:
@@ -98,6 +101,8 @@ def load_model(path: str, dtype: str = "float32") -> PreTrainedModel:
         from gym_policy.adapter import base_of, load_adapter
 
         return load_adapter(load_model(base_of(path), dtype), path).eval()
+    if not Path(path).is_dir():
+        require(path)
     _refuse_foreign(path)
     try:
         config = AutoConfig.from_pretrained(path)

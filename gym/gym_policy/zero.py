@@ -42,6 +42,8 @@ def join_processes() -> PartialState:
 
         # An exchange by shared memory that would be compiled first, for minutes, by a C++ compiler.
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    if on_cpu:
+        os.environ["DS_ACCELERATOR"] = "cpu"  # peft imports DeepSpeed, which would ask and warn
     return PartialState(cpu=on_cpu)
 
 

@@ -1,5 +1,6 @@
 """The launchers: their syntax, their choices, and how they refuse bad input."""
 
+import os
 import subprocess
 from pathlib import Path
 
@@ -32,10 +33,12 @@ def test_syntax_and_header(script):
 @pytest.mark.parametrize(
     ("arguments", "word"),
     [
-        (["train_rl_gp_l.sh", "huge"], "scale huge: must be one of tiny"),
+        (["train_rl_gp_l.sh", "huge"], "scale huge: must be one of paper small tiny"),
         (["train_rl_gp_l.sh", "--model=x/y", "--lr=fast"], "lr"),
         (["eval_ood.sh", "/nowhere/x"], "no such directory"),
         (["across_seeds.sh", "/nowhere"], "finished run"),
+        (["download.sh", "gp_l"], "must be one of"),
+        (["train_rl_gp_l.sh", "paper", "--resume"], "there is no run under runs/rl-gp_l-paper-"),
     ],
 )
 def test_bad_input_is_one_line_and_code_2(arguments, word):
@@ -45,6 +48,48 @@ def test_bad_input_is_one_line_and_code_2(arguments, word):
     assert len(errors) == 1
     assert word in errors[0]
     assert "Traceback" not in done.stderr
+
+
+_SRUN = """#!/usr/bin/env bash
+shift  # --kill-on-bad-exit
+printf '%s\n' "$NUM_MACHINES $NUM_PROCESSES $MAIN_PROCESS_IP $MAIN_PROCESS_PORT $ACCELERATE_CONFIG"
+printf '%s\n' "${@:4}"
+exit 143
+"""
+_SCONTROL = """#!/usr/bin/env bash
+[[ $1 == requeue ]] && echo "requeued $2" || printf 'node7\nnode8\n'
+"""
+
+
+def test_under_slurm_a_run_that_was_ended_is_queued_again(tmp_path):
+    for name, text in (("srun", _SRUN), ("scontrol", _SCONTROL)):
+        (tmp_path / name).write_text(text)
+        (tmp_path / name).chmod(0o755)
+    slurm = {
+        "SLURM_NNODES": "2",
+        "SLURM_GPUS_ON_NODE": "4",
+        "SLURM_JOB_ID": "17",
+        "SLURM_JOB_NODELIST": "node[7-8]",
+        "PATH": f"{tmp_path}:{os.environ['PATH']}",
+    }
+    command = ["bash", "scripts/slurm.sh", "train_rl_gp_l.sh", "paper"]
+    refused = subprocess.run(
+        command, cwd=ROOT, env=os.environ | slurm, capture_output=True, text=True
+    )
+    assert refused.returncode == 2
+    assert "--run_dir" in refused.stderr
+    done = subprocess.run(
+        [*command, "--run_dir=runs/x"],
+        cwd=ROOT,
+        env=os.environ | slurm,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 143
+    environment, *arguments, last = done.stdout.splitlines()
+    assert environment == "2 4 node7 20017 scripts/accelerate/nodes_zero3.yaml"
+    assert arguments == ["train_rl_gp_l.sh", "paper", "--run_dir=runs/x", "--resume"]
+    assert last == "requeued 17"
 
 
 @needs_environment

@@ -22,6 +22,7 @@ import pytest
 from safetensors.numpy import save
 
 from gym_dialogue.command import run_command
+from gym_dialogue.errors import InputError
 from gym_policy import download
 
 SHA = "5" * 40
@@ -303,6 +304,18 @@ def test_what_the_hub_refuses_is_one_line(start, answer, words, hub, run):
     line = _refused(run(REPO))
     assert line.startswith(f"error: {REPO}: ")
     assert words in line
+
+
+def test_a_model_that_is_not_to_be_had_is_refused_at_once(hub, monkeypatch, tmp_path):
+    monkeypatch.setattr(download.constants, "HF_HUB_CACHE", str(tmp_path))
+    began = time.monotonic()
+    with pytest.raises(InputError, match="cannot reach"):
+        download.require("some/model", "http://127.0.0.1:9")
+    with pytest.raises(InputError, match="no such model"):
+        download.require("some/other", hub.url)
+    with pytest.raises(InputError, match="no such directory"):
+        download.require("/nowhere/at/all", hub.url)
+    assert time.monotonic() - began < 10
 
 
 def test_a_hub_that_cannot_be_reached_is_one_line_at_once(run, monkeypatch):

@@ -49,9 +49,9 @@ def zero_stage(accelerator: Accelerator) -> int:
     return 0 if plugin is None else int(plugin.zero_stage)
 
 
-def check_backend(config: Config, accelerator: Accelerator) -> None:
-    """Raises InputError for what ZeRO-3 does not serve."""
-    if zero_stage(accelerator) == 3 and config.kl_coef > 0 and not config.lora.rank:
+def check_stage(config: Config, stage: int) -> None:
+    """Raises InputError for what a ZeRO stage does not serve."""
+    if stage == 3 and config.kl_coef > 0 and not config.lora.rank:
         raise InputError(
             f"kl_coef={config.kl_coef} under ZeRO-3: the frozen copy of the start would not be "
             "partitioned; use lora.rank (the start is then the adapter switched off), or ZeRO-2"

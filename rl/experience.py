@@ -115,6 +115,12 @@ class Batch:
         names = ("input_ids", "predict_at", "targets", "value_at")
         return {name: getattr(self, name) for name in names}
 
+    @property
+    def value_inputs(self) -> dict[str, torch.Tensor]:
+        """The same for values alone: no reply token, so that no logits are computed."""
+        none = {name: getattr(self, name)[:0] for name in ("predict_at", "targets")}
+        return self.model_inputs | none
+
 
 def collate(
     experiences: Sequence[Experience],

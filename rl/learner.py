@@ -22,6 +22,8 @@ from rl.ppo import PPO, start_kl_sum
 
 _SHUFFLE_STREAM = 2
 _TORCH_STREAM = 3
+SCORED_TOGETHER = 4
+"""Microbatches whose values are computed in one pass."""
 
 
 def _rank_seed(seed: int, update: int, rank: int) -> int:
@@ -246,15 +248,18 @@ class Learner:
         """
         self.actor_critic.eval()
         order = sorted(range(len(experiences)), key=lambda i: len(experiences[i].token_ids))
-        micro = 4 * self.config.microbatch_size  # no gradients are kept, so more fit
+        wants_start = self.config.kl_coef > 0
+        # No gradients are kept, so more fit; but not where logits are needed, the largest part.
+        together = 1 if wants_start else SCORED_TOGETHER
+        micro = together * self.config.microbatch_size
         passes = int(self._over_ranks(math.ceil(len(order) / micro), "max"))
         for number in range(passes):
             part = [experiences[i] for i in order[number * micro : (number + 1) * micro]]
             batch = collate(part or experiences[:1], self.pad_token_id, self.accelerator.device)
             if self.algorithm.uses_values:
-                values = self.actor_critic(**batch.model_inputs).values.cpu().numpy()
+                values = self.actor_critic(**batch.value_inputs).values.cpu().numpy()
                 _hand_out(part, "old_values", values)
-            if self.config.kl_coef > 0:
+            if wants_start:
                 _hand_out(part, "start_logprobs", self._start_logprobs(batch).cpu().numpy())
 
     def _start_logprobs(self, batch: Batch) -> torch.Tensor:

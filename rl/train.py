@@ -34,7 +34,7 @@ from gym_policy.load import saved_checkpoints
 from gym_policy.reach import freeze_unreached
 from gym_policy.zero import whole_weights
 from rl.actor_critic import ActorCritic, check_linear_head
-from rl.backend import StopRequest, check_backend, load_dtype, make_accelerator, zero_stage
+from rl.backend import StopRequest, check_stage, load_dtype, make_accelerator, zero_stage
 from rl.checkpoint import (
     checkpoint_dir,
     optimizer_step,
@@ -153,7 +153,7 @@ def train(config: Config) -> Path:
     checkpoint = resume_from(config) if config.resume else None
     start = saved_checkpoints(config.model)[-1]
     accelerator = make_accelerator(config)
-    check_backend(config, accelerator)
+    check_stage(config, zero_stage(accelerator))
     is_main = accelerator.is_main_process
     envs = make_envs(with_prompt_file(config.env, config.prompt_file), config.num_envs)
     source = str(checkpoint) if checkpoint and not config.lora.rank else start
@@ -327,9 +327,6 @@ def make_actor_critic(config: Config, path: str, accelerator: Accelerator) -> Ac
             f"python -m gym_policy.adapter {path} DIRECTORY"
         )
     model = model.to(accelerator.device)
-    with whole_weights(model):
-        check_linear_head(model)
-        freeze_unreached(model)
     if config.gradient_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     adapter, base_fingerprint = None, None
@@ -343,6 +340,10 @@ def make_actor_critic(config: Config, path: str, accelerator: Accelerator) -> Ac
             config.lora.dropout,
             config.lora.targets,
         )
+        model.to(accelerator.device)
+    with whole_weights(model):
+        check_linear_head(model)
+        freeze_unreached(model)
     return ActorCritic(
         model,
         config.temperature,

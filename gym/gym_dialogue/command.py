@@ -144,7 +144,11 @@ def _quiet_libraries() -> None:
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     warnings.filterwarnings("ignore", message=".*pin_memory.*")
-    for said in ("torch.distributed.* is deprecated", "is_gradient_checkpointing", "OMP_NUM_THREADS"):
+    for said in (
+        "torch.distributed.* is deprecated",
+        "is_gradient_checkpointing",
+        "OMP_NUM_THREADS",
+    ):
         warnings.filterwarnings("ignore", message=f".*{said}.*")
     logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
     try:

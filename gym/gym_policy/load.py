@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import torch
-from huggingface_hub.errors import HfHubHTTPError
+from huggingface_hub.errors import HfHubHTTPError, StrictDataclassError
 from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
@@ -33,7 +33,15 @@ FALLBACK_CHAT_TEMPLATE = (
 """For base models, whose tokenizer brings no chat template."""
 
 
-_LOAD_ERRORS = (OSError, ValueError, KeyError, RuntimeError, SafetensorError, HfHubHTTPError)
+_LOAD_ERRORS = (
+    OSError,
+    ValueError,
+    KeyError,
+    RuntimeError,
+    SafetensorError,
+    HfHubHTTPError,
+    StrictDataclassError,
+)
 _MODEL_FILES = ("config.json", "adapter_config.json")
 
 

@@ -116,11 +116,11 @@ def test_what_a_machine_cannot_serve_is_one_line(monkeypatch):
         backend.make_accelerator(Config(model="x"))
 
 
-def test_zero3_refuses_a_second_whole_model(monkeypatch):
-    monkeypatch.setattr(backend, "zero_stage", lambda accelerator: 3)
+def test_zero3_refuses_a_second_whole_model():
     with pytest.raises(InputError, match="ZeRO-3"):
-        backend.check_backend(Config(model="x", kl_coef=0.1), None)
-    backend.check_backend(Config(model="x", kl_coef=0.1, lora=LoraSettings(rank=4)), None)
+        backend.check_stage(Config(model="x", kl_coef=0.1), 3)
+    backend.check_stage(Config(model="x", kl_coef=0.1, lora=LoraSettings(rank=4)), 3)
+    backend.check_stage(Config(model="x", kl_coef=0.1), 2)
 
 
 def test_bfloat16_is_computed_in_and_not_trained_in(monkeypatch):

@@ -20,6 +20,7 @@ from rl_parts import (
 import gym_cards
 from gym_dialogue import InputError, Reply
 from gym_policy import ModelPolicy, Renderer
+from gym_policy.adapter import add_adapter
 from gym_policy.reach import freeze_unreached
 from rl.actor_critic import ActorCritic, Scores, check_linear_head
 from rl.backend import make_accelerator
@@ -311,6 +312,11 @@ def test_what_text_does_not_reach_is_frozen():
         assert parameter.requires_grad == reached, name
     assert frozen == sum(p.numel() for p in model.parameters() if not p.requires_grad)
     assert freeze_unreached(tiny_llama(tiny_tokenizer())) == 0
+    adapted = add_adapter(tiny_mllama(tiny_tokenizer()), "x/y", 4, 8.0, 0.0, ["all-linear"])
+    freeze_unreached(adapted.get_base_model())
+    trained = [name for name, p in adapted.named_parameters() if p.requires_grad]
+    assert len(trained) == 2 * 7 * 2  # of the two layers that see text alone
+    assert all("lora_" in name and "language_model" in name for name in trained)
 
 
 def test_llama_vision_learns_from_text():

@@ -49,7 +49,7 @@ switch() {
 launch() {
   local processes=2
   nvidia-smi -L >/dev/null 2>&1 && processes=1
-  exec "$python" -m gym_policy.launch "${ACCELERATE_CONFIG:-${PROCESSES:-$processes}}" "$@"
+  exec "$python" -m gym_dialogue.launch "${ACCELERATE_CONFIG:-${PROCESSES:-$processes}}" "$@"
 }
 
 # start_checkpoint TASK SCALE SEED: prints the directory of the start checkpoint, made if it is not

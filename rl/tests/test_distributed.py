@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from gym_dialogue import InputError
-from gym_policy.launch import from_accelerate
+from gym_dialogue.launch import from_accelerate
 from rl import backend
 from rl.config import Config, LoraSettings
 
@@ -20,7 +20,7 @@ ACCELERATE = ROOT / "scripts" / "accelerate"
 
 def _gradient(how, microbatch_size, out):
     done = subprocess.run(
-        [sys.executable, "-m", "gym_policy.launch", how, "gradient_worker", out, microbatch_size],
+        [sys.executable, "-m", "gym_dialogue.launch", how, "gradient_worker", out, microbatch_size],
         cwd=ROOT,
         env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": f"{ROOT}:{Path(__file__).parent}"},
         capture_output=True,

@@ -125,7 +125,7 @@ def _wait_for(path, process):
 def test_sigterm_saves_and_leaves(start, uninterrupted, tmp_path):
     run = tmp_path / "run"
     file = _config(start, run, save_every=0)
-    process = _start(file, launcher=("-m", "gym_policy.launch", "1"))
+    process = _start(file, launcher=("-m", "gym_dialogue.launch", "1"))
     _wait_for(run / "metrics.jsonl", process)
     process.send_signal(signal.SIGTERM)
     output, errors = process.communicate(timeout=300)

@@ -47,7 +47,7 @@ SMALL = [
 def _command(*arguments, processes=1):
     module = list(arguments)
     if processes > 1:
-        module = ["gym_policy.launch", str(processes), *module]
+        module = ["gym_dialogue.launch", str(processes), *module]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     return subprocess.run(
         [sys.executable, "-m", *module],
@@ -153,7 +153,7 @@ def test_a_run_of_every_kind_is_evaluated_and_goes_on(how, flags, start, tmp_pat
         if how is None:  # in this process, which is quicker
             train(parse_config(Config, [*flags, *more]))
             return capsys.readouterr().out
-        done = _command("gym_policy.launch", how, "rl.train", *flags, *more)
+        done = _command("gym_dialogue.launch", how, "rl.train", *flags, *more)
         assert done.returncode == 0, done.stderr
         return done.stdout
 

@@ -1,4 +1,4 @@
-"""Runs a command as several processes: `python -m gym_policy.launch HOW MODULE ARGUMENTS`.
+"""Runs a command as several processes: `python -m gym_dialogue.launch HOW MODULE ARGUMENTS`.
 
 HOW is a number of processes on this machine, or an accelerate configuration file (as written by
 `accelerate config`), read by accelerate itself. What differs from `accelerate launch`: a bad input

@@ -51,7 +51,7 @@ def resume_from(config: Config) -> Path | None:
         return None
     if not isinstance(before, dict):
         raise InputError(f"run directory {run_dir}: config.yaml is not a run's configuration")
-    _refuse_changes(_flat(before), _flat(asdict(config)), run_dir)
+    _refuse_changes(flat_settings(before), flat_settings(asdict(config)), run_dir)
     checkpoint, said = newest_whole(run_dir)
     if os.environ.get("RANK", "0") == "0":
         for line in said:
@@ -101,11 +101,12 @@ def _refuse_changes(before: dict[str, Any], now: dict[str, Any], run_dir: Path) 
         )
 
 
-def _flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+def flat_settings(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings with dotted keys."""
     flat: dict[str, Any] = {}
     for key, value in settings.items():
         if isinstance(value, dict) and value:
-            flat |= _flat(value, f"{prefix}{key}.")
+            flat |= flat_settings(value, f"{prefix}{key}.")
         else:
             flat[prefix + key] = value
     return flat

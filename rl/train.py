@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +48,7 @@ from rl.checkpoint import (
 from rl.config import Config, check_config
 from rl.experience import Experience, to_experience
 from rl.learner import Learner
-from rl.resume import cut_logs, resume_from, write_atomically
+from rl.resume import cut_logs, flat_settings, resume_from, write_atomically
 
 _TRAIN_STREAM = 0x7EA1  # tells training seeds from evaluation seeds
 
@@ -180,8 +181,14 @@ def train(config: Config) -> Path:
         done, flops = state["update"], state["flops"]
         if is_main:
             cut_logs(run_dir, done)
-    tensorboard = {"purge_step": done + 1} if done else {}
-    accelerator.init_trackers("tensorboard", init_kwargs={"tensorboard": tensorboard})
+    accelerator.init_trackers(
+        f"rl-{config.task}" if not Path(config.task).suffix else "rl",
+        config={key: str(value) for key, value in flat_settings(asdict(config)).items()},
+        init_kwargs={
+            "tensorboard": {"purge_step": done + 1} if done else {},
+            "wandb": {"name": run_dir.name, "dir": str(run_dir)},
+        },
+    )
 
     model = actor_critic.model
     renderer = Renderer(tokenizer)

@@ -89,8 +89,8 @@ class _StopAtSuccess(TrainerCallback):
 
 def make_start(config: Config) -> Path:
     """The directory of the start checkpoint, made now if it is not in the cache."""
-    pretrained = saved_checkpoints(config.model)[-1] if config.model else None
     config.model = config.model or "tiny"
+    pretrained = None if config.model == "tiny" else saved_checkpoints(config.model)[-1]
     check_config(config)
     state = join_processes()
     text = json.dumps([_RECIPE, state.num_processes, _recipe(config)], sort_keys=True)

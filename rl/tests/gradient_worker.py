@@ -15,6 +15,7 @@ from rl.config import PPOConfig
 from rl.experience import to_experience
 
 BETA1 = 0.9
+MAX_GRAD_NORM = 1.0  # less than it is, so that clipping shows
 
 
 def main(out, microbatch_size):
@@ -31,7 +32,7 @@ def main(out, microbatch_size):
         minibatch_size=8 // state.num_processes,
         microbatch_size=microbatch_size,
         prefix_weight=0.5,
-        max_grad_norm=1e9,
+        max_grad_norm=MAX_GRAD_NORM,
     )
     policy, learner = make_learner(config)
     # A value of its own for every turn, so that the critic's gradient reaches all of its layers.

@@ -1,8 +1,6 @@
 """Adapters on a real tiny Llama: saved, loaded on their base, merged, and refused on another."""
 
 import json
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -14,6 +12,7 @@ from gym_policy.adapter import (
     add_adapter,
     fingerprint,
     is_adapted,
+    main,
     restore_adapter,
     save_adapter,
 )
@@ -77,18 +76,18 @@ def test_an_adapter_goes_back_into_a_model_that_has_one(saved):
         restore_adapter(wider, directory)
 
 
-def test_an_adapter_is_merged_on_request(saved, tmp_path):
+def test_an_adapter_is_merged_on_request(saved, tmp_path, monkeypatch, capsys):
     _, directory, adapted = saved
     out = tmp_path / "merged"
-    command = [sys.executable, "-m", "gym_policy.adapter", str(directory), str(out)]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    monkeypatch.setattr("sys.argv", ["adapter", str(directory), str(out)])
+    main()
     merged = load_model(str(out))
     assert not is_adapted(merged)
     torch.testing.assert_close(_logits(merged), _logits(adapted), atol=1e-5, rtol=1e-4)
-    again = subprocess.run(command, capture_output=True, text=True)
-    assert again.returncode == 2
-    assert "already holds a model" in again.stderr
+    with pytest.raises(SystemExit) as stop:
+        main()
+    assert stop.value.code == 2
+    assert "already holds a model" in capsys.readouterr().err
 
 
 def test_an_adapter_for_another_base_is_one_line(saved):

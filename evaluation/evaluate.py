@@ -11,9 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
 import yaml
-from accelerate import PartialState
 
 from evaluation import report
 from evaluation.play import EvalConfig, check_eval_config, model_policies, play_suites
@@ -27,7 +25,8 @@ from gym_dialogue.command import (
     with_prompt_file,
 )
 from gym_policy import Renderer, load_model, load_tokenizer
-from gym_policy.load import saved_checkpoints
+from gym_policy.load import run_checkpoints, saved_checkpoints
+from gym_policy.zero import join_processes
 
 
 @dataclass
@@ -62,7 +61,7 @@ def main(config: CommandConfig) -> None:
     for suite in task.suites:  # a fault in it or in the wording shows before any model is loaded
         make_envs(with_prompt_file(suite.env, config.prompt_file), 1)
     checkpoints = [c for path in given for c in saved_checkpoints(path)]
-    state = PartialState(cpu=not torch.cuda.is_available())
+    state = join_processes()
     device = config.device or state.device
     stamp = time.strftime("%Y%m%d-%H%M%S")
     run_dir = Path(config.run_dir or f"runs/eval-{task.task}-{stamp}")
@@ -97,7 +96,8 @@ def _labels(paths: Sequence[str]) -> dict[str, str]:
 
 
 def _newest_run() -> str:
-    runs = [p.parent.parent.parent for p in Path("runs").glob("*/checkpoints/*/config.json")]
+    runs = [path.parent for path in Path("runs").glob("*/config.yaml")]
+    runs = [run for run in runs if run_checkpoints(run)]
     if not runs:
         raise InputError("no checkpoint given and no run under runs/: name one, or train one first")
     return str(max(runs, key=lambda run: (run / "config.yaml").stat().st_mtime))
@@ -108,7 +108,11 @@ def _run_setting(path: str, key: str) -> Any:
     for directory in (Path(path), *Path(path).parents[:2]):
         file = directory / "config.yaml"
         if file.is_file():
-            settings = yaml.safe_load(file.read_text())
+            try:
+                settings = yaml.safe_load(file.read_text())
+            except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+                reason = " ".join(str(error).split())
+                raise InputError(f"{file}: cannot be read: {reason}") from error
             return settings.get(key) if isinstance(settings, dict) else None
     return None
 

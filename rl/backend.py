@@ -10,7 +10,7 @@ from accelerate import Accelerator
 from torch import nn
 
 from gym_dialogue import InputError
-from gym_policy.zero import join_processes, with_deepspeed
+from gym_policy.zero import join_processes, runs_on_cpu, with_deepspeed
 from rl.config import Config
 
 
@@ -21,7 +21,7 @@ def make_accelerator(config: Config) -> Accelerator:
             raise InputError(f"trackers: {tracker} is not installed: pip install {tracker}")
     join_processes()
     return Accelerator(
-        cpu=not torch.cuda.is_available() and not with_deepspeed(),
+        cpu=runs_on_cpu() and not with_deepspeed(),
         mixed_precision=mixed_precision(config),
         log_with=config.trackers or None,
         project_dir=config.run_dir,

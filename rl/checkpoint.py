@@ -25,7 +25,7 @@ from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from gym_dialogue import InputError
 from gym_policy.adapter import restore_adapter, save_adapter
-from gym_policy.load import run_checkpoints
+from gym_policy.load import run_checkpoints, save_tokenizer
 from gym_policy.zero import whole_weights
 from rl.actor_critic import ActorCritic
 
@@ -68,7 +68,7 @@ def save_checkpoint(
                     inner.model.save_pretrained(partial)
                 else:
                     save_adapter(inner.adapter, partial, inner.base_fingerprint)
-                tokenizer.save_pretrained(partial)
+                save_tokenizer(tokenizer, partial)
                 inner.save_value_head(partial)
         _save_optimizer(partial if is_main else None, inner, optimizer)
         if is_main:
@@ -152,12 +152,37 @@ def prune(run_dir: str | Path, keep_last: int) -> None:
     saved = run_checkpoints(run_dir)
     if not keep_last:
         return
-    scores = {path: read_state(path).get("score") for path in saved[1:]}
+    scores = {path: _score(path) for path in saved[1:]}
     scored = [path for path, score in scores.items() if score is not None]
     best = max(scored, key=lambda path: scores[path], default=None)
     for path in saved[1:-keep_last]:
         if path != best:
-            shutil.rmtree(path, ignore_errors=True)
+            _remove(path)
+
+
+def drop_after(run_dir: str | Path, update: int) -> None:
+    """Remove checkpoints and evaluations of updates after one that a run goes back to."""
+    for path in run_checkpoints(run_dir):
+        if int(path.name.removeprefix("update-")) > update:
+            _remove(path)
+    for file in (Path(run_dir) / "evaluations").glob("update-*.json"):
+        if int(file.stem.removeprefix("update-")) > update:
+            file.unlink()
+
+
+def _remove(checkpoint: Path) -> None:
+    """Remove a checkpoint; one that is removed in part does not look like one."""
+    partial = checkpoint.with_name(f"{checkpoint.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    os.replace(checkpoint, partial)
+    shutil.rmtree(partial, ignore_errors=True)
+
+
+def _score(checkpoint: Path) -> float | None:
+    try:
+        return read_state(checkpoint).get("score")
+    except (OSError, ValueError):
+        return None
 
 
 def _trained(inner: ActorCritic) -> list[tuple[str, nn.Parameter]]:

@@ -171,8 +171,10 @@ class Config:
     """Updates between checkpoints; 0: at the end only. The start is always saved."""
     keep_last: int = 2
     """Checkpoints that are kept, beside the start and the best one; 0 keeps all."""
-    best_by: str = "first_reply"
-    """The metric, one of metrics.jsonl, whose highest value makes a checkpoint the best one."""
+    best_by: str = "eval/id/sampled"
+    """What makes a checkpoint the best one: its highest value, eval/SUITE/DECODING, in an
+    evaluation during training (`eval_every`). (What an update reports of its own episodes is of the
+    policy before it.)"""
     eval_every: int = 0
     """Updates between evaluations during training; 0: none."""
     monitor: EvalConfig = field(

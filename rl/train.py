@@ -30,7 +30,7 @@ from gym_dialogue.command import (
     with_prompt_file,
 )
 from gym_policy import ModelPolicy, Renderer, load_model, load_tokenizer
-from gym_policy.adapter import add_adapter, fingerprint, is_adapted
+from gym_policy.adapter import add_adapter, base_of, check_base, fingerprint, is_adapted
 from gym_policy.load import saved_checkpoints
 from gym_policy.reach import freeze_unreached
 from gym_policy.zero import whole_weights
@@ -38,6 +38,7 @@ from rl.actor_critic import ActorCritic, check_linear_head
 from rl.backend import StopRequest, check_stage, load_dtype, make_accelerator, zero_stage
 from rl.checkpoint import (
     checkpoint_dir,
+    drop_after,
     optimizer_step,
     prune,
     read_state,
@@ -149,18 +150,23 @@ def train(config: Config) -> Path:
         print_plan(config)
         return Path(config.run_dir)
     task = load_task(config.task)
+    measured = [f"eval/{suite.name}/{d}" for suite in task.suites for d in config.monitor.decoding]
+    if config.best_by not in measured:
+        raise InputError(f"best_by={config.best_by}: must be one of {', '.join(measured)}")
     stop = StopRequest()
     stop.install()
     checkpoint = resume_from(config) if config.resume else None
-    start = saved_checkpoints(config.model)[-1]
+    if checkpoint is None:
+        start = saved_checkpoints(config.model)[-1]
+    else:  # what the run itself has kept, wherever its start is now
+        start = base_of(checkpoint) if config.lora.rank else str(checkpoint)
     accelerator = make_accelerator(config)
     check_stage(config, zero_stage(accelerator))
     is_main = accelerator.is_main_process
     envs = make_envs(with_prompt_file(config.env, config.prompt_file), config.num_envs)
-    source = str(checkpoint) if checkpoint and not config.lora.rank else start
     tokenizer = load_tokenizer(str(checkpoint or start))
     set_seed(config.seed)  # the same initial value head and adapter on every rank
-    actor_critic = make_actor_critic(config, source, accelerator)
+    actor_critic = make_actor_critic(config, start, accelerator, checkpoint)
     frozen_start = None
     if config.kl_coef > 0 and not config.lora.rank:
         # The start that the run saved, which is there however long the run goes on.
@@ -181,6 +187,8 @@ def train(config: Config) -> Path:
         done, flops = state["update"], state["flops"]
         if is_main:
             cut_logs(run_dir, done)
+            drop_after(run_dir, done)
+        accelerator.wait_for_everyone()
     accelerator.init_trackers(
         f"rl-{config.task}" if not Path(config.task).suffix else "rl",
         config={key: str(value) for key, value in flat_settings(asdict(config)).items()},
@@ -240,6 +248,8 @@ def train(config: Config) -> Path:
         file = run_dir / "evaluations" / f"{label}.json"
         if file.is_file():
             return json.loads(file.read_text())
+        if stop.agreed(accelerator):
+            leave(update)
         stop.immediately = True  # what it evaluates is saved
         with learner.sampling():
             policies = model_policies(model, renderer, config.eval)
@@ -260,6 +270,7 @@ def train(config: Config) -> Path:
         save(update)
         if is_main:
             print(f"\nAsked to end: saved after update {update}; go on with --resume")
+        accelerator.wait_for_everyone()  # a launcher may end what is left after the first
         accelerator.end_training()
         raise SystemExit(stop.EXIT_CODE)
 
@@ -325,8 +336,13 @@ def train(config: Config) -> Path:
     return run_dir
 
 
-def make_actor_critic(config: Config, path: str, accelerator: Accelerator) -> ActorCritic:
-    """The policy that is trained, on its device: all of it, or an adapter on it, and a critic."""
+def make_actor_critic(
+    config: Config, path: str, accelerator: Accelerator, checkpoint: Path | None = None
+) -> ActorCritic:
+    """The policy that is trained, on its device: all of it, or an adapter on it, and a critic.
+
+    Raises InputError where the model at `path` is not the one under the adapter of `checkpoint`.
+    """
     model = load_model(path, load_dtype(config))
     if is_adapted(model):
         raise InputError(
@@ -338,6 +354,8 @@ def make_actor_critic(config: Config, path: str, accelerator: Accelerator) -> Ac
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     adapter, base_fingerprint = None, None
     if config.lora.rank:
+        if checkpoint is not None:
+            check_base(model, checkpoint)
         base_fingerprint = fingerprint(model)
         adapter = add_adapter(
             model,

@@ -27,6 +27,7 @@ option() {
   local name=$1 value=$2 argument
   shift 2
   for argument in "$@"; do
+    [[ $argument == "--$name" ]] && fail "--$name: write --$name=VALUE"
     [[ $argument == "--$name="* ]] && value=${argument#*=}
   done
   printf '%s' "$value"
@@ -37,7 +38,7 @@ switch() {
   local name=$1 argument
   shift
   for argument in "$@"; do
-    [[ $argument == "--$name" || $argument == "--$name=true" ]] && return 0
+    [[ $argument == "--$name" || ${argument,,} == "--$name=true" ]] && return 0
   done
   return 1
 }
@@ -108,6 +109,13 @@ train() {
     fi
   fi
   run_dir=${run_dir:-runs/$package-$task-$scale-seed$seed-$(date +%Y%m%d-%H%M%S)}
+  if [[ -z $model && " $* " != *" --help "* ]] && ! grep -q '^model:' "$config"; then
+    if switch dry_run "$@"; then  # nothing is made for it: any start of this scale has the same size
+      model=.cache/models/smollm2-135m-instruct
+      [[ $scale == tiny ]] && model=$(newest_run ".cache/start/$task-")
+      [[ -f $model/config.json ]] || fail "--dry_run: the start checkpoint of scale $scale is not made yet; name a model with --model=DIRECTORY_OR_HUB_NAME"
+    fi
+  fi
   if [[ -z $model && " $* " != *" --help "* ]] && ! grep -q '^model:' "$config"; then
     model=$(start_checkpoint "$task" "$scale" "$seed")
   fi

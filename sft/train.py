@@ -32,9 +32,9 @@ from gym_dialogue.command import (
 )
 from gym_dialogue.data import read_dialogues
 from gym_policy import Renderer, load_model, load_tokenizer
-from gym_policy.load import saved_checkpoints
+from gym_policy.load import save_tokenizer, saved_checkpoints
 from gym_policy.reach import freeze_unreached
-from gym_policy.zero import join_processes, whole_weights, with_deepspeed
+from gym_policy.zero import join_processes, runs_on_cpu, whole_weights, with_deepspeed
 from sft.data import (
     DialogueDataset,
     PadRight,
@@ -113,7 +113,7 @@ class _RunFiles(TrainerCallback):
             if state.is_world_process_zero:
                 try:
                     self.model.save_pretrained(partial)
-                    self.tokenizer.save_pretrained(partial)
+                    save_tokenizer(self.tokenizer, partial)
                     os.replace(partial, final)
                 except (OSError, SafetensorError) as error:
                     shutil.rmtree(partial, ignore_errors=True)
@@ -229,7 +229,7 @@ def fit(
         bf16=config.dtype == "bfloat16",
         train_sampling_strategy="sequential",  # the data set is in the order to train in
         seed=config.seed,
-        use_cpu=not torch.cuda.is_available(),
+        use_cpu=runs_on_cpu(),
         dataloader_pin_memory=torch.cuda.is_available(),
         remove_unused_columns=False,
         save_strategy="no",

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import logging
 import os
 import sys
+import time
 import warnings
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, fields
@@ -18,6 +20,8 @@ import gymnasium
 from gym_dialogue.errors import InputError
 
 Config = TypeVar("Config")
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 Plain = bool | int | float | str | None
 Kwargs = dict[str, Plain | list[Plain] | dict[str, Plain]]
@@ -88,7 +92,8 @@ def parse_config(config_class: type[Config], argv: list[str] | None = None) -> C
 def run_command(main: Callable[[Config], Any], config_class: type[Config]) -> None:
     """Read the configuration, run `main(config)`; bad input ends as one line and exit code 2.
 
-    Of several processes only rank 0 prints.
+    Of several processes only rank 0 prints, or the one that alone met bad input. A full disk is bad
+    input too, wherever it shows.
     """
     _quiet_libraries()
     is_first = os.environ.get("RANK", "0") == "0"
@@ -98,9 +103,17 @@ def run_command(main: Callable[[Config], Any], config_class: type[Config]) -> No
                 nowhere = stack.enter_context(open(os.devnull, "w"))
                 stack.enter_context(contextlib.redirect_stdout(nowhere))
             main(parse_config(config_class))
-    except InputError as error:
-        if is_first:
-            print(f"error: {_one_line(error)}", file=sys.stderr)
+    except (InputError, OSError) as error:
+        if isinstance(error, OSError):
+            if error.errno not in _FULL:
+                raise
+            line = f"{error.filename or 'the disk'}: cannot be written: {error.strerror}"
+        else:
+            line = _one_line(error)
+        if not is_first:
+            time.sleep(4)  # the launcher ends this process where rank 0 has said it
+            line = f"rank {os.environ['RANK']}: {line}"
+        print(f"error: {line}", file=sys.stderr)
         sys.exit(2)
 
 

@@ -19,6 +19,10 @@ from pathlib import Path
 
 from gym_dialogue.errors import InputError
 
+# Seconds that the other processes get to end by themselves after the first: those that were asked
+# to save and leave (SIGTERM) take their time; after bad input they may have the line to print.
+_GRACE = {128 + signal.SIGTERM: 1800.0, 2: 2.0}
+
 
 def launch(
     processes: int,
@@ -49,8 +53,7 @@ def launch(
             if child.poll() is None:
                 child.send_signal(number)
 
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, pass_on)
+    before = {n: signal.signal(n, pass_on) for n in (signal.SIGTERM, signal.SIGINT)}
     for local in range(processes):
         ranks = {"RANK": str(first + local), "LOCAL_RANK": str(local)}
         children.append(
@@ -61,10 +64,20 @@ def launch(
                 preexec_fn=_end_with_parent,
             )
         )
+    try:
+        return _end(children)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _end(children: list[subprocess.Popen]) -> int:
+    """Wait for all; the exit code of the first that failed."""
     while True:
         codes = [child.poll() for child in children]
         failed = next((code for code in codes if code), 0)
         if failed:
+            _wait(children, _GRACE.get(failed, 0.0))
             for child in children:
                 if child.poll() is None:
                     child.kill()
@@ -72,6 +85,13 @@ def launch(
             return failed if failed > 0 else 128 - failed
         if None not in codes:
             return 0
+        time.sleep(0.05)
+
+
+def _wait(children: list[subprocess.Popen], seconds: float) -> None:
+    """Until all have ended, but no longer."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end and any(child.poll() is None for child in children):
         time.sleep(0.05)
 
 
@@ -156,6 +176,9 @@ def main(how: str, module: str, arguments: list[str]) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     processes, env, machines = plan
+    if processes < 1:
+        print(f"error: PROCESSES={processes}: must be at least 1", file=sys.stderr)
+        return 2
     return launch(processes, [sys.executable, "-m", module, *arguments], env, machines)
 
 

@@ -104,7 +104,11 @@ def load_adapter(base: PreTrainedModel, directory: str) -> PreTrainedModel:
     """The base with the adapter of a directory working in it. Raises InputError for an adapter
     that was trained on another base, or is damaged.
     """
-    _check_base(base, directory)
+    return _load(base, directory).get_base_model()
+
+
+def _load(base: PreTrainedModel, directory: str) -> PeftModel:
+    check_base(base, directory)
     try:
         adapted = PeftModel.from_pretrained(base, directory)
         with safe_open(Path(directory) / WEIGHTS_FILE, "pt") as file:
@@ -113,7 +117,7 @@ def load_adapter(base: PreTrainedModel, directory: str) -> PreTrainedModel:
         raise _does_not_fit(directory, error) from error
     if saved != set(get_peft_model_state_dict(adapted)):
         raise _does_not_fit(directory, "it adapts other modules")
-    return adapted.get_base_model()
+    return adapted
 
 
 def restore_adapter(adapted: PeftModel, directory: str | Path) -> None:
@@ -128,7 +132,8 @@ def restore_adapter(adapted: PeftModel, directory: str | Path) -> None:
         raise _does_not_fit(directory, "it adapts other modules")
 
 
-def _check_base(base: PreTrainedModel, directory: str) -> None:
+def check_base(base: PreTrainedModel, directory: str | Path) -> None:
+    """Raises InputError for a base that is not the one that an adapter was trained on."""
     file = Path(directory) / BASE_FILE
     if not file.is_file():
         return
@@ -152,17 +157,19 @@ def _does_not_fit(directory: str | Path, error: object) -> InputError:
 
 def merge(directory: str, out: str) -> None:
     """Write a model that is the base with the adapter's change added to its weights."""
-    from gym_policy.load import load_model, load_tokenizer
+    from gym_policy.load import load_model, load_tokenizer, save_tokenizer
 
     if not (Path(directory) / CONFIG_FILE).is_file():
         raise InputError(f"adapter {directory}: holds no {CONFIG_FILE}")
     if (Path(out) / "config.json").exists():
         raise InputError(f"{out}: already holds a model; name another directory")
     base = load_model(base_of(directory))
-    _check_base(base, directory)
-    merged = PeftModel.from_pretrained(base, directory).merge_and_unload()
-    merged.save_pretrained(out)
-    load_tokenizer(directory).save_pretrained(out)
+    merged = _load(base, directory).merge_and_unload()
+    try:
+        merged.save_pretrained(out)
+        save_tokenizer(load_tokenizer(directory), out)
+    except (OSError, SafetensorError) as error:
+        raise InputError(f"{out}: cannot be written: {error}") from error
     print(f"Merged into {out}")
 
 

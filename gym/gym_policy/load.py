@@ -96,6 +96,16 @@ def load_tokenizer(path: str) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
+def save_tokenizer(tokenizer: PreTrainedTokenizerBase, directory: str | Path) -> None:
+    """Write a tokenizer's files. Raises OSError where the disk does not take them."""
+    try:
+        tokenizer.save_pretrained(directory)
+    except Exception as error:
+        if type(error) is not Exception:  # what the tokenizers library raises for any fault
+            raise
+        raise OSError(str(error)) from error
+
+
 def load_model(path: str, dtype: str = "float32") -> PreTrainedModel:
     """A causal language model in evaluation mode, with its adapter where `path` holds one.
 

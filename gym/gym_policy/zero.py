@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 
 import torch
 from accelerate import PartialState
@@ -18,16 +19,22 @@ def with_deepspeed() -> bool:
     return os.environ.get("ACCELERATE_USE_DEEPSPEED", "").lower() == "true"
 
 
+def runs_on_cpu() -> bool:
+    """Whether there is no GPU, or the accelerate configuration says use_cpu."""
+    wants = os.environ.get("ACCELERATE_USE_CPU", "").lower() == "true"
+    wants_deepspeed = with_deepspeed() and os.environ.get("DS_ACCELERATOR") == "cpu"
+    return wants or wants_deepspeed or not torch.cuda.is_available()
+
+
 def join_processes() -> PartialState:
     """Join the other processes of the launch, before accelerate or transformers look for them.
 
     accelerate takes a CPU to mean no DeepSpeed, and DeepSpeed on a CPU to mean one process; told of
     the processes first, it does both. Raises InputError where this machine cannot serve the launch.
     """
-    on_cpu = not torch.cuda.is_available()
+    on_cpu = runs_on_cpu()
     ranks, devices = int(os.environ.get("LOCAL_WORLD_SIZE", 1)), torch.cuda.device_count()
-    wants_cpu = os.environ.get("ACCELERATE_USE_CPU", "").lower() == "true"
-    if not on_cpu and not wants_cpu and ranks > devices:
+    if not on_cpu and ranks > devices:
         raise InputError(
             f"{ranks} processes on this machine, but {devices} GPUs: set num_processes in the "
             "accelerate configuration to at most that (scripts/accelerate/)"
@@ -44,7 +51,8 @@ def join_processes() -> PartialState:
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     if on_cpu:
         os.environ["DS_ACCELERATOR"] = "cpu"  # peft imports DeepSpeed, which would ask and warn
-    return PartialState(cpu=on_cpu)
+    # One rank may write a large checkpoint while the others wait.
+    return PartialState(cpu=on_cpu, timeout=timedelta(hours=2))
 
 
 def is_partitioned(model: nn.Module) -> bool:

@@ -17,7 +17,7 @@ from rl_parts import tiny_llama, tiny_tokenizer
 from gym_dialogue import InputError
 from gym_dialogue.command import parse_config
 from gym_policy.load import run_checkpoints
-from rl.checkpoint import SUMS_FILE, newest_whole, prune
+from rl.checkpoint import SUMS_FILE, drop_after, newest_whole, prune
 from rl.config import Config
 from rl.resume import cut_logs, resume_from
 from rl.train import train
@@ -25,7 +25,7 @@ from rl.train import train
 ROOT = Path(__file__).parents[2]
 KILLS = int(os.environ.get("KILLS", 2))  # moments at which a run is killed
 SETTINGS = {
-    "num_updates": 5,
+    "num_updates": 4 + 2 * KILLS,
     "num_steps": 8,
     "num_envs": 8,
     "max_new_tokens": 8,
@@ -84,24 +84,31 @@ def _metrics(run):
 @pytest.fixture(scope="module")
 def uninterrupted(start, tmp_path_factory):
     run = tmp_path_factory.mktemp("whole") / "run"
-    began = time.monotonic()
     process = _start(_config(start, run))
     _, errors = process.communicate(timeout=300)
     assert process.returncode == 0, errors
-    return run, time.monotonic() - began
+    return run
 
 
 def test_a_run_that_is_killed_at_random_moments_ends_with_the_same_numbers(
     start, uninterrupted, tmp_path
 ):
-    whole, seconds = uninterrupted
+    whole = uninterrupted
     run = tmp_path / "run"
     file = _config(start, run)
     draw = random.Random(0)
-    for _ in range(KILLS):
+    for number in range(KILLS):
         process = _start(file, "--resume")
-        # From before the first checkpoint to after the last one.
-        time.sleep(draw.uniform(0.3, 1.0) * seconds)
+        # Within the first evaluation, then at any moment of an update: the next line of the metrics
+        # is written before the checkpoint of its update.
+        if number == 0:
+            _wait_until(process, (run / "checkpoints" / "update-000000").exists)
+        else:
+            lines = _lines(run)
+            _wait_until(process, lambda lines=lines: _lines(run) > lines)
+        time.sleep(draw.uniform(0.0, 0.5))
+        assert process.poll() is None
+        assert not (run / "summary.json").exists()
         process.kill()
         process.communicate()
     process = _start(file, "--resume")
@@ -113,20 +120,25 @@ def test_a_run_that_is_killed_at_random_moments_ends_with_the_same_numbers(
     assert dialogues[0] == dialogues[1]
 
 
-def _wait_for(path, process):
-    for _ in range(3000):
-        if path.exists():
+def _lines(run):
+    file = run / "metrics.jsonl"
+    return len(file.read_text().splitlines()) if file.exists() else 0
+
+
+def _wait_until(process, condition):
+    for _ in range(6000):
+        if condition():
             return
         assert process.poll() is None, process.communicate()[1]
-        time.sleep(0.05)
-    raise AssertionError(f"{path} did not appear")
+        time.sleep(0.02)
+    raise AssertionError("waited in vain")
 
 
 def test_sigterm_saves_and_leaves(start, uninterrupted, tmp_path):
     run = tmp_path / "run"
     file = _config(start, run, save_every=0)
     process = _start(file, launcher=("-m", "gym_dialogue.launch", "1"))
-    _wait_for(run / "metrics.jsonl", process)
+    _wait_until(process, (run / "metrics.jsonl").exists)
     process.send_signal(signal.SIGTERM)
     output, errors = process.communicate(timeout=300)
     assert process.returncode == 128 + signal.SIGTERM, errors
@@ -139,7 +151,7 @@ def test_sigterm_saves_and_leaves(start, uninterrupted, tmp_path):
     output, errors = process.communicate(timeout=300)
     assert process.returncode == 0, errors
     assert f"Going on from {run}/checkpoints/update-{update:06d}" in output
-    assert _metrics(run) == _metrics(uninterrupted[0])
+    assert _metrics(run) == _metrics(uninterrupted)
 
 
 def test_a_full_disk_is_one_line_and_loses_nothing(start, tmp_path):
@@ -159,7 +171,7 @@ def test_a_full_disk_is_one_line_and_loses_nothing(start, tmp_path):
 
 def test_a_damaged_newest_checkpoint_falls_back_and_says_so(uninterrupted, tmp_path):
     run = tmp_path / "run"
-    shutil.copytree(uninterrupted[0], run)
+    shutil.copytree(uninterrupted, run)
     *others, before, newest = run_checkpoints(run)
     (newest / "model.safetensors").write_bytes(b"0" * 100)
     found, said = newest_whole(run)
@@ -182,18 +194,23 @@ def _parsed(run, *flags):
 
 def test_a_run_keeps_the_start_the_last_and_the_best(uninterrupted, tmp_path):
     run = tmp_path / "run"
-    shutil.copytree(uninterrupted[0], run)
+    shutil.copytree(uninterrupted, run)
     checkpoints = run / "checkpoints"
+    for path in run_checkpoints(run)[1:]:
+        shutil.rmtree(path)
     for update in range(1, 8):
         directory = checkpoints / f"update-{update:06d}"
-        shutil.rmtree(directory, ignore_errors=True)
         shutil.copytree(checkpoints / "update-000000", directory)
         state = {"update": update, "score": 1.0 if update in (3, 4) else 0.5}
         (directory / "training_state.json").write_text(json.dumps(state))
     prune(run, 0)
     assert len(run_checkpoints(run)) == 8
+    (checkpoints / "update-000005" / "training_state.json").unlink()  # has no score then
     prune(run, 2)
     assert [int(path.name[-6:]) for path in run_checkpoints(run)] == [0, 3, 6, 7]
+    drop_after(run, 3)
+    assert [int(path.name[-6:]) for path in run_checkpoints(run)] == [0, 3]
+    assert [file.name for file in (run / "evaluations").iterdir()] == ["update-000000.json"]
 
 
 @pytest.mark.parametrize(
@@ -206,7 +223,7 @@ def test_a_run_keeps_the_start_the_last_and_the_best(uninterrupted, tmp_path):
     ],
 )
 def test_a_resume_with_other_settings_is_refused(flags, word, uninterrupted):
-    run = uninterrupted[0]
+    run = uninterrupted
     with pytest.raises(InputError, match=word):
         resume_from(_parsed(run, *flags))
     assert resume_from(_parsed(run, "--save_every=3", "--microbatch_size=2"))
@@ -236,5 +253,5 @@ def test_logs_are_cut_where_the_checkpoint_was(tmp_path):
 
 
 def test_a_finished_run_prints_its_table_again(uninterrupted, capsys):
-    train(_parsed(uninterrupted[0], "--resume"))
-    assert (uninterrupted[0] / "table.txt").read_text().strip() in capsys.readouterr().out
+    train(_parsed(uninterrupted, "--resume"))
+    assert (uninterrupted / "table.txt").read_text().strip() in capsys.readouterr().out

@@ -15,7 +15,7 @@ from rl_parts import tiny_llama, tiny_tokenizer
 from evaluation.evaluate import CommandConfig, main_with_run_settings
 from evaluation.evaluate import main as evaluate
 from evaluation.play import EvalConfig
-from gym_dialogue import Task
+from gym_dialogue import InputError, Task
 from gym_dialogue.command import parse_config, run_command
 from gym_policy import load_model, load_tokenizer
 from rl.config import Config
@@ -116,6 +116,7 @@ def test_a_run_leaves_everything_that_it_should(algorithm, processes, start, tmp
         (["--run_dir=/dev/null/run"], "cannot be written"),
         (["--trackers=[abacus]"], "abacus"),
         (["--trackers=[clearml]"], "pip install clearml"),
+        (["--best_by=eval/id/greedy"], "must be one of eval/id/sampled"),
         (["--lora.rank=4", "--lora.targets=[nothing]"], "lora.targets"),
         (["--prompt_file=/nowhere.json"], "/nowhere.json"),
     ],
@@ -177,6 +178,26 @@ def test_a_run_of_every_kind_is_evaluated_and_goes_on(how, flags, start, tmp_pat
     # The state of ZeRO-2 also goes on without DeepSpeed.
     assert "Going on from" in play("--resume", how="2" if how == _deepspeed(2) else how)
     assert _without_times(run / "metrics.jsonl") == _without_times(metrics)
+
+
+def test_an_adapter_does_not_go_on_over_another_base(start, tmp_path):
+    base, run = tmp_path / "base", tmp_path / "run"
+    shutil.copytree(start, base)
+    flags = [f"--model={base}", f"--run_dir={run}", *SMALL, "--lora.rank=2", "--num_updates=1"]
+    train(parse_config(Config, flags))
+    tiny_llama(tiny_tokenizer(), seed=1).save_pretrained(base)
+    with pytest.raises(InputError, match="another base"):
+        train(parse_config(Config, [*flags, "--resume"]))
+
+
+def test_a_run_goes_on_without_its_start(start, tmp_path, capsys):
+    base, run = tmp_path / "base", tmp_path / "run"
+    shutil.copytree(start, base)
+    flags = [f"--model={base}", f"--run_dir={run}", *SMALL, "--num_updates=1"]
+    train(parse_config(Config, flags))
+    shutil.rmtree(base)
+    train(parse_config(Config, [*flags, "--resume"]))
+    assert "Going on from" in capsys.readouterr().out
 
 
 def _without_times(metrics):

@@ -1,5 +1,8 @@
 """Configuration from files and flags, and how bad input is answered."""
 
+import os
+import sys
+import time
 from dataclasses import dataclass, field
 
 import pytest
@@ -13,6 +16,7 @@ from gym_dialogue.command import (
     start_run,
     with_prompt_file,
 )
+from gym_dialogue.launch import launch
 
 
 @dataclass
@@ -108,3 +112,44 @@ def test_a_prompt_file_is_given_unless_the_environment_says_otherwise():
     assert config.kwargs == {"verify_iter": 2}
     with pytest.raises(InputError, match="prompt_file"):
         make_envs(with_prompt_file(EnvConfig("CartPole-v1"), "a"), 1)
+
+
+def test_a_full_disk_is_one_line_wherever_it_shows(monkeypatch, capsys):
+    def main(config):
+        with open("/dev/full", "w") as file:
+            file.write("x" * 100_000)
+
+    monkeypatch.setattr("sys.argv", ["command"])
+    with pytest.raises(SystemExit) as stop:
+        run_command(main, EnvConfig)
+    assert stop.value.code == 2
+    assert "No space left" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("source", "code", "said"),
+    [
+        ("import sys, os; sys.exit(3 * int(os.environ['RANK']))", 3, ""),
+        # The one that alone met bad input has the time to say so; the others are then ended.
+        (
+            "import sys, os, time; late = os.environ['RANK'] == '0'; time.sleep(late * 60);"
+            "print('said', file=sys.stderr); sys.exit(2)",
+            2,
+            "said",
+        ),
+        # All are waited for that were asked to leave.
+        (
+            "import sys, os, time; time.sleep(3 * int(os.environ['RANK']));"
+            "print('rank', os.environ['RANK'], os.environ['WORLD_SIZE'], file=sys.stderr);"
+            "sys.exit(143)",
+            143,
+            "rank 1 2",
+        ),
+    ],
+)
+def test_the_launcher_ends_processes_as_their_code_asks(source, code, said, capfd):
+    began = time.monotonic()
+    found = launch(2, [sys.executable, "-c", source], dict(os.environ))
+    assert found == code
+    assert said in capfd.readouterr().err
+    assert time.monotonic() - began < 30

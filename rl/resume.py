@@ -32,7 +32,8 @@ _MAY_CHANGE = {
 
 
 def resume_from(config: Config) -> Path | None:
-    """The checkpoint to go on from; None where the run has left none and starts anew.
+    """The checkpoint to go on from; None where the run has left none and starts anew. For one rank:
+    it reads every file of the checkpoint.
 
     Raises InputError for a directory that cannot be read, a run with other settings, and one in
     which no checkpoint is whole.
@@ -53,9 +54,8 @@ def resume_from(config: Config) -> Path | None:
         raise InputError(f"run directory {run_dir}: config.yaml is not a run's configuration")
     _refuse_changes(flat_settings(before), flat_settings(asdict(config)), run_dir)
     checkpoint, said = newest_whole(run_dir)
-    if os.environ.get("RANK", "0") == "0":
-        for line in said:
-            print(f"warning: {line}", file=sys.stderr)
+    for line in said:
+        print(f"warning: {line}", file=sys.stderr)
     if checkpoint is None and said:
         raise InputError(f"run directory {run_dir}: none of its checkpoints is whole")
     if checkpoint is None:

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import Accelerator
-from accelerate.utils import set_seed
+from accelerate.utils import broadcast_object_list, set_seed
 from tqdm import tqdm
 
 from evaluation import report
@@ -155,14 +155,15 @@ def train(config: Config) -> Path:
         raise InputError(f"best_by={config.best_by}: must be one of {', '.join(measured)}")
     stop = StopRequest()
     stop.install()
-    checkpoint = resume_from(config) if config.resume else None
+    accelerator = make_accelerator(config)
+    check_stage(config, zero_stage(accelerator))
+    is_main = accelerator.is_main_process
+    found = [resume_from(config) if config.resume and is_main else None]
+    checkpoint = broadcast_object_list(found)[0]  # rank 0 alone reads all that it checks
     if checkpoint is None:
         start = saved_checkpoints(config.model)[-1]
     else:  # what the run itself has kept, wherever its start is now
         start = base_of(checkpoint) if config.lora.rank else str(checkpoint)
-    accelerator = make_accelerator(config)
-    check_stage(config, zero_stage(accelerator))
-    is_main = accelerator.is_main_process
     envs = make_envs(with_prompt_file(config.env, config.prompt_file), config.num_envs)
     tokenizer = load_tokenizer(str(checkpoint or start))
     set_seed(config.seed)  # the same initial value head and adapter on every rank

@@ -53,11 +53,11 @@ def small_config(algorithm, **kwargs):
     return Config(**(settings | kwargs))
 
 
-def make_learner(config):
-    """(policy, learner) around a tiny Llama with the same random weights every time."""
+def make_learner(config, make_model=tiny_llama):
+    """(policy, learner) around a tiny model with the same random weights every time."""
     torch.manual_seed(0)
     tokenizer = tiny_tokenizer()
-    model = tiny_llama(tokenizer)
+    model = make_model(tokenizer)
     policy = ModelPolicy(model, Renderer(tokenizer), max_new_tokens=config.max_new_tokens)
     actor_critic = ActorCritic(model, config.temperature, tuple(config.ppo.value_hidden))
     learner = Learner(config, actor_critic, make_accelerator(config), tokenizer.pad_token_id)

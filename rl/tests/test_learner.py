@@ -19,14 +19,13 @@ from rl_parts import (
 
 import gym_cards
 from gym_dialogue import InputError, Reply
-from gym_policy import ModelPolicy, Renderer
+from gym_policy import Renderer
 from gym_policy.adapter import add_adapter
 from gym_policy.reach import freeze_unreached
 from rl.actor_critic import ActorCritic, Scores, check_linear_head
-from rl.backend import make_accelerator
 from rl.config import GRPOConfig, LoraSettings, PPOConfig, check_config
 from rl.experience import Batch, collate, token_weights
-from rl.learner import Learner, scheduled
+from rl.learner import scheduled
 from rl.ppo import PPO, clipped_policy_sums, start_kl_sum, value_loss_sum
 
 
@@ -321,13 +320,15 @@ def test_what_text_does_not_reach_is_frozen():
 
 def test_llama_vision_learns_from_text():
     config = small_config("ppo", max_new_tokens=1, num_updates=2)
-    tokenizer = tiny_tokenizer()
-    model = tiny_mllama(tokenizer)
-    check_linear_head(model)
-    freeze_unreached(model)
-    policy = ModelPolicy(model, Renderer(tokenizer), max_new_tokens=1)
-    actor_critic = ActorCritic(model, 1.0, (16,))
-    learner = Learner(config, actor_critic, make_accelerator(config), tokenizer.pad_token_id)
+
+    def text_only(tokenizer):
+        model = tiny_mllama(tokenizer)
+        check_linear_head(model)
+        freeze_unreached(model)
+        return model
+
+    policy, learner = make_learner(config, text_only)
+    model = policy.model
     before = copy.deepcopy(model.state_dict())
     stats = learner.learn(1, *collect([Bandit(1) for _ in range(64)], policy, learner, 1, 64))
     assert stats["logprob_gap"] < 1e-5

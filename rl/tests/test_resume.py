@@ -12,7 +12,6 @@ from pathlib import Path
 
 import pytest
 import yaml
-from rl_parts import tiny_llama, tiny_tokenizer
 
 from gym_dialogue import InputError
 from gym_dialogue.command import parse_config
@@ -43,15 +42,6 @@ SETTINGS = {
     "eval": {"episodes": 4, "verify_iter": 2, "max_new_tokens": 8},
     "monitor": {"episodes": 2, "max_new_tokens": 8},
 }
-
-
-@pytest.fixture(scope="module")
-def start(tmp_path_factory):
-    directory = tmp_path_factory.mktemp("start")
-    tokenizer = tiny_tokenizer()
-    tiny_llama(tokenizer).save_pretrained(directory)
-    tokenizer.save_pretrained(directory)
-    return directory
 
 
 def _config(start, run, **changes):

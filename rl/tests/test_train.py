@@ -59,15 +59,6 @@ def _command(*arguments, processes=1):
     )
 
 
-@pytest.fixture(scope="module")
-def start(tmp_path_factory):
-    directory = tmp_path_factory.mktemp("start")
-    tokenizer = tiny_tokenizer()
-    tiny_llama(tokenizer).save_pretrained(directory)
-    tokenizer.save_pretrained(directory)
-    return directory
-
-
 @pytest.mark.parametrize(("algorithm", "processes"), [("ppo", 1), ("ppo", 2), ("grpo", 2)])
 def test_a_run_leaves_everything_that_it_should(algorithm, processes, start, tmp_path, monkeypatch):
     run = tmp_path / "run"

@@ -78,7 +78,7 @@ def format_across(runs: Sequence[str | Path]) -> str:
     heading = f"success, % [95 %], {len(runs)} runs"
     lines = [f"{heading:<{width + 6}}" + "".join(f"{column:>24}" for column in columns)]
     first_results = next(iter(read[0][1].values()))
-    for block, decoding, metric in table_rows(summary["verify_iter"], list(first_results)):
+    for block, decoding, metric in table_rows(summary["verify_iter"], first_results):
         lines.append(block)
         for suite, title in titles.items():
             values, samples = [], []

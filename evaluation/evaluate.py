@@ -24,7 +24,7 @@ from gym_dialogue.command import (
     start_run,
     with_prompt_file,
 )
-from gym_policy import Renderer, load_model, load_tokenizer
+from gym_policy import load_model, load_renderer
 from gym_policy.load import run_checkpoints, saved_checkpoints
 from gym_policy.zero import join_processes
 
@@ -58,9 +58,13 @@ def main(config: CommandConfig) -> None:
     given = config.checkpoints or [_newest_run()]
     task = load_task(config.task or _run_setting(given[0], "task") or "gp_l")
     check_eval_config(config.eval)
-    for suite in task.suites:  # a fault in it or in the wording shows before any model is loaded
-        make_envs(with_prompt_file(suite.env, config.prompt_file), 1)
     checkpoints = [c for path in given for c in saved_checkpoints(path)]
+    renderers = {path: load_renderer(path) for path in checkpoints}
+    for suite in task.suites:  # a fault in it or in the wording shows before any model is loaded
+        (env,) = make_envs(with_prompt_file(suite.env, config.prompt_file), 1)
+        if "image" in env.observation_space.spaces:
+            for path, renderer in renderers.items():
+                renderer.require_images(f"suite {suite.name}", path)
     state = join_processes()
     device = config.device or state.device
     stamp = time.strftime("%Y%m%d-%H%M%S")
@@ -69,9 +73,8 @@ def main(config: CommandConfig) -> None:
         start_run(run_dir, config)
     results = {}
     for label, path in _labels(checkpoints).items():
-        renderer = Renderer(load_tokenizer(path))
         model = load_model(path, config.dtype).to(device)
-        policies = model_policies(model, renderer, config.eval)
+        policies = model_policies(model, renderers[path], config.eval)
         results[label] = play_suites(
             policies, task.suites, config.eval, describe=label, prompt_file=config.prompt_file
         )

@@ -46,6 +46,7 @@ def episode_record(episode: Episode) -> dict[str, Any]:
                 "outcomes": list(turn.outcomes),
                 "feedback": turn.feedback,
                 "is_right": turn.is_right,
+                "recognized": turn.recognized,
                 "tokens": len(turn.reply.token_ids),
             }
             for turn in episode.turns
@@ -57,6 +58,12 @@ def _counts(record: dict[str, Any], metric: str) -> tuple[float, float]:
     """(numerator, denominator) that one episode adds to a metric."""
     if metric == "episode_success":
         return float(record["is_success"]), 1.0
+    if metric == "recognition":
+        first: dict[int, bool | None] = {}
+        for turn in record["turns"]:
+            first.setdefault(turn["dialogue"], turn.get("recognized"))
+        said = [recognized for recognized in first.values() if recognized is not None]
+        return float(sum(said)), float(len(said))
     limit = 1 if metric == "first_reply" else int(metric.removeprefix("within_"))
     replies: dict[int, list[bool]] = {}
     for turn in record["turns"]:
@@ -64,11 +71,18 @@ def _counts(record: dict[str, Any], metric: str) -> tuple[float, float]:
     return float(sum(any(right[:limit]) for right in replies.values())), float(len(replies))
 
 
-def metric_names(verify_iter: int) -> list[str]:
+def metric_names(verify_iter: int, with_recognition: bool) -> list[str]:
     """`first_reply`: share of positions right at the first reply; `within_k`: right within k
-    replies; `episode_success`: share of episodes that ended in success.
+    replies; `episode_success`: share of episodes that ended in success; `recognition`: share of
+    positions where the first reply says rightly what there is to see, right answer or not.
     """
-    return ["first_reply", *(f"within_{k}" for k in range(1, verify_iter + 1)), "episode_success"]
+    names = ["first_reply", *(f"within_{k}" for k in range(1, verify_iter + 1)), "episode_success"]
+    return names + ["recognition"] * with_recognition
+
+
+def says_what_it_sees(records: Sequence[dict[str, Any]]) -> bool:
+    """Whether the environment shows something, so that `recognition` can be measured."""
+    return any(turn.get("recognized") is not None for r in records for turn in r["turns"])
 
 
 class Resampled:
@@ -119,7 +133,7 @@ def summarize(records: Sequence[dict[str, Any]], verify_iter: int) -> dict[str, 
         ),
         "metrics": {
             name: Resampled(records, name).interval().to_json()
-            for name in metric_names(verify_iter)
+            for name in metric_names(verify_iter, says_what_it_sees(records))
         },
         "outcomes": dict(sorted(outcomes.items())),
     }

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from evaluation.metrics import Interval, Resampled, paired_difference
+from evaluation.metrics import Interval, Resampled, paired_difference, says_what_it_sees
 from evaluation.play import Records, summarize_records
 from evaluation.suites import SuiteConfig
 
@@ -15,9 +15,12 @@ Results = dict[str, Records]
 """Records of each checkpoint, by label. The first checkpoint is what others are compared with."""
 
 
-def table_rows(verify_iter: int, decodings: Sequence[str]) -> list[tuple[str, str, str]]:
-    """The blocks of the table: (heading, decoding, metric)."""
+def table_rows(verify_iter: int, records: Records) -> list[tuple[str, str, str]]:
+    """The blocks of the table, by a checkpoint's records: (heading, decoding, metric)."""
+    decodings = list(records)
     rows = [(f"first reply, {d}", d, "first_reply") for d in decodings]
+    if all(says_what_it_sees(episodes) for d in decodings for episodes in records[d].values()):
+        rows += [(f"recognition in the first reply, {d}", d, "recognition") for d in decodings]
     if verify_iter > 1:
         rows += [
             (f"episode of up to {verify_iter} replies, {d}", d, "episode_success")
@@ -36,7 +39,7 @@ def format_table(results: Results, suites: Sequence[SuiteConfig], verify_iter: i
     columns = labels + (differences if len(labels) != 2 else ["difference"])
     cell = max(22, *(len(column) + 2 for column in columns))
     lines = [f"{'success, % [95 % interval]':<{width}}" + "".join(f"{c:>{cell}}" for c in columns)]
-    for heading, decoding, metric in table_rows(verify_iter, list(results[first])):
+    for heading, decoding, metric in table_rows(verify_iter, results[first]):
         lines.append(heading)
         for suite, title in zip(suites, titles, strict=True):
             records = {label: results[label][decoding][suite.name] for label in labels}
@@ -61,7 +64,7 @@ def summary(results: Results, suites: Sequence[SuiteConfig], verify_iter: int) -
     labels = list(results)
     differences: dict[str, Any] = {}
     for label in labels[1:]:
-        for heading, decoding, metric in table_rows(verify_iter, list(results[label])):
+        for heading, decoding, metric in table_rows(verify_iter, results[label]):
             del heading
             for suite in suites:
                 pair = [results[name][decoding][suite.name] for name in (label, labels[0])]
@@ -113,7 +116,7 @@ def plot(
     import matplotlib.pyplot as plt
 
     labels = list(results)
-    blocks = table_rows(verify_iter, list(results[labels[0]]))
+    blocks = table_rows(verify_iter, results[labels[0]])
     figure, axes = plt.subplots(
         len(blocks), 1, figsize=(9, 2.4 * len(blocks)), sharex=True, squeeze=False
     )

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
 from gym_dialogue import InputError
-from gym_dialogue.command import EnvConfig, parse_config
+from gym_dialogue.command import EnvConfig, Kwargs, parse_config
 
 CONFIG_DIR = Path(__file__).parent / "configs"
 
@@ -18,7 +18,7 @@ class SuiteConfig:
 
     name: str
     """Short name, a key of the summary and a row of the table."""
-    env: EnvConfig
+    env: EnvConfig = field(default_factory=EnvConfig)
     """The environment that deals them."""
     title: str = ""
     """What the table calls it; the name if empty."""
@@ -34,20 +34,42 @@ class TaskConfig:
     """The task's name, as in the names of the launchers."""
     suites: list[SuiteConfig] = field(default_factory=list)
     """The suites, in the order of the table."""
+    suites_of: str | None = None
+    """Another task, by name or file, whose suites these are, under the `env_kwargs` of this one."""
+    env_kwargs: Kwargs = field(default_factory=dict)
+    """Keyword arguments of every suite's environment, unless the suite gives them itself."""
 
 
 def load_task(name_or_file: str) -> TaskConfig:
-    """A task by name (a file of evaluation/configs) or by YAML file. Raises InputError."""
-    path = Path(name_or_file)
-    if path.suffix not in (".yaml", ".yml"):
-        path = CONFIG_DIR / f"{name_or_file}.yaml"
-        if not path.is_file():
-            known = ", ".join(sorted(file.stem for file in CONFIG_DIR.glob("*.yaml")))
-            raise InputError(f"task {name_or_file!r}: must be one of {known}, or a YAML file")
+    """A task by name (a file of evaluation/configs) or by YAML file. Its suites come with all of
+    their keyword arguments. Raises InputError.
+    """
+    path = _file_of(name_or_file)
     task = parse_config(TaskConfig, [f"--config={path}"])
-    if not task.suites:
-        raise InputError(f"task file {path}: lists no suites")
+    env_kwargs = task.env_kwargs
+    if bool(task.suites) == bool(task.suites_of):
+        raise InputError(f"task file {path}: must list suites, or name a task in suites_of")
+    if task.suites_of:
+        base = parse_config(TaskConfig, [f"--config={_file_of(task.suites_of)}"])
+        if base.suites_of:
+            raise InputError(f"task file {path}: suites_of must name a task with suites of its own")
+        task.suites, env_kwargs = base.suites, base.env_kwargs | task.env_kwargs
     names = [suite.name for suite in task.suites]
     if len(set(names)) != len(names):
         raise InputError(f"task file {path}: two suites have the same name")
-    return task
+    suites = [
+        replace(suite, env=EnvConfig(suite.env.id, env_kwargs | suite.env.kwargs))
+        for suite in task.suites
+    ]
+    return TaskConfig(task.task, suites)
+
+
+def _file_of(name_or_file: str) -> Path:
+    path = Path(name_or_file)
+    if path.suffix in (".yaml", ".yml"):
+        return path
+    path = CONFIG_DIR / f"{name_or_file}.yaml"
+    if not path.is_file():
+        known = ", ".join(sorted(file.stem for file in CONFIG_DIR.glob("*.yaml")))
+        raise InputError(f"task {name_or_file!r}: must be one of {known}, or a YAML file")
+    return path

@@ -15,6 +15,7 @@ from transformers import PreTrainedModel
 from gym_dialogue import InputError
 from gym_policy.logprobs import score_tokens
 from gym_policy.reach import some_tokens
+from gym_policy.vision import Images, image_inputs, image_token_id
 
 VALUE_HEAD_FILE = "value_head.safetensors"
 
@@ -50,7 +51,7 @@ class ActorCritic(nn.Module):
         # parameter has one name.
         self._adapter = [adapter]
         self.base_fingerprint = base_fingerprint
-        self.temperature = temperature
+        self.temperature, self.forbidden = temperature, image_token_id(model)
         self.detach_value = detach_value
         hidden = model.config.get_text_config().hidden_size
         layers: list[nn.Module] = []
@@ -75,19 +76,21 @@ class ActorCritic(nn.Module):
         predict_at: torch.Tensor,
         targets: torch.Tensor,
         value_at: torch.Tensor,
+        images: Images | None = None,
     ) -> Scores:
         """Score reply tokens and turns of right-padded sequences.
 
         `input_ids` is (B, T). `predict_at` (N,) are flat positions b * T + t whose next token is
         the reply token in `targets` (N,); `value_at` (M,) are the flat positions of the last
-        prompt tokens. Under a causal model no real token sees the padding to its right, so no
-        attention mask is needed.
+        prompt tokens; `images` are those of the sequences (`gym_policy.vision`). Under a causal
+        model no real token sees the padding to its right, so no attention mask is needed.
         """
         body = getattr(self.model, self.model.base_model_prefix)
-        hidden = body(input_ids=input_ids, use_cache=False).last_hidden_state.flatten(0, 1)
+        seen = image_inputs(self.model, input_ids, images)
+        hidden = body(input_ids=input_ids, use_cache=False, **seen).last_hidden_state.flatten(0, 1)
         # The head runs on reply tokens only: prompts are most of a dialogue and need no logits.
         logits = self.model.get_output_embeddings()(hidden[predict_at])
-        logprobs, entropy = score_tokens(logits, targets, self.temperature)
+        logprobs, entropy = score_tokens(logits, targets, self.temperature, self.forbidden)
         state = hidden[value_at]
         if self.detach_value:
             state = state.detach()

@@ -21,11 +21,11 @@ from accelerate import Accelerator
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
-from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from gym_dialogue import InputError
+from gym_policy import Renderer
 from gym_policy.adapter import restore_adapter, save_adapter
-from gym_policy.load import run_checkpoints, save_tokenizer
+from gym_policy.load import run_checkpoints, save_renderer
 from gym_policy.zero import whole_weights
 from rl.actor_critic import ActorCritic
 
@@ -47,10 +47,11 @@ def save_checkpoint(
     accelerator: Accelerator,
     engine: nn.Module,
     optimizer: Any,
-    tokenizer: PreTrainedTokenizerBase,
+    renderer: Renderer,
 ) -> Path:
-    """Write model (or adapter), tokenizer, value head, and the state to go on from: `state`, plain
-    data with at least `update`, and the optimizer's. All ranks call it together.
+    """Write model (or adapter), tokenizer and image processor, value head, and the state to go on
+    from: `state`, plain data with at least `update`, and the optimizer's. All ranks call it
+    together.
 
     Raises InputError if the disk does not take it; earlier checkpoints are untouched then.
     """
@@ -68,7 +69,7 @@ def save_checkpoint(
                     inner.model.save_pretrained(partial)
                 else:
                     save_adapter(inner.adapter, partial, inner.base_fingerprint)
-                save_tokenizer(tokenizer, partial)
+                save_renderer(renderer, partial)
                 inner.save_value_head(partial)
         _save_optimizer(partial if is_main else None, inner, optimizer)
         if is_main:

@@ -10,6 +10,7 @@ from accelerate.utils import LoggerType
 from evaluation.play import EvalConfig, check_eval_config
 from gym_dialogue import InputError
 from gym_dialogue.command import EnvConfig
+from gym_policy.parts import Part
 
 RatioLevel = Literal["turn", "token"]
 
@@ -83,7 +84,8 @@ class LoraSettings:
     """Dropout on an adapter's input while learning. Log-probabilities recorded in sampling are
     without it, so the ratio to them is then noisy."""
     targets: list[str] = field(default_factory=lambda: ["all-linear"])
-    """Names of the modules that get an adapter; all-linear: every linear layer but the head."""
+    """Names of the modules that get an adapter; all-linear: every linear layer but the head, those
+    of the vision part included unless it is in `freeze`."""
 
 
 @dataclass
@@ -132,6 +134,12 @@ class Config:
     """Dialogues in one forward and backward pass; gradients accumulate up to a minibatch."""
     lr: float = 1e-6
     """Learning rate. Paper: 1e-6 (1e-7 on V-IRL-VL)."""
+    part_lr: dict[Part, float] = field(default_factory=dict)
+    """Learning rate of parts of a model that sees, where it is another one: vision (the tower),
+    projector, language."""
+    freeze: list[Part] = field(default_factory=list)
+    """Parts that are not trained: vision, projector, language. With a frozen tower, each image is
+    encoded once an episode."""
     lr_end: float = 0.0
     """Learning rate that the schedule ends at. Paper: 1e-9."""
     lr_schedule: Literal["constant", "linear", "cosine"] = "constant"
@@ -236,6 +244,11 @@ def check_config(config: Config) -> None:
             raise InputError(f"{name}={value}: must be between {low} and {high}")
     if config.grpo.group_size < 2:
         raise InputError(f"grpo.group_size={config.grpo.group_size}: must be at least 2")
+    for part, rate in config.part_lr.items():
+        if not rate > 0:
+            raise InputError(
+                f"part_lr.{part}={rate}: must be above 0 (to train none of it: freeze)"
+            )
     known = [logger.value for logger in LoggerType]
     for tracker in config.trackers:
         if tracker not in known:

@@ -6,7 +6,8 @@ Axes: B sequences, T positions, N reply tokens of all sequences, M turns of all 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,6 +15,7 @@ import torch
 from gym_dialogue import Episode, Reply
 from gym_dialogue.parse import field_start
 from gym_policy import Renderer
+from gym_policy.vision import Images, Picture, join_pictures
 
 
 @dataclass
@@ -32,14 +34,20 @@ class Experience:
     old_values: np.ndarray  # (m,)
     advantages: np.ndarray  # (m,)
     returns: np.ndarray  # (m,)
+    picture: Picture | None = None
+    image_at: int | None = None
 
 
 def to_experience(
-    episodes: Sequence[Episode], renderer: Renderer, prefix_weight: float = 1.0
+    episodes: Sequence[Episode],
+    renderer: Renderer,
+    prefix_weight: float = 1.0,
+    keep_features: bool = False,
 ) -> list[Experience]:
     """The dialogues of all episodes, in order. Advantages, returns, values and the start policy's
     log-probabilities are zero at first. `prefix_weight` is that of a reply's tokens before its
-    answer field.
+    answer field. `keep_features` keeps what the vision tower has made of the images in sampling,
+    which is right for as long as the tower is not trained.
     """
     experiences = []
     for number, episode in enumerate(episodes):
@@ -52,6 +60,9 @@ def to_experience(
             reply_at = np.flatnonzero(turn_of >= 0)
             replies = [episode.turns[turn].reply for turn in turns]
             field = episode.info["answer_field"]
+            picture = rendered.picture
+            if picture is not None and not keep_features:
+                picture = replace(picture, features=None)
             zeros = np.zeros(len(turns))
             experiences.append(
                 Experience(
@@ -69,6 +80,8 @@ def to_experience(
                     old_values=zeros.copy(),
                     advantages=zeros.copy(),
                     returns=zeros.copy(),
+                    picture=picture,
+                    image_at=rendered.image_at,
                 )
             )
     return experiences
@@ -107,16 +120,17 @@ class Batch:
     old_values: torch.Tensor  # (M,)
     advantages: torch.Tensor  # (M,)
     returns: torch.Tensor  # (M,)
+    images: Images | None = None
     weight: float = 1.0
 
     @property
-    def model_inputs(self) -> dict[str, torch.Tensor]:
+    def model_inputs(self) -> dict[str, Any]:
         """The arguments of ActorCritic.forward."""
-        names = ("input_ids", "predict_at", "targets", "value_at")
+        names = ("input_ids", "predict_at", "targets", "value_at", "images")
         return {name: getattr(self, name) for name in names}
 
     @property
-    def value_inputs(self) -> dict[str, torch.Tensor]:
+    def value_inputs(self) -> dict[str, Any]:
         """The same for values alone: no reply token, so that no logits are computed."""
         none = {name: getattr(self, name)[:0] for name in ("predict_at", "targets")}
         return self.model_inputs | none
@@ -157,6 +171,9 @@ def collate(
         targets=whole(targets),
         value_at=whole(value_at),
         token_turn=whole(token_turn),
+        images=join_pictures(
+            [e.picture for e in experiences], [e.image_at for e in experiences], device
+        ),
         weight=weight,
         **real,
     )

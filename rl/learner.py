@@ -11,6 +11,7 @@ import torch
 from accelerate import Accelerator
 
 from gym_dialogue import Episode, InputError
+from gym_policy.parts import parameter_groups
 from gym_policy.zero import whole_weights
 from rl.actor_critic import ActorCritic
 from rl.advantages import explained_variance
@@ -43,11 +44,13 @@ def _hand_out(experiences: Sequence[Experience], name: str, values: np.ndarray) 
 
 
 def make_optimizer(actor_critic: ActorCritic, config: Config) -> torch.optim.Optimizer:
-    """AdamW, with a learning rate of its own for the value head where configured."""
+    """AdamW, with learning rates of their own for the value head and for parts of the model where
+    configured.
+    """
     head = list(actor_critic.value_head.parameters())
     head_ids = {id(p) for p in head}
-    body = [p for p in actor_critic.parameters() if p.requires_grad and id(p) not in head_ids]
-    groups = [{"params": body, "lr": config.lr}]
+    body = [(name, p) for name, p in actor_critic.named_parameters() if id(p) not in head_ids]
+    groups = parameter_groups(body, config.lr, config.part_lr)
     if config.algorithm == "ppo":
         groups.append({"params": head, "lr": config.ppo.value_lr or config.lr})
     for group in groups:

@@ -5,6 +5,7 @@ To read one step: `train` here, then gym_dialogue/rollout.py, gym_policy/sampler
 
 from __future__ import annotations
 
+import itertools
 import json
 import time
 from collections.abc import Iterator
@@ -21,7 +22,7 @@ from tqdm import tqdm
 from evaluation import report
 from evaluation.play import Records, model_policies, play_suites, summarize_records
 from evaluation.suites import TaskConfig, load_task
-from gym_dialogue import Episode, InputError, Task, rollout
+from gym_dialogue import Episode, InputError, Message, Task, rollout
 from gym_dialogue.command import (
     append_json,
     make_envs,
@@ -29,10 +30,14 @@ from gym_dialogue.command import (
     start_run,
     with_prompt_file,
 )
-from gym_policy import ModelPolicy, Renderer, load_model, load_tokenizer
+from gym_dialogue.images import Image, open_image, save_image
+from gym_dialogue.messages import messages_to_json
+from gym_policy import ModelPolicy, Renderer, load_model, load_renderer
 from gym_policy.adapter import add_adapter, base_of, check_base, fingerprint, is_adapted
 from gym_policy.load import saved_checkpoints
+from gym_policy.parts import freeze_parts, part_of
 from gym_policy.reach import freeze_unreached
+from gym_policy.renderer import Rendered
 from gym_policy.zero import whole_weights
 from rl.actor_critic import ActorCritic, check_linear_head
 from rl.backend import StopRequest, check_stage, load_dtype, make_accelerator, zero_stage
@@ -165,14 +170,16 @@ def train(config: Config) -> Path:
     else:  # what the run itself has kept, wherever its start is now
         start = base_of(checkpoint) if config.lora.rank else str(checkpoint)
     envs = make_envs(with_prompt_file(config.env, config.prompt_file), config.num_envs)
-    tokenizer = load_tokenizer(str(checkpoint or start))
+    renderer = load_renderer(str(checkpoint or start))
+    example = first_prompt(envs[0], renderer, start)
     set_seed(config.seed)  # the same initial value head and adapter on every rank
-    actor_critic = make_actor_critic(config, start, accelerator, checkpoint)
+    actor_critic = make_actor_critic(config, start, accelerator, example, checkpoint)
     frozen_start = None
     if config.kl_coef > 0 and not config.lora.rank:
         # The start that the run saved, which is there however long the run goes on.
         path = checkpoint_dir(config.run_dir, 0) if checkpoint else start
-        frozen_start = make_actor_critic(config, str(path), accelerator).requires_grad_(False)
+        frozen_start = make_actor_critic(config, str(path), accelerator, example)
+        frozen_start.requires_grad_(False)
     if is_main and checkpoint is None:
         start_run(config.run_dir, config)
     accelerator.wait_for_everyone()
@@ -180,7 +187,8 @@ def train(config: Config) -> Path:
     if checkpoint is not None:
         restore_trained_adapter(actor_critic, checkpoint)
     actor_critic.load_value_head(checkpoint or start)
-    learner = Learner(config, actor_critic, accelerator, tokenizer.pad_token_id, frozen_start)
+    pad_token_id = renderer.tokenizer.pad_token_id
+    learner = Learner(config, actor_critic, accelerator, pad_token_id, frozen_start)
     done, flops = 0, 0.0
     if checkpoint is not None:
         restore_checkpoint(checkpoint, accelerator, learner.actor_critic, learner.optimizer)
@@ -200,7 +208,6 @@ def train(config: Config) -> Path:
     )
 
     model = actor_critic.model
-    renderer = Renderer(tokenizer)
     policy = ModelPolicy(
         model,
         renderer,
@@ -213,6 +220,10 @@ def train(config: Config) -> Path:
         size for size, p in zip(sizes, model.parameters(), strict=True) if p.requires_grad
     )
     parameters = sum(sizes)
+    # What the vision tower makes of an image outlives an update if the tower does.
+    keep_features = not any(
+        p.requires_grad for name, p in model.named_parameters() if part_of(name) == "vision"
+    )
     if is_main:
         stage = f" under ZeRO-{zero_stage(accelerator)}" if zero_stage(accelerator) else ""
         print(
@@ -237,7 +248,7 @@ def train(config: Config) -> Path:
             "score": metrics.get(config.best_by),
         }
         save_checkpoint(
-            run_dir, state, accelerator, learner.actor_critic, learner.optimizer, tokenizer
+            run_dir, state, accelerator, learner.actor_critic, learner.optimizer, renderer
         )
         saved = update
         if is_main:
@@ -299,7 +310,7 @@ def train(config: Config) -> Path:
             episodes = rollout(envs, policy, stream, stream.ended)
         if stop.agreed(accelerator):
             leave(update - 1)
-        experiences = to_experience(episodes, renderer, config.prefix_weight)
+        experiences = to_experience(episodes, renderer, config.prefix_weight, keep_features)
         collected = time.perf_counter()
         metrics = episode_stats(episodes, experiences, accelerator)
         metrics |= learner.learn(update, episodes, experiences)
@@ -337,10 +348,25 @@ def train(config: Config) -> Path:
     return run_dir
 
 
+def first_prompt(env: Any, renderer: Renderer, start: str) -> Rendered:
+    """An example of what the environment shows. Raises InputError for images where the model reads
+    text only.
+    """
+    if "image" in env.observation_space.spaces:
+        renderer.require_images(f"environment {env.spec.id}", start)
+    obs, _ = env.reset(seed=0)
+    return renderer.render([Message("user", obs["text"], obs.get("image"))])
+
+
 def make_actor_critic(
-    config: Config, path: str, accelerator: Accelerator, checkpoint: Path | None = None
+    config: Config,
+    path: str,
+    accelerator: Accelerator,
+    example: Rendered,
+    checkpoint: Path | None = None,
 ) -> ActorCritic:
     """The policy that is trained, on its device: all of it, or an adapter on it, and a critic.
+    What an `example` of the dialogues does not pass through is frozen.
 
     Raises InputError where the model at `path` is not the one under the adapter of `checkpoint`.
     """
@@ -365,11 +391,13 @@ def make_actor_critic(
             config.lora.alpha,
             config.lora.dropout,
             config.lora.targets,
+            config.freeze,
         )
         model.to(accelerator.device)
+    freeze_parts(model, config.freeze)
     with whole_weights(model):
         check_linear_head(model)
-        freeze_unreached(model)
+        freeze_unreached(model, example)
     return ActorCritic(
         model,
         config.temperature,
@@ -398,14 +426,24 @@ def monitor(model: Any, renderer: Renderer, task: TaskConfig, config: Config) ->
 
 
 def log_dialogues(run_dir: Path, update: int, episodes: list[Episode]) -> None:
-    """Append sampled dialogues, with the reward and outcome of each turn, to dialogues.jsonl."""
+    """Append sampled dialogues, with the reward and outcome of each turn, to dialogues.jsonl. Their
+    images go to the directory images.
+    """
+    numbers = itertools.count()
+
+    def save(image: Image) -> str:
+        file = run_dir / "images" / f"update-{update:06d}-{next(numbers)}.png"
+        file.parent.mkdir(exist_ok=True)
+        save_image(file, open_image(image))
+        return str(file.relative_to(run_dir))
+
     with open(run_dir / "dialogues.jsonl", "a", encoding="utf-8") as file:
         for episode in episodes:
             record = {
                 "update": update,
                 "puzzle": episode.puzzle,
                 "is_success": episode.is_success,
-                "dialogues": [dialogue.to_json() for dialogue in episode.dialogues],
+                "dialogues": [messages_to_json(d.messages, save) for d in episode.dialogues],
                 "rewards": [turn.reward for turn in episode.turns],
                 "outcomes": [turn.outcome for turn in episode.turns],
             }

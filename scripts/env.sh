@@ -53,15 +53,15 @@ launch() {
   exec "$python" -m gym_dialogue.launch "${ACCELERATE_CONFIG:-${PROCESSES:-$processes}}" "$@"
 }
 
-# start_checkpoint TASK SCALE SEED: prints the directory of the start checkpoint, made if it is not
-# in the cache, with the pretrained model that it starts from (small).
+# start_checkpoint TASK SCALE SEED: prints the directory of the start checkpoint, made if it neither
+# comes with the project nor is in the cache, with the pretrained model that it starts from (small).
 start_checkpoint() {
   local config=sft/configs/$1_start.yaml
   if [[ $2 == small ]]; then
     config=sft/configs/$1_small_start.yaml
     "$python" -m gym_policy.smollm >/dev/null
   fi
-  echo "Start checkpoint of $1, scale $2, seed $3: from the cache, or made now (tiny: 3 minutes)" >&2
+  echo "Start checkpoint of $1, scale $2, seed $3: as shipped, from the cache, or made now (tiny: minutes)" >&2
   ACCELERATE_CONFIG='' launch sft.start --config "$config" --seed="$3"
 }
 

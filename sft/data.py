@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,13 +15,16 @@ from tqdm import tqdm
 
 from gym_dialogue import InputError, Message, NoisyOraclePolicy, Task, rollout
 from gym_dialogue.command import EnvConfig, make_envs
+from gym_dialogue.images import Image, open_image, save_image
 from gym_dialogue.messages import messages_to_json
-from gym_policy.renderer import Renderer
+from gym_policy.renderer import Rendered, Renderer
+from gym_policy.vision import join_pictures
 
 _NUM_ENVS = 64
 _SHUFFLE_STREAM = 1
 _ORDER_STREAM = 2
 _VALIDATION_STREAM = 3
+_IMAGE_TOKENS = 64
 
 
 @dataclass
@@ -36,13 +41,30 @@ class SourceConfig:
 
 
 def make_dialogues(
-    sources: Sequence[SourceConfig], count: int, seed: int, show_progress: bool = True
+    sources: Sequence[SourceConfig],
+    count: int,
+    seed: int,
+    image_dir: Path | None = None,
+    show_progress: bool = True,
 ) -> list[dict[str, list[dict]]]:
-    """`count` successful oracle dialogues over all sources, shuffled, as `{"messages": [...]}`."""
+    """`count` successful oracle dialogues over all sources, shuffled, as `{"messages": [...]}`.
+    Images go to files of `image_dir`, which is made if there are any. Raises ValueError if there
+    are, and no place for them.
+    """
     total = sum(source.share for source in sources)
     if not sources or total <= 0:
         raise InputError("sources: need at least one, with a share above 0")
     dialogues = []
+    numbers = itertools.count()
+
+    def save(image: Image) -> str:
+        if image_dir is None:
+            raise ValueError("make_dialogues: the environments show images: name an image_dir")
+        image_dir.mkdir(parents=True, exist_ok=True)
+        file = image_dir / f"{next(numbers):06d}.png"
+        save_image(file, open_image(image))
+        return f"{image_dir.name}/{file.name}"
+
     progress = tqdm(
         total=count,
         desc="oracle dialogues",
@@ -67,7 +89,7 @@ def make_dialogues(
                         else Message(m.role, m.text, trained=episode.turns[next(turns)].is_right)
                         for m in episode.dialogues[index].messages
                     ]
-                    dialogues.append({"messages": messages_to_json(messages)})
+                    dialogues.append({"messages": messages_to_json(messages, save)})
     order = np.random.default_rng([seed, _SHUFFLE_STREAM]).permutation(len(dialogues))
     return [dialogues[i] for i in order]
 
@@ -96,54 +118,72 @@ def hold_back(
     )
 
 
-def to_items(
-    dialogues: Sequence[Sequence[Message]], renderer: Renderer
-) -> list[dict[str, list[int]]]:
-    """Dialogues as `input_ids` and `labels`: -100 everywhere but on tokens of trained replies."""
-    items = []
-    for messages in dialogues:
-        rendered = renderer.render(messages)
+class DialogueItems(torch.utils.data.Dataset):
+    """Dialogues as `rendered` and `labels`: -100 everywhere but on tokens of trained replies. Those
+    with an image are rendered anew each time, since images as the model takes them are large.
+    """
+
+    def __init__(self, dialogues: Sequence[Sequence[Message]], renderer: Renderer):
+        self.dialogues, self.renderer = dialogues, renderer
+        self.has_image = [any(m.image is not None for m in d) for d in dialogues]
+        texts = [[replace(m, image=None) for m in messages] for messages in dialogues]
+        self.rendered = [renderer.render(messages) for messages in texts]
+        lengths = [len(rendered.token_ids) for rendered in self.rendered]
+        # An image takes about as long as so many tokens; those with one are kept together.
+        self.lengths = np.array(lengths) + _IMAGE_TOKENS * np.array(self.has_image)
+
+    def __len__(self) -> int:
+        return len(self.dialogues)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        rendered = self.rendered[index]
+        if self.has_image[index]:
+            rendered = self.renderer.render(self.dialogues[index])
         labels = [
             token if turn >= 0 and rendered.trained[turn] else -100
             for token, turn in zip(rendered.token_ids, rendered.turn, strict=True)
         ]
-        items.append({"input_ids": rendered.token_ids, "labels": labels})
-    return items
+        return {"rendered": rendered, "labels": labels}
 
 
-class DialogueDataset(torch.utils.data.Dataset):
-    """Dialogues as items (`to_items`) in the order to train in, `num_batches` x `batch_size` of
-    them: random, but so that dialogues of similar length share a batch.
+class TrainingOrder(torch.utils.data.Dataset):
+    """Items in the order to train in, `num_batches` x `batch_size` of them: random, but so that
+    dialogues of similar length share a batch.
     """
 
     def __init__(
         self,
-        dialogues: Sequence[Sequence[Message]],
-        renderer: Renderer,
+        items: DialogueItems,
         batch_size: int,
         num_batches: int,
         seed: int,
+        together: int = 1,
     ):
-        self.items = to_items(dialogues, renderer)
-        lengths = np.array([len(item["input_ids"]) for item in self.items])
+        self.items = items
         rng = np.random.default_rng([seed, _ORDER_STREAM])
-        self.order = bucketed_order(lengths, batch_size, num_batches, rng)
+        self.order = bucketed_order(items.lengths, batch_size, num_batches, rng, together)
 
     def __len__(self) -> int:
         return len(self.order)
 
-    def __getitem__(self, index: int) -> dict[str, list[int]]:
+    def __getitem__(self, index: int) -> dict[str, Any]:
         return self.items[self.order[index]]
 
 
 def bucketed_order(
-    lengths: np.ndarray, batch_size: int, num_batches: int, rng: np.random.Generator
+    lengths: np.ndarray,
+    batch_size: int,
+    num_batches: int,
+    rng: np.random.Generator,
+    together: int = 1,
 ) -> np.ndarray:
     """Indices (num_batches * batch_size,) of items, each epoch a new permutation.
 
     Within a window of 16 batches, items are sorted by length and the batches then shuffled: what
     is trained on next does not depend on its length, unlike with Trainer's own grouping, which
-    sorts a window from long to short and so feeds kinds of dialogues one after another.
+    sorts a window from long to short and so feeds kinds of dialogues one after another. As
+    many batches as are `together` stay neighbours, so that ranks that take batches in turn wait
+    less for each other.
     """
     total = num_batches * batch_size
     epochs = -(-total // len(lengths))
@@ -151,23 +191,30 @@ def bucketed_order(
     window = 16 * batch_size
     for start in range(0, total, window):
         part = order[start : start + window]
-        part = part[np.argsort(lengths[part], kind="stable")].reshape(-1, batch_size)
+        size = batch_size * (together if len(part) % (batch_size * together) == 0 else 1)
+        part = part[np.argsort(lengths[part], kind="stable")].reshape(-1, size)
         order[start : start + window] = rng.permutation(part).reshape(-1)
     return order
 
 
 class PadRight:
-    """Collates items into `input_ids` and `labels` (B, T). Right padding under a causal model
-    needs no attention mask: no real token sees a pad.
+    """Collates items into `input_ids` and `labels` (B, T), and `images` where there are some. Right
+    padding under a causal model needs no attention mask: no real token sees a pad.
     """
 
     def __init__(self, pad_token_id: int):
         self.pad_token_id = pad_token_id
 
-    def __call__(self, items: Sequence[dict[str, list[int]]]) -> dict[str, torch.Tensor]:
-        width = max(len(item["input_ids"]) for item in items)
-        fill = {"input_ids": self.pad_token_id, "labels": -100}
-        return {
-            name: torch.tensor([item[name] + [pad] * (width - len(item[name])) for item in items])
-            for name, pad in fill.items()
+    def __call__(self, items: Sequence[dict[str, Any]]) -> dict[str, Any]:
+        rendered: list[Rendered] = [item["rendered"] for item in items]
+        width = max(len(r.token_ids) for r in rendered)
+        rows = {
+            "input_ids": ([r.token_ids for r in rendered], self.pad_token_id),
+            "labels": ([item["labels"] for item in items], -100),
         }
+        batch: dict[str, Any] = {
+            name: torch.tensor([row + [pad] * (width - len(row)) for row in values])
+            for name, (values, pad) in rows.items()
+        }
+        images = join_pictures([r.picture for r in rendered], [r.image_at for r in rendered], "cpu")
+        return batch if images is None else batch | {"images": dict(images)}

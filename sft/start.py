@@ -3,7 +3,8 @@
 At tiny scale a Llama of about a million parameters, the embedded stand-in for a pretrained model,
 learns from scratch, under the task's usual rule and under others; at small scale a pretrained model
 is fine-tuned. To play well is left to what is studied. The result is kept in a cache, under a name
-made of its whole recipe, so that only the first run pays for it.
+made of its whole recipe, so that only the first run pays for it. A few that take long come with
+the project, in assets/start, under a name of the same kind.
 """
 
 from __future__ import annotations
@@ -14,20 +15,22 @@ import json
 import os
 import shutil
 import sys
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from accelerate import PartialState
-from transformers import TrainerCallback
+from transformers import PreTrainedModel, TrainerCallback
 
-from gym_dialogue import Task, rollout
+from gym_dialogue import Message, Task, rollout
 from gym_dialogue.command import EnvConfig, append_json, make_envs, run_command, with_prompt_file
-from gym_policy import ModelPolicy, Renderer, load_tokenizer
-from gym_policy.load import saved_checkpoints
+from gym_dialogue.images import open_image
+from gym_policy import ModelPolicy, Renderer, load_model, load_renderer
+from gym_policy.load import save_renderer, saved_checkpoints
 from gym_policy.zero import join_processes
-from sft.tiny import build_model, build_tokenizer
+from sft.tiny import build_model, build_processor, build_tokenizer, build_vision_model
 from sft.train import Config as TrainConfig
 from sft.train import check_config, fit, load_start, prepare_run
 
@@ -44,9 +47,15 @@ class Config(TrainConfig):
 
     cache: str = ".cache/start"
     """Directory of the cache."""
+    shipped: str = "assets/start"
+    """Directory of those that come with the project."""
+    ship: bool = False
+    """Make it anew, and put it there too, in bfloat16, for others to find."""
     stop_at: float = 1.0
     """Training stops early once this share of first replies, sampled at temperature 1, is right on
     hands of the first source. How fast a model gets there differs from seed to seed."""
+    stop_at_recognition: float = 0.0
+    """With images, training goes on until this share of the hands is read right as well."""
     probe_every: int = 20
     """Steps between looks at that share."""
     probe_episodes: int = 256
@@ -56,7 +65,7 @@ class Config(TrainConfig):
 
 
 class _StopAtSuccess(TrainerCallback):
-    """Ends training at a success rate. Every rank plays the same hands with the same weights, so
+    """Ends training at a rate of success, and of recognition with images. Every rank plays the same hands with the same weights, so
     all of them stop together.
     """
 
@@ -77,12 +86,18 @@ class _StopAtSuccess(TrainerCallback):
         ]
         episodes = rollout(self.envs, self.policy, tasks)
         success = sum(episode.is_success for episode in episodes) / len(episodes)
+        recognized = [turn.recognized for episode in episodes for turn in episode.turns]
+        recognition = None if None in recognized else sum(recognized) / len(recognized)
         if state.is_world_process_zero:
-            append_json(
-                Path(self.config.run_dir) / "metrics.jsonl", {"update": step, "success": success}
-            )
-            print(f"step {step}: {100 * success:.0f} % of first replies right")
-        if success >= self.config.stop_at:
+            record = {"update": step, "success": success}
+            said = f"step {step}: {100 * success:.0f} % of first replies right"
+            if recognition is not None:
+                record["recognition"] = recognition
+                said += f", {100 * recognition:.0f} % of hands read right"
+            append_json(Path(self.config.run_dir) / "metrics.jsonl", record)
+            print(said)
+        sees = recognition is None or recognition >= self.config.stop_at_recognition
+        if success >= self.config.stop_at and sees:
             control.should_training_stop = True
             control.should_evaluate = self.config.validation > 0
 
@@ -93,11 +108,12 @@ def make_start(config: Config) -> Path:
     pretrained = None if config.model == "tiny" else saved_checkpoints(config.model)[-1]
     check_config(config)
     state = join_processes()
-    text = json.dumps([_RECIPE, state.num_processes, _recipe(config)], sort_keys=True)
-    digest = hashlib.sha256(text.encode()).hexdigest()[:10]
-    final = Path(config.cache) / f"{config.task}-seed{config.seed}-{digest}"
-    if (final / "config.json").is_file():
-        return final
+    # The number of processes is part of what is made here; of what is shipped, it is in the past.
+    final = Path(config.cache) / _name(config, state.num_processes)
+    shipped = Path(config.shipped) / _name(config)
+    for found in (shipped, final):
+        if not config.ship and (found / "config.json").is_file():
+            return found
     work = final.with_name(final.name + ".partial")
     if state.is_main_process:
         shutil.rmtree(work, ignore_errors=True)
@@ -105,33 +121,59 @@ def make_start(config: Config) -> Path:
     config.run_dir = str(work)
     dialogues = prepare_run(config)
     if pretrained is not None:
-        tokenizer, model = load_tokenizer(pretrained), load_start(config, pretrained)
+        renderer, model = load_renderer(pretrained), load_start(config, pretrained)
     else:
-        texts = (message.text for messages in dialogues for message in messages)
-        tokenizer = build_tokenizer(texts)
-        special = tokenizer.pad_token_id, tokenizer.eos_token_id
-        model = build_model(len(tokenizer), *special, config.seed)
-    policy = ModelPolicy(model, Renderer(tokenizer), max_new_tokens=config.max_new_tokens)
-    fit(model, tokenizer, dialogues, config, work, [_StopAtSuccess(config, policy)])
+        renderer, model = _build(dialogues, config.seed)
+    policy = ModelPolicy(model, renderer, max_new_tokens=config.max_new_tokens)
+    fit(model, renderer, dialogues, config, work, [_StopAtSuccess(config, policy)])
     if state.is_main_process:
         model.save_pretrained(work / "final")
-        tokenizer.save_pretrained(work / "final")
+        save_renderer(renderer, work / "final")
         shutil.copy(work / "metrics.jsonl", work / "final")
         shutil.copy(work / "config.yaml", work / "final")
+        if config.ship:
+            shutil.rmtree(shipped, ignore_errors=True)
+            shutil.copytree(work / "final", shipped)
+            load_model(str(work / "final"), "bfloat16").save_pretrained(shipped)
+        shutil.rmtree(final, ignore_errors=True)
         os.replace(work / "final", final)
         shutil.rmtree(work)
     state.wait_for_everyone()
     return final
 
 
+def _build(dialogues: Sequence[Sequence[Message]], seed: int) -> tuple[Renderer, PreTrainedModel]:
+    """A tiny model with random weights for dialogues; one that sees, if any has an image."""
+    texts = (message.text for messages in dialogues for message in messages)
+    images = (m.image for messages in dialogues for m in messages if m.image is not None)
+    image = next(images, None)
+    tokenizer = build_tokenizer(texts, with_images=image is not None)
+    if image is None:
+        special = tokenizer.pad_token_id, tokenizer.eos_token_id
+        return Renderer(tokenizer), build_model(len(tokenizer), *special, seed)
+    resolution = open_image(image).shape[0]
+    model = build_vision_model(tokenizer, resolution, seed)
+    return Renderer(tokenizer, build_processor(tokenizer, resolution)), model
+
+
+def _name(config: Config, *made_by: int) -> str:
+    """What a start is called: task, seed, and a hash of its recipe and what else it was made by."""
+    text = json.dumps([_RECIPE, *made_by, _recipe(config)], sort_keys=True)
+    digest = hashlib.sha256(text.encode()).hexdigest()[:10]
+    return f"{config.task}-seed{config.seed}-{digest}"
+
+
 def _recipe(config: Config) -> dict[str, Any]:
     """All that decides what is made: every setting, and what is in the files that they name."""
-    recipe = {k: v for k, v in asdict(config).items() if k not in ("cache", "run_dir")}
+    places = ("cache", "shipped", "ship", "run_dir")
+    recipe = {k: v for k, v in asdict(config).items() if k not in places}
     for name in ("data_file", "prompt_file"):
         if recipe[name] is not None:
             recipe[name] = hashlib.sha256(Path(recipe[name]).read_bytes()).hexdigest()
     # Settings that came later and are not used leave the name of a recipe as it was.
-    later = ("validation", "prompt_file", "gradient_checkpointing")
+    later = (
+        "validation prompt_file gradient_checkpointing part_lr freeze stop_at_recognition".split()
+    )
     return {k: v for k, v in recipe.items() if v or k not in later}
 
 

@@ -1,4 +1,5 @@
-"""A Llama of about a million parameters with its own small tokenizer, made from scratch.
+"""A Llama, or a Mllama (Llama-3.2-Vision), of a million parameters or two with its own small
+tokenizer, made from scratch.
 
 It stands in for a pretrained model wherever there is no GPU and nothing to download: the same
 code runs, in minutes on two CPU cores.
@@ -11,8 +12,18 @@ from collections.abc import Iterable
 
 import torch
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import (
+    LlamaConfig,
+    LlamaForCausalLM,
+    MllamaConfig,
+    MllamaForConditionalGeneration,
+    MllamaProcessor,
+    PreTrainedTokenizerFast,
+)
+from transformers.models.mllama.configuration_mllama import MllamaTextConfig, MllamaVisionConfig
+from transformers.models.mllama.image_processing_pil_mllama import MllamaImageProcessorPil
 
+BEGIN, IMAGE = "<|begin|>", "<|image|>"
 PAD, USER, ASSISTANT, SYSTEM, END = "<|pad|>", "<|user|>", "<|assistant|>", "<|system|>", "<|end|>"
 
 CHAT_TEMPLATE = (
@@ -20,14 +31,24 @@ CHAT_TEMPLATE = (
     " }}{% endfor %}{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
 )
 
+IMAGE_CHAT_TEMPLATE = (
+    "{{ '<|begin|>' }}{% for message in messages %}{{ '<|' + message['role'] + '|>' }}"
+    "{% if message['content'] is string %}{{ message['content'] }}{% else %}"
+    "{% for part in message['content'] %}{% if part['type'] == 'image' %}{{ '<|image|>' }}"
+    "{% else %}{{ part['text'] }}{% endif %}{% endfor %}{% endif %}{{ '<|end|>' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
+)
+
 # What varies between two texts of a task: a number, a card's name in quotes, and the symbols of a
 # formula, which stand next to a digit or a parenthesis.
 _VALUE = r"""\d+|(?<=["'])[AJQK](?=["'])|[-+*/()=](?=[\d(])|(?<=[\d)])[-+*/()=]"""
 
+_GATES = ("cross_attn_attn_gate", "cross_attn_mlp_gate", "gate_attn", "gate_ffn")
 
-def build_tokenizer(texts: Iterable[str]) -> PreTrainedTokenizerFast:
+
+def build_tokenizer(texts: Iterable[str], with_images: bool = False) -> PreTrainedTokenizerFast:
     """A byte-level tokenizer in which each value, together with the fixed wording before it, is
-    one token; any other text is spelt in bytes.
+    one token; any other text is spelt in bytes. `with_images` adds a token that stands for one.
 
     A prompt costs about a dozen tokens this way, so that a tiny model spends its time on the task.
     """
@@ -43,8 +64,9 @@ def build_tokenizer(texts: Iterable[str]) -> PreTrainedTokenizerFast:
         tokenizer_object=tokenizer,
         eos_token=END,
         pad_token=PAD,
-        additional_special_tokens=[USER, ASSISTANT, SYSTEM],
-        chat_template=CHAT_TEMPLATE,
+        additional_special_tokens=[USER, ASSISTANT, SYSTEM, *([IMAGE] if with_images else [])],
+        chat_template=IMAGE_CHAT_TEMPLATE if with_images else CHAT_TEMPLATE,
+        **({"bos_token": BEGIN} if with_images else {}),
         clean_up_tokenization_spaces=False,
         padding_side="left",
     )
@@ -73,3 +95,64 @@ def build_model(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return LlamaForCausalLM(config)
+
+
+def build_processor(tokenizer: PreTrainedTokenizerFast, resolution: int) -> MllamaProcessor:
+    """The processor of `build_vision_model`: images of `resolution` pixels, in one tile."""
+    size = {"height": resolution, "width": resolution}
+    images = MllamaImageProcessorPil(size=size, max_image_tiles=1)
+    return MllamaProcessor(images, tokenizer, chat_template=tokenizer.chat_template)
+
+
+def build_vision_model(
+    tokenizer: PreTrainedTokenizerFast, resolution: int, seed: int
+) -> MllamaForConditionalGeneration:
+    """A Mllama with random weights from `seed`: the decoder of `build_model` with two layers more
+    that attend to the image, and a vision tower of 2 + 1 layers of 96; 1.6 million parameters.
+    """
+    special = {
+        "bos_token_id": tokenizer.bos_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
+    }
+    text = MllamaTextConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=128,
+        intermediate_size=384,
+        num_hidden_layers=6,
+        cross_attention_layers=[1, 3],
+        num_attention_heads=4,
+        num_key_value_heads=4,
+        max_position_embeddings=2048,
+        rope_parameters={"rope_type": "default", "rope_theta": 10000.0},
+        tie_word_embeddings=True,
+        **special,
+    )
+    vision = MllamaVisionConfig(
+        hidden_size=96,
+        num_hidden_layers=2,
+        num_global_layers=1,
+        attention_heads=4,
+        intermediate_size=384,
+        vision_output_dim=2 * 96,
+        image_size=resolution,
+        patch_size=14,
+        max_num_tiles=1,
+        intermediate_layers_indices=[0],
+        supported_aspect_ratios=[[1, 1]],
+    )
+    config = MllamaConfig(
+        vision_config=vision.to_dict(),
+        text_config=text.to_dict(),
+        image_token_index=tokenizer.convert_tokens_to_ids(IMAGE),
+        tie_word_embeddings=True,
+        **special,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = MllamaForConditionalGeneration(config)
+        # Closed gates, the default, are for grafting vision onto a decoder that is already trained.
+        for name, parameter in model.named_parameters():
+            if name.endswith(_GATES):
+                torch.nn.init.constant_(parameter, 0.5)
+    return model

@@ -13,6 +13,7 @@ from typing import Any, Literal
 import torch
 from accelerate import PartialState
 from safetensors import SafetensorError
+from torch import nn
 from transformers import (
     EvalPrediction,
     PreTrainedModel,
@@ -31,17 +32,19 @@ from gym_dialogue.command import (
     with_prompt_file,
 )
 from gym_dialogue.data import read_dialogues
-from gym_policy import Renderer, load_model, load_tokenizer
-from gym_policy.load import save_tokenizer, saved_checkpoints
+from gym_policy import Renderer, load_model, load_renderer
+from gym_policy.load import save_renderer, saved_checkpoints
+from gym_policy.parts import Part, freeze_parts, parameter_groups
 from gym_policy.reach import freeze_unreached
+from gym_policy.vision import Images, image_inputs
 from gym_policy.zero import join_processes, runs_on_cpu, whole_weights, with_deepspeed
 from sft.data import (
-    DialogueDataset,
+    DialogueItems,
     PadRight,
     SourceConfig,
+    TrainingOrder,
     hold_back,
     make_dialogues,
-    to_items,
     write_jsonl,
 )
 
@@ -79,6 +82,11 @@ class Config:
     """Dialogues per device and step. Paper: 16."""
     lr: float = 1e-6
     """Peak learning rate. Paper: 1e-6."""
+    part_lr: dict[Part, float] = field(default_factory=dict)
+    """Peak learning rate of parts of a model that sees, where it is another one: vision (the
+    tower), projector, language."""
+    freeze: list[Part] = field(default_factory=list)
+    """Parts that are not trained: vision, projector, language."""
     lr_schedule: Literal["constant", "linear", "cosine"] = "cosine"
     """How it falls. Paper: cosine."""
     warmup: float = 0.03
@@ -102,8 +110,8 @@ class _RunFiles(TrainerCallback):
 
     trainer: Trainer
 
-    def __init__(self, run_dir: Path, model: PreTrainedModel, tokenizer: Any, save_every: int):
-        self.run_dir, self.model, self.tokenizer = run_dir, model, tokenizer
+    def __init__(self, run_dir: Path, model: PreTrainedModel, renderer: Renderer, save_every: int):
+        self.run_dir, self.model, self.renderer = run_dir, model, renderer
         self.save_every = save_every
 
     def save(self, state: Any) -> None:
@@ -113,7 +121,7 @@ class _RunFiles(TrainerCallback):
             if state.is_world_process_zero:
                 try:
                     self.model.save_pretrained(partial)
-                    save_tokenizer(self.tokenizer, partial)
+                    save_renderer(self.renderer, partial)
                     os.replace(partial, final)
                 except (OSError, SafetensorError) as error:
                     shutil.rmtree(partial, ignore_errors=True)
@@ -132,6 +140,44 @@ class _RunFiles(TrainerCallback):
     ) -> None:
         if logs and state.is_world_process_zero:
             append_json(self.run_dir / "metrics.jsonl", {"update": state.global_step} | logs)
+
+
+class _WithImages(nn.Module):
+    """A model that is trained on dialogues with images: what they become is computed within the
+    forward pass, so that gradients reach the vision part.
+    """
+
+    def __init__(self, model: PreTrainedModel):
+        super().__init__()
+        self.model, self.config = model, model.config
+
+    def forward(
+        self,
+        input_ids: torch.Tensor,
+        labels: torch.Tensor,
+        images: Images | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        inputs = image_inputs(self.model, input_ids, images)
+        return self.model(input_ids=input_ids, labels=labels, use_cache=False, **inputs, **kwargs)
+
+
+class _Trainer(Trainer):
+    """Trainer with learning rates by part."""
+
+    part_lr: dict[Part, float]
+
+    def create_optimizer(self, *args: Any, **kwargs: Any) -> torch.optim.Optimizer:
+        if self.optimizer is None and self.part_lr:
+            named = list(self.model.named_parameters())
+            groups = parameter_groups(named, self.args.learning_rate, self.part_lr)
+            self.optimizer = torch.optim.AdamW(
+                groups,
+                betas=(self.args.adam_beta1, self.args.adam_beta2),
+                eps=self.args.adam_epsilon,
+                weight_decay=self.args.weight_decay,
+            )
+        return super().create_optimizer(*args, **kwargs)
 
 
 def check_config(config: Config) -> None:
@@ -155,11 +201,11 @@ def train(config: Config) -> Path:
     """Run a whole training; returns its directory."""
     check_config(config)
     start = saved_checkpoints(config.model)[-1]
-    tokenizer = load_tokenizer(start)
+    renderer = load_renderer(start)
     model = load_start(config, start)
-    dialogues = prepare_run(config)
+    dialogues = prepare_run(config, renderer, start)
     run_dir = Path(config.run_dir)
-    fit(model, tokenizer, dialogues, config, run_dir)
+    fit(model, renderer, dialogues, config, run_dir)
     if PartialState().is_main_process:
         print(f"\nRun directory: {run_dir}")
     PartialState().destroy_process_group()
@@ -169,15 +215,19 @@ def train(config: Config) -> Path:
 def load_start(config: Config, path: str) -> PreTrainedModel:
     """The model to train. Without DeepSpeed its weights are in float32, whatever is computed in."""
     model = load_model(path, config.dtype if with_deepspeed() else "float32")
-    freeze_unreached(model)
+    freeze_parts(model, config.freeze)
     if config.gradient_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     return model
 
 
-def prepare_run(config: Config) -> list[list[Message]]:
+def prepare_run(
+    config: Config, renderer: Renderer | None = None, start: str | None = None
+) -> list[list[Message]]:
     """Start the run's directory and return the dialogues to learn from: those of the data file, or
-    oracle dialogues made now (by every rank, the same) and kept as data.jsonl.
+    oracle dialogues made now and kept as data.jsonl, with their images in the directory images.
+    Raises InputError, before anything is made, for images that the model of the
+    checkpoint `start` cannot be shown.
     """
     state = join_processes()
     # What is given is looked at first, so that a fault in it leaves no directory behind.
@@ -188,17 +238,20 @@ def prepare_run(config: Config) -> list[list[Message]]:
     ]
     if given is None or config.prompt_file is not None:
         for source in sources:
-            make_envs(source.env, 1)
+            env = make_envs(source.env, 1)[0]
+            if renderer is not None and "image" in env.observation_space.spaces:
+                renderer.require_images(f"environment {source.env.id}", start)
+    if renderer is not None and any(m.image is not None for d in given or () for m in d):
+        renderer.require_images(f"data file {config.data_file}", start)
     if state.is_main_process:
         start_run(config.run_dir, config)
     state.wait_for_everyone()
     if given is not None:
         return given
-    made = make_dialogues(
-        sources, config.num_dialogues, config.seed, show_progress=state.is_main_process
-    )
     data_file = Path(config.run_dir) / "data.jsonl"
     if state.is_main_process:
+        image_dir = data_file.with_name("images")
+        made = make_dialogues(sources, config.num_dialogues, config.seed, image_dir)
         write_jsonl(data_file, made)
     state.wait_for_everyone()
     return list(read_dialogues(data_file))
@@ -206,7 +259,7 @@ def prepare_run(config: Config) -> list[list[Message]]:
 
 def fit(
     model: PreTrainedModel,
-    tokenizer: Any,
+    renderer: Renderer,
     dialogues: Sequence[Sequence[Message]],
     config: Config,
     run_dir: Path,
@@ -214,6 +267,9 @@ def fit(
 ) -> None:
     """Train a model in place and leave metrics, TensorBoard log and checkpoints in `run_dir`."""
     dialogues, kept_back = hold_back(dialogues, config.validation, config.seed)
+    items = DialogueItems(dialogues, renderer)
+    with_image = next((i for i, has in enumerate(items.has_image) if has), 0)
+    freeze_unreached(model, items[with_image]["rendered"])
     set_seed(config.seed)
     os.environ["TENSORBOARD_LOGGING_DIR"] = str(run_dir / "tensorboard")
     arguments = TrainingArguments(
@@ -239,28 +295,26 @@ def fit(
         eval_on_start=bool(kept_back),
         logging_steps=max(1, config.num_steps // 50),
         report_to=["tensorboard"],
+        # Of dialogues with and without images, a batch may have none with one.
+        ddp_find_unused_parameters=any(items.has_image) and not all(items.has_image),
         disable_tqdm=False,
     )
-    renderer = Renderer(tokenizer)
-    dataset = DialogueDataset(
-        dialogues,
-        renderer,
-        config.batch_size,
-        config.num_steps * arguments.world_size,
-        config.seed,
-    )
-    files = _RunFiles(run_dir, model, tokenizer, config.save_every)
-    trainer = Trainer(
-        model=model,
+    num_batches = config.num_steps * arguments.world_size
+    # Batches of text in one window cost about the same; those with images do not.
+    together = arguments.world_size if any(items.has_image) else 1
+    dataset = TrainingOrder(items, config.batch_size, num_batches, config.seed, together)
+    files = _RunFiles(run_dir, model, renderer, config.save_every)
+    trainer = _Trainer(
+        model=_WithImages(model),
         args=arguments,
         train_dataset=dataset,
-        eval_dataset=to_items(kept_back, renderer) or None,
+        eval_dataset=DialogueItems(kept_back, renderer) if kept_back else None,
         preprocess_logits_for_metrics=_most_likely,
         compute_metrics=_token_accuracy,
-        data_collator=PadRight(tokenizer.pad_token_id),
+        data_collator=PadRight(renderer.tokenizer.pad_token_id),
         callbacks=[files, *callbacks],
     )
-    files.trainer = trainer
+    files.trainer, trainer.part_lr = trainer, config.part_lr
     trainer.train()
 
 

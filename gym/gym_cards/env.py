@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -13,11 +13,15 @@ from gymnasium import spaces
 
 from gym_cards.hands import DEALINGS, Dealing, Split, deal, hand_of, puzzle_name
 from gym_cards.prompts import OWN, load_wording
-from gym_cards.rules import FaceRule, random_rule
+from gym_cards.render import COLORS, LAYOUTS, TABLES, render_hand, suits_of_color
+from gym_cards.rules import RANKS, FaceRule, random_rule
 from gym_cards.solver import all_solutions, solve
-from gym_cards.verifier import RewardMode, verify
+from gym_cards.verifier import RewardMode, verify, verify_cards
 from gym_dialogue.env import TEXT_CHARSET, DialogueEnv, Prompt, Verdict
 from gym_dialogue.errors import InputError
+
+_MIN_RESOLUTION, _MAX_RESOLUTION = 56, 4096  # of images: what can be read, and what is of use
+_MISREADS = 0.1  # share of random replies to an image that take a card for another
 
 
 class GeneralPointsEnv(DialogueEnv):
@@ -26,18 +30,23 @@ class GeneralPointsEnv(DialogueEnv):
     ## Description
     A hand of cards that can make the target is dealt. The policy replies with a formula that uses
     the value of every card exactly once. What J, Q and K count as is the rule: 10 in distribution,
-    their rank (11, 12, 13) or other values out of it.
+    their rank (11, 12, 13) or other values out of it. The prompt lists the cards, or an image
+    shows them.
 
     ## Observation
-    A dict: `text`, the task's prompt or the verifier's sentence; `new_dialogue`, 1 with the prompt.
+    A dict: `text`, the task's prompt or the verifier's sentence; `new_dialogue`, 1 with the prompt;
+    and with `language_only=False` `image`, uint8 (resolution, resolution, 3), RGB, the same in all
+    of an episode.
 
     ## Action
-    The text of a reply, a JSON object with the keys `cards`, `number` and `formula`. It is read
-    leniently: code fences, prose around it, single quotes and trailing commas do not matter.
+    The text of a reply, a JSON object with the keys `cards`, `number` and `formula`; with
+    `recognition_only`, `cards` alone. It is read leniently: code fences, prose around it, single
+    quotes and trailing commas do not matter.
 
     ## Rewards
-    CORRECT_SOLUTION +5, PARTIAL_SOLUTION +1, NO_SOLUTION -1, INCORRECT_VISION -1.5 (images only),
-    INCORRECT_NUMBER -2, ILLEGAL_FORMULA -3 (`gym_cards.verifier`).
+    CORRECT_SOLUTION +5, PARTIAL_SOLUTION +1, NO_SOLUTION -1, INCORRECT_VISION -1.5 (images only:
+    `cards` are not the dealt ones, whatever follows), INCORRECT_NUMBER -2, ILLEGAL_FORMULA -3
+    (`gym_cards.verifier`). With `recognition_only`, CORRECT_SOLUTION or INCORRECT_VISION.
 
     ## Termination
     With a correct solution, or with the last of `verify_iter` replies.
@@ -51,9 +60,16 @@ class GeneralPointsEnv(DialogueEnv):
     - `split`: "train", "heldout" (the 10 % of puzzles held out for all time) or "all".
     - `dealing`: "deck" (52 cards without replacement) or "independent" (the released code).
     - `num_cards`: 4 or 5. `reward_mode`: "stacked" or "single". `verify_iter`: replies allowed.
-    - `language_only`, `face_cards_color`, `resolution`: the cards as text or as an image.
+    - `face_cards_color`: the suits, "mixed", all "black" or all "red". No seed deals other ranks
+      for it, but two cards of a hand may become the same.
+    - `language_only`: the cards as text; False: as an image of `resolution` (56 to 4096) pixels a
+      side, on a table of `table_color` (a name of `gym_cards.render.TABLES`, or "random": drawn
+      anew with every deal) in a `layout`, "grid", "row" or "scatter". None of these changes what
+      is dealt.
+    - `recognition_only`: the task is only to name the cards of the image.
     - `prompt_file`: a wording file (`gym_cards.prompts`) for the prompt, the feedback and the form
-      of scripted replies. None: the project's own wording.
+      of scripted replies. None: the project's own wording. Images need one with an `image_prompt`,
+      except for `recognition_only`.
 
     ## Reset options
     `cards`: a list of ranks to play; ValueError if it cannot be solved. `all_solutions`: True puts
@@ -61,7 +77,8 @@ class GeneralPointsEnv(DialogueEnv):
 
     ## Info
     Beside the keys of every DialogueEnv: `plain_cards`, `suits`, `numbers`, `solution`, and after
-    a reply `formula` and `read_cards`, as read from it.
+    a reply `formula` and `read_cards`, as read from it. `recognized` is None without images.
+    `answer_field` is "formula", with `recognition_only` "cards".
 
     ## Registered configurations
     `gym_cards/GeneralPoint-oneline-v0`
@@ -84,19 +101,32 @@ class GeneralPointsEnv(DialogueEnv):
         num_cards: int = 4,
         reward_mode: RewardMode = "stacked",
         prompt_file: str | Path | None = None,
+        table_color: str = "green",
+        layout: Literal["grid", "row", "scatter"] = "grid",
+        recognition_only: bool = False,
     ):
-        super().__init__(verify_iter)
-        if not language_only:
-            raise InputError("language_only=False: card images are not available yet; use True")
-        _choose("face_cards_color", face_cards_color, ("mixed", "black", "red"))
+        if not _is_integer(resolution) or resolution < 1:
+            raise InputError(f"resolution={resolution!r}: must be an integer of at least 1 (pixel)")
+        if not language_only and resolution < _MIN_RESOLUTION:
+            raise InputError(
+                f"resolution={resolution}: must be at least {_MIN_RESOLUTION} with images"
+            )
+        if not language_only and resolution > _MAX_RESOLUTION:
+            raise InputError(
+                f"resolution={resolution}: must be at most {_MAX_RESOLUTION} with images"
+            )
+        super().__init__(verify_iter, None if language_only else (resolution, resolution, 3))
+        if language_only and recognition_only:
+            raise InputError("recognition_only=True: needs images, that is language_only=False")
+        _choose("face_cards_color", face_cards_color, COLORS)
+        _choose("table_color", table_color, (*TABLES, "random"))
+        _choose("layout", layout, LAYOUTS)
         _choose("split", split, get_args(Split))
         _choose("dealing", dealing, DEALINGS)
         _choose("reward_mode", reward_mode, get_args(RewardMode))
         _choose("num_cards", num_cards, (4, 5))
         if not _is_integer(target_points) or not 1 <= target_points <= 999:
             raise InputError(f"target_points={target_points!r}: must be an integer from 1 to 999")
-        if not _is_integer(resolution) or resolution < 1:
-            raise InputError(f"resolution={resolution!r}: must be an integer of at least 1 (pixel)")
         if face_rule is None:
             face_rule = "10" if treat_face_cards_as_10 else "rank"
         self.draws_rule = face_rule == "random"
@@ -107,11 +137,24 @@ class GeneralPointsEnv(DialogueEnv):
         self.dealing = dealing
         self.num_cards = num_cards
         self.reward_mode = reward_mode
+        self.has_image = not language_only
+        self.resolution = resolution
+        self.face_cards_color = face_cards_color
+        self.table_color = table_color
+        self.layout = layout
+        self.recognition_only = recognition_only
+        if recognition_only:
+            self.answer_field = "cards"
         self.wording = OWN if prompt_file is None else load_wording(prompt_file)
         for name, value in (("num_cards", num_cards), ("target_points", target_points)):
             fixed = getattr(self.wording, name)
             if fixed not in (None, value):
                 raise InputError(f"{name}={value}: prompt_file {prompt_file} is worded for {fixed}")
+        if self.has_image and not recognition_only and self.wording.image_prompt is None:
+            raise InputError(
+                f"language_only=False: prompt_file {prompt_file} has no image_prompt: it is for "
+                "cards as text only"
+            )
         charset = TEXT_CHARSET + "".join(sorted(self.wording.charset() - set(TEXT_CHARSET)))
         text = spaces.Text(self.max_text_length, min_length=0, charset=charset)
         self.observation_space = spaces.Dict({**self.observation_space.spaces, "text": text})
@@ -140,20 +183,39 @@ class GeneralPointsEnv(DialogueEnv):
             hand = hand_of(cards, self.rule, self.target, self.num_cards, self.dealing)
         self.cards = list(hand.ranks)
         self.numbers = self.rule.numbers(self.cards)
+        suits = suits_of_color(hand.suits, self.face_cards_color)
         info = {
             "plain_cards": list(self.cards),
-            "suits": list(hand.suits),
+            "suits": list(suits),
             "numbers": list(self.numbers),
             "solution": solve(self.numbers, self.target),
             "puzzle": puzzle_name(self.numbers),
         }
         if wants_all:
             info["solutions"] = all_solutions(self.numbers, self.target)
-        text = self.wording.task_prompt(self.cards, self.rule, self.target, self.num_cards)
-        return Prompt(text, info=info)
+        shown = None if self.has_image else self.cards
+        if self.recognition_only:
+            text = self.wording.recognition_task(self.rule, self.target, self.num_cards)
+        else:
+            text = self.wording.task_prompt(shown, self.rule, self.target, self.num_cards)
+        return Prompt(text, self._draw(suits) if self.has_image else None, info)
+
+    def _draw(self, suits: Sequence[str]) -> np.ndarray:
+        table, rng = self.table_color, None
+        if table == "random" or self.layout == "scatter":
+            # A child, so that the next deals do not depend on how this one looks.
+            rng = self.np_random.spawn(1)[0]
+        if table == "random":
+            table = list(TABLES)[rng.integers(len(TABLES))]
+        return render_hand(self.cards, suits, self.resolution, table, self.layout, rng)
 
     def _judge(self, reply: str) -> Verdict:
-        verdict = verify(reply, self.cards, self.numbers, self.target, self.reward_mode)
+        if self.recognition_only:
+            verdict = verify_cards(reply, self.cards)
+        else:
+            verdict = verify(
+                reply, self.cards, self.numbers, self.target, self.reward_mode, self.has_image
+            )
         sentence = self.wording.feedback_to(
             verdict.outcomes[0],
             self.cards,
@@ -168,20 +230,31 @@ class GeneralPointsEnv(DialogueEnv):
         return replace(verdict, feedback=self._foreign.sub("?", sentence))
 
     def oracle_reply(self) -> str:
-        """The solver's solution, in the form that the prompt asks for."""
+        """The solver's solution, in the form that the prompt asks for; with `recognition_only`
+        the cards.
+        """
+        if self.recognition_only:
+            return self.wording.format_recognition(self.cards)
         return self._reply(solve(self.numbers, self.target))
 
     def random_reply(self, rng: np.random.Generator) -> str:
         """Mostly the right numbers in random order with random operators; now and then another
         fault that policies have: a foreign number, a dangling operator, or a solution that lacks
-        its last parenthesis.
+        its last parenthesis. With images, now and then a card is taken for another, and with
+        `recognition_only` always.
         """
-        numbers = [str(number) for number in rng.permutation(self.numbers)]
+        if self.recognition_only:
+            return self.wording.format_recognition(self._misread(rng))
+        cards, values = self.cards, self.numbers
+        if self.has_image and rng.random() < _MISREADS:
+            cards = self._misread(rng)
+            values = self.rule.numbers(cards)
+        numbers = [str(number) for number in rng.permutation(values)]
         kind = rng.choice(["value", "number", "syntax", "open"], p=[0.7, 0.15, 0.1, 0.05])
         if kind == "open":
-            solution = solve(self.numbers, self.target)
-            if solution.endswith(")"):
-                return self._reply(solution[:-1])
+            solution = solve(values, self.target)
+            if solution is not None and solution.endswith(")"):
+                return self._reply(solution[:-1], cards)
         if kind == "number":
             numbers[rng.integers(len(numbers))] = str(rng.integers(1, 14))
         symbols = rng.choice(list("+-*/"), len(numbers) - 1)
@@ -192,10 +265,19 @@ class GeneralPointsEnv(DialogueEnv):
         formula = numbers[0]
         for symbol, number in zip(symbols, numbers[1:], strict=True):
             formula += symbol + number
-        return self._reply(formula + ("+" if kind == "syntax" else ""))
+        return self._reply(formula + ("+" if kind == "syntax" else ""), cards)
 
-    def _reply(self, formula: str) -> str:
-        return self.wording.format_reply(self.cards, self.numbers, formula, self.target)
+    def _misread(self, rng: np.random.Generator) -> list[str]:
+        """The cards, but for one that is taken for another rank."""
+        cards = list(self.cards)
+        place = rng.integers(len(cards))
+        others = [rank for rank in RANKS if rank != cards[place]]
+        cards[place] = others[rng.integers(len(others))]
+        return cards
+
+    def _reply(self, formula: str, cards: Sequence[str] | None = None) -> str:
+        cards = self.cards if cards is None else cards
+        return self.wording.format_reply(cards, self.rule.numbers(cards), formula, self.target)
 
 
 def _is_integer(value: Any) -> bool:

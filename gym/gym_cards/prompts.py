@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from gym_cards.rules import FACES, FaceRule
-from gym_cards.verifier import FEEDBACK, verify
+from gym_cards.verifier import FEEDBACK, verify, verify_cards
 from gym_dialogue.errors import InputError
 
 FORMAT = "gym_cards wording 1"
@@ -32,8 +32,10 @@ _TASK = ("target", *FACES)
 _PLACEHOLDERS = {
     "prompt": (*_TASK, "cards", "count"),
     "image_prompt": (*_TASK, "count"),
+    "recognition_prompt": (*_TASK, "count"),
     "phrases": _TASK,
     "reply": ("target", "cards", "numbers", "formula"),
+    "recognition_reply": ("cards",),
     "feedback": (*_TASK, "cards", "numbers", "formula", "expression", "used", "remaining"),
 }
 
@@ -64,7 +66,10 @@ class Wording:
     prompt: str
     """The first user message."""
     image_prompt: str | None = None
-    """The same where an image shows the cards."""
+    """The same where an image shows the cards. Without it, the wording is for text only."""
+    recognition_prompt: str | None = None
+    """The same where the cards of an image are only to be named. None: the project's own, with its
+    form of a reply."""
     cards: Listing = Listing('"', ", ")
     """How the prompt and the feedback list the cards."""
     phrases: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
@@ -74,6 +79,8 @@ class Wording:
     """A reply in the form that the prompt asks for."""
     reply_cards: Listing = Listing('"', ", ")
     """How a reply lists the cards."""
+    recognition_reply: str = '{"cards": [<<cards>>]}'
+    """A reply in the form that `recognition_prompt` asks for."""
     reply_numbers: Listing = Listing("", ", ")
     """How a reply, and feedback, list the numbers."""
     feedback: Mapping[str, str] = field(default_factory=dict)
@@ -87,12 +94,24 @@ class Wording:
         self, cards: Sequence[str] | None, rule: FaceRule, target: int, size: int
     ) -> str:
         """The first user message; `cards` is None where an image shows them."""
-        values = _task_values(rule, target) | {"count": _COUNT_WORDS.get(size, str(size))}
+        values = _hand_values(rule, target, size)
         if cards is None:
             if self.image_prompt is None:
                 raise InputError("this wording has no image_prompt: it is for cards as text only")
             return self._fill(self.image_prompt, rule, values)
         return self._fill(self.prompt, rule, values | {"cards": self.cards.write(cards)})
+
+    def recognition_task(self, rule: FaceRule, target: int, size: int) -> str:
+        """The first user message where the cards of an image are only to be named."""
+        if self.recognition_prompt is None:
+            return OWN.recognition_task(rule, target, size)
+        return self._fill(self.recognition_prompt, rule, _hand_values(rule, target, size))
+
+    def format_recognition(self, cards: Sequence[str]) -> str:
+        """A reply that only names the cards."""
+        if self.recognition_prompt is None:
+            return OWN.format_recognition(cards)
+        return fill(self.recognition_reply, {"cards": self.reply_cards.write(cards)})
 
     def format_reply(
         self, cards: Sequence[str], numbers: Sequence[int], formula: str, target: int
@@ -136,7 +155,8 @@ class Wording:
 
     def charset(self) -> set[str]:
         """Every character that the texts themselves can bring into an observation."""
-        texts = [self.prompt, self.image_prompt or "", *self.feedback.values()]
+        texts = [self.prompt, self.image_prompt or "", self.recognition_prompt or ""]
+        texts += self.feedback.values()
         texts += [text for phrase in self.phrases.values() for text in phrase.values()]
         for listing in (self.cards, self.reply_numbers):
             texts += [listing.quote, listing.separator]
@@ -175,15 +195,23 @@ def _task_values(rule: FaceRule, target: int) -> dict[str, str]:
     return {"target": str(target)} | {face: str(value) for face, value in faces}
 
 
+def _hand_values(rule: FaceRule, target: int, size: int) -> dict[str, str]:
+    return _task_values(rule, target) | {"count": _COUNT_WORDS.get(size, str(size))}
+
+
+_GOAL = (
+    "Make <<target>> out of <<count>> playing cards: write a formula that uses the value of "
+    "every card exactly once, with + - * / and parentheses. An ace counts as one, J as <<J>>, "
+    "Q as <<Q>>, K as <<K>>.\n"
+)
+_LOOK = "Look at the image and name each card by its rank: A, 2 to 10, J, Q or K.\n"
+_FORM = 'Reply with a JSON object and nothing else: {"cards": [the cards]'
+_FORM_REST = ', "number": [the value of each card], "formula": "the formula, without spaces"}'
+
 OWN = Wording(
-    prompt=(
-        "Make <<target>> out of <<count>> playing cards: write a formula that uses the value of "
-        "every card exactly once, with + - * / and parentheses. An ace counts as one, J as <<J>>, "
-        "Q as <<Q>>, K as <<K>>.\n"
-        "Cards: [<<cards>>]\n"
-        'Reply with a JSON object and nothing else: {"cards": [the cards], "number": [the value '
-        'of each card], "formula": "the formula, without spaces"}'
-    ),
+    prompt=_GOAL + "Cards: [<<cards>>]\n" + _FORM + _FORM_REST,
+    image_prompt=_GOAL + _LOOK + _FORM + _FORM_REST,
+    recognition_prompt=_LOOK + _FORM + "}",
 )
 """The project's own wording, which also stands in for what a file leaves out."""
 
@@ -269,6 +297,16 @@ def check_meaning(wording: Wording, where: str) -> None:
             f"{where}, key reply: the verifier finds no formula in a reply of this form; it needs "
             'a "formula" that holds <<formula>>'
         )
+    if wording.image_prompt is not None and not verify_cards(reply, hand).is_right:
+        raise InputError(
+            f"{where}, key reply: the verifier finds no cards in a reply of this form; with an "
+            'image_prompt it needs "cards" that hold <<cards>>'
+        )
+    if not verify_cards(wording.format_recognition(hand), hand).is_right:
+        raise InputError(
+            f"{where}, key recognition_reply: the verifier finds no cards in a reply of this form; "
+            'it needs "cards" that hold <<cards>>'
+        )
 
 
 def _check_keys(value: Any, keys: Collection[str], at: str) -> None:
@@ -282,7 +320,7 @@ def _check_placeholders(found: Mapping[str, Any], where: str) -> None:
         value = found.get(key)
         if value is None:
             continue
-        if key != "phrases" and key != "reply":
+        if key not in ("phrases", "reply", "recognition_reply"):
             allowed = (*allowed, *phrases)
         for name, text in _texts(value, key):
             for mark in MARK.finditer(text):

@@ -57,10 +57,15 @@ def verify(
     ones, as a multiset. In mode `stacked` the penalties of everything found add up (as in the
     released code); in mode `single` the first one counts alone (as in the paper's text).
     `Verdict.outcomes` names each finding, repeated where it is penalised repeatedly, so that in
-    mode `stacked` the reward is the sum over it. `info` has `read_cards` and `formula`.
+    mode `stacked` the reward is the sum over it. `info` has `read_cards` and `formula`;
+    `recognized` is None without `check_cards`.
     """
     fields = read_fields(reply, REPLY_FIELDS)
-    outcomes = _outcomes(fields, cards, numbers, target, check_cards)
+    recognized = _names_cards(fields, cards) if check_cards else None
+    if recognized is False:
+        outcomes: tuple[str, ...] = (INCORRECT_VISION,)
+    else:
+        outcomes = _outcomes(fields["formula"], numbers, target)
     counted = outcomes if reward_mode == "stacked" else outcomes[:1]
     return Verdict(
         reward=sum(REWARDS[outcome] for outcome in counted),
@@ -68,21 +73,33 @@ def verify(
         feedback=FEEDBACK[outcomes[0]],
         is_right=outcomes[0] == CORRECT_SOLUTION,
         info={"read_cards": fields["cards"], "formula": fields["formula"]},
+        recognized=recognized,
     )
 
 
-def _outcomes(
-    fields: dict[str, Any],
-    cards: Sequence[str],
-    numbers: Sequence[int],
-    target: int,
-    check_cards: bool,
-) -> tuple[str, ...]:
-    if check_cards:
-        read = [str(card).strip().upper() for card in fields["cards"] or ()]
-        if Counter(read) != Counter(cards):
-            return (INCORRECT_VISION,)
-    formula = fields["formula"]
+def verify_cards(reply: str, cards: Sequence[str]) -> Verdict:
+    """Verify one reply that only names the cards of a hand: CORRECT_SOLUTION if its `cards` are
+    these, as a multiset, else INCORRECT_VISION. Accepts any string and never raises.
+    """
+    fields = read_fields(reply, {"cards": list})
+    recognized = _names_cards(fields, cards)
+    outcome = CORRECT_SOLUTION if recognized else INCORRECT_VISION
+    return Verdict(
+        reward=REWARDS[outcome],
+        outcomes=(outcome,),
+        feedback=FEEDBACK[outcome],
+        is_right=recognized,
+        info={"read_cards": fields["cards"], "formula": None},
+        recognized=recognized,
+    )
+
+
+def _names_cards(fields: dict[str, Any], cards: Sequence[str]) -> bool:
+    read = [str(card).strip().upper() for card in fields["cards"] or ()]
+    return Counter(read) == Counter(cards)
+
+
+def _outcomes(formula: str | None, numbers: Sequence[int], target: int) -> tuple[str, ...]:
     tokens = None if formula is None else tokenize(formula.split("=", 1)[0])
     if not tokens:  # unreadable, empty, with a foreign character, or beyond a limit
         return (ILLEGAL_FORMULA,)

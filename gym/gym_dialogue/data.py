@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from gym_dialogue.errors import InputError
+from gym_dialogue.images import check_image
 from gym_dialogue.messages import Message
 
 _LLAVA_ROLES = {"system": "system", "human": "user", "gpt": "assistant"}
@@ -21,13 +23,17 @@ def read_dialogues(path: str | Path) -> Iterator[list[Message]]:
     form, `conversations`, a list of {from, value}. LLaVA form does not say which replies were
     right, so every gpt turn is trained, as LLaVA does, whatever a verifier says of it in the next.
 
-    Raises InputError, naming the line or the item, for a malformed record, and for one with an
-    image: nothing that reads this file looks at images, and none is dropped in silence.
+    A dialogue may have one image, in its first user message: `image` of that message, or in LLaVA
+    form of the record, names a file beside the data file. `<image>` in a LLaVA text says where it
+    stands; it is put before the text here.
+
+    Raises InputError, naming the line or the item, for a malformed record, an image that is
+    elsewhere, and a file that is no image.
     """
     is_empty = True
     for where, record in _records(path):
         is_empty = False
-        yield _messages(record, f"data file {path}, {where}")
+        yield _messages(record, f"data file {path}, {where}", Path(path).parent)
     if is_empty:
         raise InputError(f"data file {path}: holds no dialogue")
 
@@ -54,9 +60,11 @@ def _records(path: str | Path) -> Iterator[tuple[str, Any]]:
                 yield f"line {number}", None
 
 
-def _messages(record: Any, where: str) -> list[Message]:
+def _messages(record: Any, where: str, directory: Path) -> list[Message]:
+    named: list[Any] = []  # the image of each message
     try:
-        if "conversations" in record:
+        is_llava = "conversations" in record
+        if is_llava:
             messages = [
                 Message(_LLAVA_ROLES[turn["from"]], turn["value"])
                 for turn in record["conversations"]
@@ -66,6 +74,7 @@ def _messages(record: Any, where: str) -> list[Message]:
                 Message(m["role"], m["content"], trained=m.get("trained", True))
                 for m in record["messages"]
             ]
+            named = [m.get("image") for m in record["messages"]]
         well_formed = all(isinstance(m.text, str) for m in messages)
     except (KeyError, TypeError, AttributeError):
         well_formed = False
@@ -75,11 +84,39 @@ def _messages(record: Any, where: str) -> list[Message]:
             "alternates user and assistant, or with `conversations`, a list of {from, value} that "
             "alternates human and gpt; after an optional system message, and ending with a reply"
         )
-    has_marker = "conversations" in record and any(_IMAGE_MARKER in m.text for m in messages)
-    if has_marker or record.get("image") or record.get("images"):
+    first = next(i for i, m in enumerate(messages) if m.role == "user")
+    if is_llava:
+        name = record.get("image") or None
+        messages = _without_marker(messages, first, name is not None, where)
+    else:
+        name = named.pop(first)
+    if "images" in record or any(other is not None for other in named):
+        raise InputError(f"{where}: has an image beside that of its first user message; give one")
+    if name is None:
+        return messages
+    if not isinstance(name, str):
+        raise InputError(f"{where}: image must be the name of one file")
+    file = directory / name
+    try:
+        check_image(file)
+    except InputError as error:
+        raise InputError(f"{where}: {error}") from error
+    messages[first] = replace(messages[first], image=file)
+    return messages
+
+
+def _without_marker(
+    messages: list[Message], first: int, has_image: bool, where: str
+) -> list[Message]:
+    """The messages of a LLaVA record without the marker of its image."""
+    counts = [m.text.count(_IMAGE_MARKER) for m in messages]
+    if sum(counts) != counts[first] or counts[first] > has_image:
         raise InputError(
-            f"{where}: has an image, and only text can be used here; give data without images"
+            f"{where}: {_IMAGE_MARKER} must stand once, in the first human turn of a record with "
+            "an `image`"
         )
+    text = messages[first].text.replace(_IMAGE_MARKER, "").strip("\n")
+    messages[first] = replace(messages[first], text=text)
     return messages
 
 

@@ -33,6 +33,8 @@ class Verdict:
     `outcomes` holds the name of every finding, the primary one first. `next_prompt` is set when
     the reply was right and the task goes on in a fresh dialogue; a right reply without it ends
     the episode as a success. `info` joins the environment's info (what was read, say).
+    `recognized`: whether what the reply says it sees is what there is to see; None where it says
+    nothing, or there is nothing to see.
     """
 
     reward: float
@@ -41,6 +43,7 @@ class Verdict:
     is_right: bool
     next_prompt: Prompt | None = None
     info: dict[str, Any] = field(default_factory=dict)
+    recognized: bool | None = None
 
 
 class DialogueEnv(gym.Env[dict[str, Any], str]):
@@ -54,8 +57,9 @@ class DialogueEnv(gym.Env[dict[str, Any], str]):
     user message; the last allowed wrong reply ends the episode with its own penalty (`terminated`:
     nothing is bootstrapped). `truncated` is always False.
 
-    `info` has `outcome`, `outcomes`, `feedback`, `is_success`, `remaining_steps`, `answer_field`,
-    and `puzzle`, the name under which episodes of the same task are clustered in statistics.
+    `info` has `outcome`, `outcomes`, `feedback`, `is_success`, `recognized` (of the Verdict),
+    `remaining_steps`, `answer_field`, and `puzzle`, the name under which episodes of the same task
+    are clustered in statistics.
 
     A subclass draws the task in `_begin` and judges replies in `_judge`.
     """
@@ -134,7 +138,7 @@ class DialogueEnv(gym.Env[dict[str, Any], str]):
     def _observe(self, text: str, new_dialogue: int) -> dict[str, Any]:
         obs: dict[str, Any] = {"text": text, "new_dialogue": new_dialogue}
         if "image" in self.observation_space.spaces:
-            obs["image"] = self._prompt.image
+            obs["image"] = self._prompt.image.copy()
         return obs
 
     def _info(self, verdict: Verdict | None = None, is_success: bool = False) -> dict[str, Any]:
@@ -147,6 +151,7 @@ class DialogueEnv(gym.Env[dict[str, Any], str]):
             "feedback": verdict.feedback if verdict else "",
             "is_right": bool(verdict and verdict.is_right),
             "is_success": is_success,
+            "recognized": verdict.recognized if verdict else None,
             "remaining_steps": self._remaining,
             "answer_field": self.answer_field,
         }

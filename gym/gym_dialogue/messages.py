@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
+
+from gym_dialogue.images import Image
 
 
 @dataclass(frozen=True)
@@ -33,7 +35,7 @@ class Message:
 
     role: Literal["system", "user", "assistant"]
     text: str
-    image: np.ndarray | None = None
+    image: Image | None = None
     reply: Reply | None = None
     trained: bool = True
 
@@ -63,6 +65,9 @@ class Dialogue:
     messages: list[Message] = field(default_factory=list)
     key: tuple[int, ...] = ()
     expert: Expert | None = None
+    memo: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
+    """What a policy has worked out about the dialogue and will need again, such as its image as the
+    model takes it."""
 
     @property
     def num_replies(self) -> int:
@@ -73,14 +78,16 @@ class Dialogue:
         """The random stream of the next reply; `stream` tells apart independent users of it."""
         return np.random.default_rng([*self.key, self.num_replies, stream])
 
-    def to_json(self) -> list[dict]:
-        """The messages as plain data (`messages_to_json`)."""
-        return messages_to_json(self.messages)
 
-
-def messages_to_json(messages: Sequence[Message]) -> list[dict]:
-    """Messages as plain data: role, content, and `trained: false` for a reply without loss."""
+def messages_to_json(
+    messages: Sequence[Message], save_image: Callable[[Image], str]
+) -> list[dict[str, Any]]:
+    """Messages as plain data: role, content, `trained: false` for a reply without loss, and
+    `image`, the name of a file, which `save_image` writes and returns.
+    """
     return [
-        {"role": m.role, "content": m.text} | ({} if m.trained else {"trained": False})
+        {"role": m.role, "content": m.text}
+        | ({} if m.image is None else {"image": save_image(m.image)})
+        | ({} if m.trained else {"trained": False})
         for m in messages
     ]

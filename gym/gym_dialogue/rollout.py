@@ -32,6 +32,7 @@ class Turn:
     outcomes: tuple[str, ...]
     feedback: str
     is_right: bool
+    recognized: bool | None = None
 
     @property
     def outcome(self) -> str:
@@ -91,7 +92,13 @@ class _Slot:
         number = len(episode.dialogues) - 1
         obs, reward, terminated, truncated, info = self.env.step(reply.text)
         turn = Turn(
-            number, reply, reward, info["outcomes"], info["feedback"], bool(info["is_right"])
+            number,
+            reply,
+            reward,
+            info["outcomes"],
+            info["feedback"],
+            bool(info["is_right"]),
+            info["recognized"],
         )
         episode.turns.append(turn)
         if terminated or truncated:

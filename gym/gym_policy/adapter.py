@@ -23,6 +23,7 @@ from safetensors import SafetensorError, safe_open
 from transformers import PreTrainedModel
 
 from gym_dialogue.errors import InputError
+from gym_policy.parts import Part, module_pattern
 from gym_policy.zero import is_partitioned
 
 CONFIG_FILE = "adapter_config.json"
@@ -37,17 +38,20 @@ def add_adapter(
     alpha: float,
     dropout: float,
     targets: Sequence[str],
+    frozen: Sequence[Part] = (),
 ) -> PeftModel:
     """Freeze a model and put a trainable low-rank adapter, in float32, on its linear layers.
 
-    `base` is where the model was loaded from; `targets` names modules, or is ["all-linear"]. The
-    adapter starts as the identity. Raises InputError where no module has such a name.
+    `base` is where the model was loaded from; `targets` names modules, or is ["all-linear"]; the
+    parts `frozen` get none. The adapter starts as the identity. Raises InputError where no module
+    has such a name.
     """
     config = LoraConfig(
         r=rank,
         lora_alpha=alpha,
         lora_dropout=dropout,
         target_modules=targets[0] if list(targets) == ["all-linear"] else list(targets),
+        exclude_modules=module_pattern(frozen),
         task_type="CAUSAL_LM",
         base_model_name_or_path=base,
     )
@@ -157,7 +161,7 @@ def _does_not_fit(directory: str | Path, error: object) -> InputError:
 
 def merge(directory: str, out: str) -> None:
     """Write a model that is the base with the adapter's change added to its weights."""
-    from gym_policy.load import load_model, load_tokenizer, save_tokenizer
+    from gym_policy.load import load_model, load_renderer, save_renderer
 
     if not (Path(directory) / CONFIG_FILE).is_file():
         raise InputError(f"adapter {directory}: holds no {CONFIG_FILE}")
@@ -167,7 +171,7 @@ def merge(directory: str, out: str) -> None:
     merged = _load(base, directory).merge_and_unload()
     try:
         merged.save_pretrained(out)
-        save_tokenizer(load_tokenizer(directory), out)
+        save_renderer(load_renderer(directory), out)
     except (OSError, SafetensorError) as error:
         raise InputError(f"{out}: cannot be written: {error}") from error
     print(f"Merged into {out}")

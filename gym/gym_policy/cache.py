@@ -44,12 +44,11 @@ def _larger(old: torch.Tensor, like: torch.Tensor, length: int, capacity: int) -
 
 
 def make_cache(config: PreTrainedConfig) -> Cache | None:
-    """An empty cache for a model in which every layer attends to all earlier tokens; None, which
-    leaves the choice to `generate`, for any other.
+    """An empty cache for a model in which every layer attends to all earlier tokens, or to an
+    image; None, which leaves the choice to `generate`, for any other.
     """
     text = config.get_text_config()
     types = set(getattr(text, "layer_types", None) or ["full_attention"])
-    others = ("sliding_window", "cross_attention_layers")
-    if types != {"full_attention"} or any(getattr(text, name, None) for name in others):
+    if types != {"full_attention"} or getattr(text, "sliding_window", None):
         return None
     return Cache(layer_class_to_replicate=_GrowingLayer)

@@ -34,7 +34,7 @@ from gym_dialogue.errors import InputError
 _EVALUATE = "bash scripts/eval_ood.sh {}"
 KNOWN = {
     "gp_l_init": ("tianzhechu/GP-L-Init", "bash scripts/train_rl_gp_l.sh paper --model={}"),
-    "gp_vl_init": ("tianzhechu/GP-VL-Init", _EVALUATE),
+    "gp_vl_init": ("tianzhechu/GP-VL-Init", "bash scripts/train_rl_gp_vl.sh paper --model={}"),
     "virl_l_init": ("tianzhechu/VIRL-L-Init", _EVALUATE),
     "virl_vl_init": ("tianzhechu/VIRL-VL-Init", _EVALUATE),
     "base": (

@@ -12,15 +12,18 @@ from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
     AutoModelForImageTextToText,
+    AutoProcessor,
     AutoTokenizer,
     PreTrainedConfig,
     PreTrainedModel,
+    ProcessorMixin,
 )
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 from transformers.utils import cached_file
 
 from gym_dialogue.errors import InputError
 from gym_policy.download import require
+from gym_policy.renderer import Renderer
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -38,11 +41,13 @@ _LOAD_ERRORS = (
     ValueError,
     KeyError,
     RuntimeError,
+    ImportError,
     SafetensorError,
     HfHubHTTPError,
     StrictDataclassError,
 )
 _MODEL_FILES = ("config.json", "adapter_config.json")
+_PROCESSOR_FILES = ("processor_config.json", "preprocessor_config.json")
 
 
 def saved_checkpoints(path: str) -> list[str]:
@@ -96,10 +101,34 @@ def load_tokenizer(path: str) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
-def save_tokenizer(tokenizer: PreTrainedTokenizerBase, directory: str | Path) -> None:
-    """Write a tokenizer's files. Raises OSError where the disk does not take them."""
+def load_renderer(path: str) -> Renderer:
+    """The tokenizer of a checkpoint, with its image processor if it has one. Raises InputError."""
+    tokenizer = load_tokenizer(path)
+    return Renderer(tokenizer, _load_processor(path, tokenizer))
+
+
+def _load_processor(path: str, tokenizer: PreTrainedTokenizerBase) -> ProcessorMixin | None:
+    options = {"_raise_exceptions_for_missing_entries": False}
     try:
-        tokenizer.save_pretrained(directory)
+        if not any(cached_file(path, name, **options) for name in _PROCESSOR_FILES):
+            return None
+        processor = AutoProcessor.from_pretrained(path)
+    except _LOAD_ERRORS as error:
+        raise InputError(
+            f"image processor of {path}: cannot be loaded: {_first_line(error)}"
+        ) from error
+    if getattr(processor, "image_processor", None) is None:
+        return None
+    processor.tokenizer, processor.chat_template = tokenizer, tokenizer.chat_template
+    return processor
+
+
+def save_renderer(renderer: Renderer, directory: str | Path) -> None:
+    """Write the files of a tokenizer, and of an image processor. Raises OSError where the disk does
+    not take them.
+    """
+    try:
+        (renderer.processor or renderer.tokenizer).save_pretrained(directory)
     except Exception as error:
         if type(error) is not Exception:  # what the tokenizers library raises for any fault
             raise

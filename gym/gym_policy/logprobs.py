@@ -4,20 +4,33 @@ from __future__ import annotations
 
 import torch
 
+_NEVER = -1e9  # finite, so that probability times logarithm is 0 and not undefined
 
-def tempered_logprobs(logits: torch.Tensor, temperature: float) -> torch.Tensor:
-    """Log-probabilities (..., V) in float32 of the distribution softmax(logits / temperature)."""
-    return torch.log_softmax(logits.float() / temperature, dim=-1)
+
+def tempered_logprobs(
+    logits: torch.Tensor, temperature: float, forbidden: int | None = None
+) -> torch.Tensor:
+    """Log-probabilities (..., V) in float32 of the distribution softmax(logits / temperature), in
+    which the token `forbidden` has probability 0.
+    """
+    logits = logits.float() / temperature
+    if forbidden is not None:
+        is_forbidden = torch.arange(logits.shape[-1], device=logits.device) == forbidden
+        logits = logits.masked_fill(is_forbidden, _NEVER)
+    return torch.log_softmax(logits, dim=-1)
 
 
 def score_tokens(
-    logits: torch.Tensor, token_ids: torch.Tensor, temperature: float
+    logits: torch.Tensor,
+    token_ids: torch.Tensor,
+    temperature: float,
+    forbidden: int | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Log-probability (N,) of each given token and entropy (N,) of its distribution, in nats.
 
     `logits` is (N, V), `token_ids` is (N,).
     """
-    logprobs = tempered_logprobs(logits, temperature)
+    logprobs = tempered_logprobs(logits, temperature, forbidden)
     chosen = logprobs.gather(-1, token_ids.unsqueeze(-1)).squeeze(-1)
     entropy = -(logprobs.exp() * logprobs).sum(-1)
     return chosen, entropy

@@ -1,4 +1,4 @@
-"""A dialogue -> its token sequence. The only code that knows the tokens between turns."""
+"""A dialogue -> its token sequence and image. The only code that knows the tokens between turns."""
 
 from __future__ import annotations
 
@@ -6,10 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
+from transformers import ProcessorMixin
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from gym_dialogue.errors import InputError
 from gym_dialogue.messages import Dialogue, Message
+from gym_policy.vision import Picture, first_image_token, read_prompt
 
 _SENTINEL = "\u2402reply\u2403"  # stands for a reply while the template is asked what follows one
 
@@ -23,13 +25,16 @@ class Rendered:
 
     `token_ids` (T); `turn` (T): the number of the reply that a token belongs to, -1 outside
     replies; `trained`: whether the loss falls on each reply; `prompt_ends`: for each reply the
-    index of the last token before it.
+    index of the last token before it. `picture`: its image as the model takes it, if it has one,
+    and `image_at`: the index of the first token that stands for it.
     """
 
     token_ids: list[int]
     turn: list[int]
     trained: list[bool]
     prompt_ends: list[int]
+    picture: Picture | None = None
+    image_at: int | None = None
 
 
 class Renderer:
@@ -38,10 +43,13 @@ class Renderer:
     The first prompt is rendered by the chat template. A sampled reply enters by its token ids as
     they were sampled, never by its text; what stands between a reply and the next one (end of
     turn, the verifier's message, the header of the next reply) is what the template writes there.
+
+    With the model's `processor`, the first prompt may hold an image.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase):
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, processor: ProcessorMixin | None = None):
         self.tokenizer = tokenizer
+        self.processor = processor
         self._after = lru_cache(maxsize=4096)(self._render_after)
         self._encode = lru_cache(maxsize=4096)(self._encode_uncached)
         self.end_of_turn_id = self._find_end_of_turn()
@@ -51,7 +59,11 @@ class Renderer:
         """All of a dialogue. One that ends with a user message ends where a reply would start."""
         messages = dialogue.messages if isinstance(dialogue, Dialogue) else list(dialogue)
         first = next((i for i, m in enumerate(messages) if m.role == "assistant"), len(messages))
-        ids = list(self._encode(self._template(messages[:first])))
+        memo = dialogue.memo if isinstance(dialogue, Dialogue) else {}
+        if "prompt" not in memo:
+            memo["prompt"] = self._prompt(messages[:first])
+        prompt, picture = memo["prompt"]
+        ids = list(prompt)
         turn = [-1] * len(ids)
         trained: list[bool] = []
         prompt_ends: list[int] = []
@@ -71,7 +83,19 @@ class Renderer:
                 ids += after
                 turn += [-1] * len(after)
                 position += 1
-        return Rendered(ids, turn, trained, prompt_ends)
+        image_at = None if picture is None else first_image_token(self.processor, ids)
+        return Rendered(ids, turn, trained, prompt_ends, picture, image_at)
+
+    def require_images(self, what: str, path: str | None = None) -> None:
+        """Raises InputError if the model (of the checkpoint at `path`) cannot be shown images,
+        which `what` has.
+        """
+        if self.processor is None:
+            raise InputError(
+                f"{what} shows images, and the model{f' {path}' if path else ''} reads text only, "
+                "or its image processor (preprocessor_config.json or processor_config.json) is "
+                "missing: choose a model with a vision part, with the processor's files beside it"
+            )
 
     def reply_text(self, token_ids: Sequence[int]) -> str:
         """The text of sampled tokens, without the token that ended the turn."""
@@ -100,9 +124,18 @@ class Renderer:
             return list(message.reply.token_ids)
         return [*self._encode(message.text), self.end_of_turn_id]
 
+    def _prompt(self, messages: Sequence[Message]) -> tuple[Sequence[int], Picture | None]:
+        """The token ids up to the first reply, and the image among the messages."""
+        text = self._template(messages)
+        images = [message.image for message in messages if message.image is not None]
+        if not images:
+            return self._encode(text), None
+        self.require_images("the dialogue")
+        return read_prompt(self.processor, text, images[0])
+
     def _template(self, messages: Sequence[Message]) -> str:
         return self.tokenizer.apply_chat_template(
-            [{"role": message.role, "content": message.text} for message in messages],
+            [{"role": message.role, "content": _content(message)} for message in messages],
             tokenize=False,
             add_generation_prompt=True,
             date_string=_TEMPLATE_DATE,
@@ -126,3 +159,10 @@ class Renderer:
                 f"(it writes {self.tokenizer.decode([first])!r}): set one that does"
             )
         return first
+
+
+def _content(message: Message) -> str | list[dict[str, str]]:
+    """A message's content in the form of chat templates; the image stands before the text."""
+    if message.image is None:
+        return message.text
+    return [{"type": "image"}, {"type": "text", "text": message.text}]

@@ -14,7 +14,8 @@ from gym_dialogue.messages import Dialogue, Reply
 from gym_dialogue.policy import Policy
 from gym_policy.cache import make_cache
 from gym_policy.logprobs import draw_tokens, tempered_logprobs
-from gym_policy.renderer import Renderer
+from gym_policy.renderer import Rendered, Renderer
+from gym_policy.vision import encode_pictures, generate_inputs, image_token_id, join_pictures
 
 _SAMPLING_STREAM = 1  # of Dialogue.rng; stream 0 is the scripted policies'
 
@@ -26,13 +27,13 @@ class _Draw(LogitsProcessor):
     the recorded distribution the same and makes a row independent of its neighbours.
     """
 
-    def __init__(self, temperature: float, uniforms: torch.Tensor | None):
-        self.temperature = temperature
+    def __init__(self, temperature: float, forbidden: int | None, uniforms: torch.Tensor | None):
+        self.temperature, self.forbidden = temperature, forbidden
         self.uniforms = uniforms
         self.logprobs: list[torch.Tensor] = []
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        logprobs = tempered_logprobs(scores, self.temperature)
+        logprobs = tempered_logprobs(scores, self.temperature, self.forbidden)
         if self.uniforms is None:
             chosen = logprobs.argmax(-1)
         else:
@@ -45,9 +46,10 @@ class _Draw(LogitsProcessor):
 class ModelPolicy(Policy):
     """A causal language model that answers dialogues, many at once.
 
-    Sampling is from softmax(logits / temperature), with no top-k or top-p; `greedy` takes the
-    most likely token instead. Replies end at the model's end of turn, or after `max_new_tokens`.
-    At most `batch_size` dialogues go through the model together.
+    Sampling is from softmax(logits / temperature), with no top-k or top-p, but for the token that
+    stands for an image, which is never said; `greedy` takes the most likely token instead. Replies
+    end at the model's end of turn, or after `max_new_tokens`. At most `batch_size` dialogues go
+    through the model together.
     """
 
     def __init__(
@@ -81,9 +83,9 @@ class ModelPolicy(Policy):
 
     def act(self, dialogues: Sequence[Dialogue]) -> list[Reply]:
         """One reply to each dialogue, in order, with its token ids and log-probabilities."""
-        prompts = [self.renderer.render(dialogue).token_ids for dialogue in dialogues]
+        prompts = [self.renderer.render(dialogue) for dialogue in dialogues]
         # Prompts of similar length share a batch, so that little of it is padding.
-        order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
+        order = sorted(range(len(prompts)), key=lambda i: len(prompts[i].token_ids))
         replies: list[Reply | None] = [None] * len(prompts)
         with self.sampling():
             for start in range(0, len(order), self.batch_size):
@@ -93,14 +95,23 @@ class ModelPolicy(Policy):
                     replies[i] = reply
         return replies
 
-    def _sample(self, prompts: list[list[int]], dialogues: list[Dialogue]) -> list[Reply]:
-        input_ids, mask = self._left_pad(prompts)
-        draw = _Draw(self.temperature, None if self.greedy else self._uniforms(dialogues))
+    def _sample(self, prompts: list[Rendered], dialogues: list[Dialogue]) -> list[Reply]:
+        input_ids, mask = self._left_pad([prompt.token_ids for prompt in prompts])
+        cache = make_cache(self.model.config)
+        encode_pictures(self.model, [p.picture for p in prompts if p.picture is not None])
+        width = input_ids.shape[1]
+        starts = [
+            None if p.image_at is None else width - len(p.token_ids) + p.image_at for p in prompts
+        ]
+        images = join_pictures([p.picture for p in prompts], starts, self.model.device)
+        uniforms = None if self.greedy else self._uniforms(dialogues)
+        draw = _Draw(self.temperature, image_token_id(self.model), uniforms)
         sequences = self.model.generate(
             inputs=input_ids,
             attention_mask=mask,
             logits_processor=[draw],
-            past_key_values=make_cache(self.model.config),
+            past_key_values=cache,
+            **generate_inputs(self.model, input_ids, images, cache),
             synced_gpus=False,  # under ZeRO-3 whole_weights has gathered them; ranks sample alone
             generation_config=GenerationConfig(
                 max_new_tokens=self.max_new_tokens,
@@ -109,7 +120,7 @@ class ModelPolicy(Policy):
                 pad_token_id=self.renderer.tokenizer.pad_token_id,
             ),
         )
-        sampled = sequences[:, input_ids.shape[1] :].tolist()
+        sampled = sequences[:, width:].tolist()
         logprobs = torch.stack(draw.logprobs, dim=1).tolist()
         return [self._reply(row, scores) for row, scores in zip(sampled, logprobs, strict=True)]
 

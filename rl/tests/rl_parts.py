@@ -15,7 +15,12 @@ from rl.learner import Learner
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "gym" / "gym_policy" / "tests"))
 
-from tiny_models import tiny_llama, tiny_mllama, tiny_tokenizer  # noqa: F401 - for the tests
+from tiny_models import (  # noqa: F401 - for the tests
+    tiny_llama,
+    tiny_mllama,
+    tiny_mllama_processor,
+    tiny_tokenizer,
+)
 
 
 class Bandit(DialogueEnv):

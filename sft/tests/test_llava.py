@@ -15,7 +15,7 @@ from gym_dialogue import InputError
 from gym_dialogue.command import EnvConfig, make_envs, with_prompt_file
 from gym_dialogue.data import read_dialogues
 from gym_policy import Renderer, load_model, load_tokenizer
-from sft.data import SourceConfig, hold_back, make_dialogues, to_items, write_jsonl
+from sft.data import DialogueItems, SourceConfig, hold_back, make_dialogues, write_jsonl
 from sft.start import Config as StartConfig
 from sft.start import make_start
 from sft.tiny import build_model, build_tokenizer
@@ -81,10 +81,12 @@ def test_every_gpt_turn_is_trained_and_nothing_else(tmp_path):
     turns = _turns("6 6 6 6?", "6+6+6-6", "No. Try again.", "6+6+6+6", system="Count.")
     (messages,) = read_dialogues(_write(tmp_path / "a.json", [{"conversations": turns}]))
     tokenizer = build_tokenizer(m.text for m in messages)
-    (item,) = to_items([messages], Renderer(tokenizer))
+    item = DialogueItems([messages], Renderer(tokenizer))[0]
     learned = [label for label in item["labels"] if label != -100]
     assert tokenizer.decode(learned) == "6+6+6-6<|end|>6+6+6+6<|end|>"
-    assert tokenizer.decode(item["input_ids"]).startswith("<|system|>Count.<|end|><|user|>6 6")
+    assert tokenizer.decode(item["rendered"].token_ids).startswith(
+        "<|system|>Count.<|end|><|user|>6 6"
+    )
 
 
 GOOD = {"conversations": _turns("a", "b")}
@@ -104,9 +106,15 @@ GOOD = {"conversations": _turns("a", "b")}
         ({"conversations": [{"from": "human", "value": 1}, *_turns("a", "b")]}, "item 1: must"),
         ({"conversations": [{"from": ["gpt"], "value": "a"}]}, "item 1: must be"),
         ({"conversations": [{"from": "human"}, {"from": "gpt", "value": "a"}]}, "item 1: must"),
-        (GOOD | {"image": "cards/3.png"}, "item 1: has an image"),
-        (GOOD | {"id": "n-3", "image": ["a"]}, r"item 1 \(id 'n-3'\): has an image"),
-        ({"conversations": _turns("<image>\nWhich cards?", "b")}, "item 1: has an image"),
+        (GOOD | {"image": "cards/3.png"}, "item 1: image .*3.png: cannot be read: No such file"),
+        (GOOD | {"image": "a.json"}, "item 1: image .*a.json: is not an image file"),
+        (GOOD | {"id": "n-3", "image": ["a"]}, r"item 1 \(id 'n-3'\): image must be the name of"),
+        (GOOD | {"images": ["a"]}, "item 1: has an image beside"),
+        (
+            {"conversations": _turns("<image>\nWhich cards?", "b")},
+            "item 1: <image> must stand once",
+        ),
+        ({"conversations": _turns("a", "b", "<image>", "c")}, "item 1: <image> must stand once"),
     ],
 )
 def test_items_that_cannot_be_used_are_named(item, word, tmp_path):
@@ -187,8 +195,9 @@ def test_the_token_accuracy_is_that_of_the_model(start, tmp_path):
     model = load_model(str(run / "checkpoints" / "update-000003"))
     _, kept = hold_back(list(read_dialogues(data)), 0.5, seed=5)
     right = total = 0
-    for item in to_items(kept, Renderer(load_tokenizer(path))):
-        logits = model(torch.tensor([item["input_ids"]])).logits[0, :-1]
+    items = DialogueItems(kept, Renderer(load_tokenizer(path)))
+    for item in (items[index] for index in range(len(items))):
+        logits = model(torch.tensor([item["rendered"].token_ids])).logits[0, :-1]
         for guess, label in zip(logits.argmax(-1).tolist(), item["labels"][1:], strict=True):
             total += label != -100
             right += guess == label

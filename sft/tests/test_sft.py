@@ -12,9 +12,10 @@ from gym_dialogue.data import read_dialogues
 from gym_policy import Renderer, load_model, load_tokenizer
 from gym_policy.load import saved_checkpoints
 from sft.data import (
-    DialogueDataset,
+    DialogueItems,
     PadRight,
     SourceConfig,
+    TrainingOrder,
     bucketed_order,
     make_dialogues,
     write_jsonl,
@@ -40,8 +41,10 @@ def test_dialogues_are_right_in_the_end_and_only_that_is_learned(tmp_path):
         replies = [m for m in messages if m.role == "assistant"]
         assert [m.trained for m in replies] == [False] * (len(replies) - 1) + [True]
     tokenizer = build_tokenizer(m.text for messages in dialogues for m in messages)
-    dataset = DialogueDataset(dialogues, Renderer(tokenizer), 4, 10, seed=0)
-    for item, messages in zip(dataset.items, dialogues, strict=True):
+    items = DialogueItems(dialogues, Renderer(tokenizer))
+    dataset = TrainingOrder(items, 4, 10, seed=0)
+    for index, messages in enumerate(dialogues):
+        item = items[index]
         learned = [label for label in item["labels"] if label != -100]
         assert tokenizer.decode(learned) == messages[-1].text + "<|end|>"
     batch = PadRight(tokenizer.pad_token_id)([dataset[i] for i in range(4)])

@@ -1,5 +1,6 @@
 """The environment: Gymnasium's contract, dealing, splits, options, and replies of every kind."""
 
+import json
 import subprocess
 import sys
 
@@ -10,15 +11,31 @@ from gymnasium.utils.env_checker import check_env
 
 import gym_cards
 from gym_cards.hands import in_split, is_heldout
+from gym_cards.prompts import FORMAT, load_wording, read_wording
 from gym_cards.rules import FACES, FaceRule, random_rule
 from gym_dialogue import InputError
+from gym_dialogue.policy import NoisyOraclePolicy
+from gym_dialogue.rollout import Task, rollout
 
 
 def _make(**kwargs):
     return gymnasium.make(gym_cards.ENV_ID, **kwargs)
 
 
-@pytest.mark.parametrize("kwargs", [{}, {"face_rule": "random"}, {"num_cards": 5}])
+VISION = {"language_only": False, "resolution": 112}
+
+
+@pytest.mark.parametrize(
+    "kwargs",
+    [
+        {},
+        {"face_rule": "random"},
+        {"num_cards": 5},
+        VISION,
+        VISION | {"layout": "scatter", "table_color": "random"},
+        VISION | {"recognition_only": True},
+    ],
+)
 def test_check_env(kwargs):
     check_env(_make(**kwargs).unwrapped, skip_render_check=True)
 
@@ -171,12 +188,187 @@ def test_hands_that_cannot_be_played_raise_value_error(options, word):
         {"reward_mode": "sum"},
         {"face_cards_color": "blue"},
         {"resolution": 0},
-        {"language_only": False},
+        {"resolution": 55, "language_only": False},
+        {"resolution": 4097, "language_only": False},
+        {"table_color": "pink"},
+        {"layout": "pile"},
+        {"recognition_only": True},
     ],
 )
 def test_bad_arguments_are_named(kwargs):
     with pytest.raises(InputError, match=next(iter(kwargs)).replace("_", ".")):
         _make(**kwargs)
+
+
+def test_an_image_takes_the_place_of_the_cards_line():
+    env = _make(**VISION)
+    assert env.observation_space["image"].shape == (112, 112, 3)
+    obs, info = env.reset(seed=7)
+    text = _make().reset(seed=7)[0]["text"]
+    assert obs["text"].split("\n")[::2] == text.split("\n")[::2]
+    assert "image" in obs["text"]
+    assert "Cards:" not in obs["text"]
+    assert info["recognized"] is None
+    after = env.step("nonsense")[0]
+    assert (after["image"] == obs["image"]).all()
+    assert len(np.unique(obs["image"].reshape(-1, 3), axis=0)) > 20
+
+
+@pytest.mark.parametrize("layout", ["grid", "scatter"])
+def test_the_same_seed_gives_the_same_picture(layout):
+    first, second = (_make(**VISION, layout=layout, table_color="random") for _ in range(2))
+    pictures = [env.reset(seed=3)[0]["image"] for env in (first, second)]
+    pictures += [env.reset()[0]["image"] for env in (first, second)]
+    pictures += [env.reset(seed=3)[0]["image"] for env in (first, second)]
+    first, second, next_first, next_second, *again = (p.tobytes() for p in pictures)
+    assert first == second == again[0] == again[1]
+    assert next_first == next_second != first
+
+
+@pytest.mark.parametrize(
+    "look",
+    [
+        {"face_cards_color": "black"},
+        {"face_cards_color": "red"},
+        {"layout": "row"},
+        {"layout": "scatter"},
+        {"table_color": "random"},
+        {"recognition_only": True},
+    ],
+)
+def test_the_look_does_not_change_what_is_dealt(look):
+    plain, other = _make(), _make(**VISION, **look)
+    for seed in (5, None, None):
+        dealt, shown = (env.reset(seed=seed)[1] for env in (plain, other))
+        assert dealt["plain_cards"] == shown["plain_cards"]
+    colors = {"black": {"spades", "clubs"}, "red": {"hearts", "diamonds"}}
+    if "face_cards_color" in look:
+        assert set(shown["suits"]) <= colors[look["face_cards_color"]]
+    else:
+        assert dealt["suits"] == shown["suits"]
+
+
+def test_random_tables_are_of_every_colour():
+    env = _make(**VISION, table_color="random")
+    tables = {tuple(env.reset(seed=seed)[0]["image"][0, 0]) for seed in range(40)}
+    assert len(tables) == 5
+
+
+def test_cards_misread_end_the_check_of_a_reply():
+    env = _make(**VISION)
+    env.reset(seed=0, options={"cards": ["A", "10", "K", "3"]})
+    right = '{"cards": ["3", "k", 10, "A"], "formula": "10+10+1+3"}'
+    wrong = '{"cards": ["A", "10", "Q", "3"], "formula": "10+10+1+3"}'
+    silent = '{"formula": "10+"}'
+    for reply in (wrong, silent):
+        _, reward, _, _, info = env.step(reply)
+        assert (reward, info["outcomes"]) == (-1.5, ("INCORRECT_VISION",))
+        assert info["recognized"] is False
+    assert env.step(right.replace("+3", "*3"))[4]["recognized"] is True
+    assert env.step(right)[1:3] == (5.0, True)
+
+
+def test_text_has_nothing_to_recognize():
+    env = _make()
+    env.reset(seed=0)
+    assert env.step('{"cards": [], "formula": "1"}')[4]["recognized"] is None
+
+
+@pytest.mark.parametrize(
+    ("reply", "reward"),
+    [
+        ('{"cards": ["A", "10", "K", "3"]}', 5),
+        ("I see {'cards': ['k', 3, 10, 'a',]}", 5),
+        ('{"cards": ["A", "10", "K"]}', -1.5),
+        ('{"cards": ["A", "10", "K", "3", "3"]}', -1.5),
+        ('{"cards": ["A", "10", "K", "4"]}', -1.5),
+        ('{"formula": "10+10+1+3"}', -1.5),
+        ("", -1.5),
+    ],
+)
+def test_recognition_only(reply, reward):
+    env = _make(**VISION, recognition_only=True)
+    obs, info = env.reset(seed=0, options={"cards": ["A", "10", "K", "3"]})
+    assert "formula" not in obs["text"]
+    assert info["answer_field"] == "cards"
+    _, got, terminated, _, info = env.step(reply)
+    assert got == reward
+    assert terminated is info["is_success"] is info["recognized"] is (reward == 5)
+    assert info["outcome"] == ("CORRECT_SOLUTION" if reward == 5 else "INCORRECT_VISION")
+
+
+def test_scripted_replies_to_images():
+    rng = np.random.default_rng(0)
+    env = _make(**VISION).unwrapped
+    names = _make(**VISION, recognition_only=True).unwrapped
+    outcomes = []
+    for seed in range(300):
+        env.reset(seed=seed)
+        assert env._judge(env.oracle_reply()).is_right
+        outcomes.append(env._judge(env.mistaken_reply(rng)).outcomes[0])
+        names.reset(seed=seed)
+        assert names._judge(names.oracle_reply()).is_right
+        assert not names._judge(names.random_reply(rng)).is_right
+    assert set(outcomes) >= {"NO_SOLUTION", "INCORRECT_NUMBER", "ILLEGAL_FORMULA"}
+    assert 0.04 < outcomes.count("INCORRECT_VISION") / 300 < 0.2
+
+
+def test_turns_of_a_rollout_say_what_was_recognized():
+    env = _make(**VISION, recognition_only=True)
+    episode = rollout([env], NoisyOraclePolicy(0.5), [Task(4, (0,))])[0]
+    assert [turn.recognized for turn in episode.turns] == [t.is_right for t in episode.turns]
+    turn = rollout([_make()], NoisyOraclePolicy(0), [Task(4, (0,))])[0].turns[0]
+    assert turn.recognized is None
+
+
+IMAGE_PROMPT = "Make <<target>>. J <<J>>, Q <<Q>>, K <<K>>."
+
+
+def _wording_file(path, **keys):
+    keys = {"format": FORMAT, "prompt": f"{IMAGE_PROMPT} <<cards>>"} | keys
+    path.write_text(json.dumps(keys))
+    return str(path)
+
+
+def test_wording_files_and_images(tmp_path):
+    text_only = _wording_file(tmp_path / "text.json")
+    with pytest.raises(InputError, match=r"language_only=False: .*image_prompt"):
+        _make(**VISION, prompt_file=text_only)
+    env = _make(**VISION, prompt_file=text_only, recognition_only=True)
+    own = _make(**VISION, recognition_only=True)
+    assert env.reset(seed=0)[0]["text"] == own.reset(seed=0)[0]["text"]
+    keys = {
+        "recognition_prompt": "Name <<count>> cards…",
+        "recognition_reply": "{'cards': [<<cards>>]}",
+    }
+    file = _wording_file(tmp_path / "both.json", image_prompt=IMAGE_PROMPT, **keys)
+    assert _make(**VISION, prompt_file=file).reset(seed=0)[0]["text"].startswith("Make 24. J 10")
+    env = _make(**VISION, prompt_file=file, recognition_only=True).unwrapped
+    assert env.observation_space.contains(env.reset(seed=0)[0])
+    assert env._prompt.text == "Name four cards…"
+    assert env.oracle_reply().startswith("{'cards': [\"")
+    assert env._judge(env.oracle_reply()).is_right
+    assert read_wording(load_wording(file).to_json(), "again") == load_wording(file)
+
+
+@pytest.mark.parametrize(
+    ("keys", "words"),
+    [
+        ({"recognition_prompt": "<<cards>>"}, "key recognition_prompt: unknown placeholder"),
+        ({"recognition_reply": "<<formula>>"}, "key recognition_reply: unknown placeholder"),
+        (
+            {"recognition_prompt": "Look.", "recognition_reply": "<<cards>>"},
+            "key recognition_reply: the verifier finds no cards",
+        ),
+        (
+            {"image_prompt": IMAGE_PROMPT, "reply": '{"formula": "<<formula>>"}'},
+            "key reply: the verifier finds no cards",
+        ),
+    ],
+)
+def test_wordings_for_images_that_cannot_be_played(tmp_path, keys, words):
+    with pytest.raises(InputError, match=words):
+        load_wording(_wording_file(tmp_path / "wording.json", **keys))
 
 
 def test_all_solutions_on_request():

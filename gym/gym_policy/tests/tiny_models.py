@@ -1,20 +1,33 @@
-"""A real tiny tokenizer, and a real tiny Llama and Mllama with random weights, for tests."""
+"""A real tiny tokenizer and image processors, and a real tiny Llama, Mllama and LLaVA with random
+weights, for tests.
+"""
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import (
+    CLIPVisionConfig,
     LlamaConfig,
     LlamaForCausalLM,
+    LlavaConfig,
+    LlavaForConditionalGeneration,
+    LlavaProcessor,
     MllamaConfig,
     MllamaForConditionalGeneration,
+    MllamaProcessor,
     PreTrainedTokenizerFast,
 )
+from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 from transformers.models.mllama.configuration_mllama import MllamaTextConfig, MllamaVisionConfig
+from transformers.models.mllama.image_processing_pil_mllama import MllamaImageProcessorPil
 
 TEMPLATE = (
-    "{% for m in messages %}{{ '<|' + m['role'] + '|>' + m['content'] + '<|end|>' }}{% endfor %}"
+    "{{ bos_token }}{% for m in messages %}{{ '<|' + m['role'] + '|>' }}"
+    "{% if m['content'] is string %}{{ m['content'] }}{% else %}{% for part in m['content'] %}"
+    "{% if part['type'] == 'image' %}{{ '<|image|>' }}{% else %}{{ part['text'] }}{% endif %}"
+    "{% endfor %}{% endif %}{{ '<|end|>' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
 )
+SIDE = 28  # pixels of a tile
 
 
 def tiny_tokenizer():
@@ -25,9 +38,10 @@ def tiny_tokenizer():
     tokenizer.decoder = decoders.ByteLevel()
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
+        bos_token="<|begin|>",
         eos_token="<|end|>",
         pad_token="<|pad|>",
-        additional_special_tokens=["<|user|>", "<|assistant|>"],
+        additional_special_tokens=["<|user|>", "<|assistant|>", "<|image|>"],
         chat_template=TEMPLATE,
         clean_up_tokenization_spaces=False,
         padding_side="left",
@@ -73,13 +87,64 @@ def tiny_mllama(tokenizer, seed=0):
         attention_heads=4,
         intermediate_size=64,
         vision_output_dim=64,
-        image_size=28,
+        image_size=SIDE,
         patch_size=14,
-        max_num_tiles=1,
+        max_num_tiles=2,
         intermediate_layers_indices=[0],
-        supported_aspect_ratios=[[1, 1]],
+        supported_aspect_ratios=[[1, 1], [1, 2], [2, 1]],
     )
-    config = MllamaConfig(vision_config=vision.to_dict(), text_config=text.to_dict())
+    config = MllamaConfig(
+        vision_config=vision.to_dict(),
+        text_config=text.to_dict(),
+        image_token_index=tokenizer.convert_tokens_to_ids("<|image|>"),
+    )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return MllamaForConditionalGeneration(config).eval()
+        model = MllamaForConditionalGeneration(config).eval()
+        for name, parameter in model.named_parameters():  # closed by default: no image is seen
+            if name.endswith(("attn_gate", "mlp_gate", "gate_attn", "gate_ffn")):
+                torch.nn.init.constant_(parameter, 1.0)
+        return model
+
+
+def tiny_mllama_processor(tokenizer):
+    """Of tiny_mllama: images of up to two tiles."""
+    images = MllamaImageProcessorPil(size={"height": SIDE, "width": SIDE}, max_image_tiles=2)
+    return MllamaProcessor(images, tokenizer, chat_template=tokenizer.chat_template)
+
+
+def tiny_llava(tokenizer, seed=0):
+    """tiny_llama with the features of a CLIP tower of two layers in its token sequence."""
+    vision = CLIPVisionConfig(
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        image_size=SIDE,
+        patch_size=14,
+    )
+    config = LlavaConfig(
+        vision_config=vision,
+        text_config=tiny_llama(tokenizer).config,
+        image_token_index=tokenizer.convert_tokens_to_ids("<|image|>"),
+        vision_feature_layer=-1,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return LlavaForConditionalGeneration(config).eval()
+
+
+def tiny_llava_processor(tokenizer):
+    """Of tiny_llava."""
+    images = CLIPImageProcessorPil(
+        size={"shortest_edge": SIDE}, crop_size={"height": SIDE, "width": SIDE}
+    )
+    return LlavaProcessor(
+        images,
+        tokenizer,
+        patch_size=14,
+        vision_feature_select_strategy="default",
+        image_token="<|image|>",
+        num_additional_image_tokens=1,
+        chat_template=tokenizer.chat_template,
+    )

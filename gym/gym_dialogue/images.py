@@ -1,0 +1,59 @@
+"""Images of messages: arrays, or files that are opened when they are needed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import PIL.Image
+
+from gym_dialogue.errors import InputError
+
+Image = np.ndarray | Path
+"""uint8 (H, W, 3), or a file that holds one."""
+
+MAX_PIXELS = 64_000_000
+"""Of a file: more is taken for a mistake, or for an attempt to fill the memory."""
+
+
+def open_image(image: Image) -> np.ndarray:
+    """The image as an array, uint8 (H, W, 3). Raises InputError for a file that is missing, broken
+    or huge.
+    """
+    if not isinstance(image, Path):
+        return image
+    with _opened(image) as file:
+        try:
+            return np.asarray(file.convert("RGB"))
+        except (OSError, ValueError, SyntaxError) as error:
+            raise InputError(f"image {image}: is broken: {error}") from error
+
+
+def check_image(path: Path) -> None:
+    """Raises InputError for a file that is no image of a size that can be used; looks at its header
+    only.
+    """
+    _opened(path).close()
+
+
+def save_image(path: Path, image: np.ndarray) -> None:
+    """Write a PNG file. Raises OSError where the disk does not take it."""
+    PIL.Image.fromarray(image).save(path, compress_level=1)
+
+
+def _opened(path: Path) -> PIL.Image.Image:
+    try:
+        file = PIL.Image.open(path)
+    except PIL.UnidentifiedImageError as error:
+        raise InputError(f"image {path}: is not an image file that can be read") from error
+    except PIL.Image.DecompressionBombError as error:
+        raise InputError(f"image {path}: is huge; at most {MAX_PIXELS:,} pixels") from error
+    except OSError as error:
+        raise InputError(f"image {path}: cannot be read: {error.strerror or error}") from error
+    width, height = file.size
+    if width * height > MAX_PIXELS:
+        file.close()
+        raise InputError(
+            f"image {path}: is {width} x {height} pixels; at most {MAX_PIXELS:,} can be used"
+        )
+    return file

@@ -1,0 +1,261 @@
+"""Models that see: one prompt with an image, batches with and without, sampling against scoring."""
+
+import numpy as np
+import pytest
+import torch
+from tiny_models import (
+    SIDE,
+    tiny_llama,
+    tiny_llava,
+    tiny_llava_processor,
+    tiny_mllama,
+    tiny_mllama_processor,
+    tiny_tokenizer,
+)
+
+from gym_dialogue import Dialogue, InputError, Message
+from gym_policy import ModelPolicy, Renderer, load_model, load_renderer
+from gym_policy.load import save_renderer
+from gym_policy.logprobs import score_tokens
+from gym_policy.parts import freeze_parts, parameter_groups, part_of
+from gym_policy.reach import freeze_unreached
+from gym_policy.vision import encode_pictures, image_inputs, image_token_id, join_pictures
+
+KINDS = {
+    "mllama": (tiny_mllama, tiny_mllama_processor),
+    "llava": (tiny_llava, tiny_llava_processor),
+}
+
+
+def picture(seed, wide=False):
+    shape = (SIDE, 2 * SIDE if wide else SIDE, 3)
+    return np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
+
+
+def make_policy(kind, **kwargs):
+    tokenizer = tiny_tokenizer()
+    model, processor = (make(tokenizer) for make in KINDS[kind])
+    return ModelPolicy(model, Renderer(tokenizer, processor), max_new_tokens=6, **kwargs)
+
+
+def played(policy, images, turns=3):
+    """Dialogues of several turns, all in one batch, with prompts of different lengths."""
+    dialogues = [
+        Dialogue([Message("user", "Make 24." + " Please." * i, image)], key=(i,))
+        for i, image in enumerate(images)
+    ]
+    for turn in range(turns):
+        for dialogue, reply in zip(dialogues, policy.act(dialogues), strict=True):
+            dialogue.messages.append(Message("assistant", reply.text, reply=reply))
+            if turn < turns - 1:
+                dialogue.messages.append(Message("user", "No: " + "again. " * (turn + 1)))
+    return dialogues
+
+
+def scored(policy, dialogues):
+    """Log-probabilities of all reply tokens, by one right-padded pass over whole dialogues."""
+    rendered = [policy.renderer.render(dialogue) for dialogue in dialogues]
+    width = max(len(r.token_ids) for r in rendered)
+    pad = policy.renderer.tokenizer.pad_token_id
+    ids = torch.tensor([r.token_ids + [pad] * (width - len(r.token_ids)) for r in rendered])
+    images = join_pictures([r.picture for r in rendered], [r.image_at for r in rendered], "cpu")
+    with torch.no_grad():
+        logits = policy.model(input_ids=ids, **image_inputs(policy.model, ids, images)).logits
+    found = []
+    for row, r in enumerate(rendered):
+        at = np.flatnonzero(np.asarray(r.turn) >= 0)
+        forbidden = image_token_id(policy.model)
+        found.append(score_tokens(logits[row, at - 1], ids[row, at], 1.0, forbidden)[0].numpy())
+    return found
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("keeps_features", [True, False])
+def test_sampled_and_recomputed_logprobs_agree_over_three_turns(kind, keeps_features):
+    policy = make_policy(kind)
+    images = [picture(1), None, picture(2, wide=kind == "mllama"), None, picture(3)]
+    dialogues = played(policy, images)
+    for dialogue in dialogues:
+        picture_of = policy.renderer.render(dialogue).picture
+        if picture_of is not None and not keeps_features:
+            picture_of.features = None
+    for dialogue, logprobs in zip(dialogues, scored(policy, dialogues), strict=True):
+        sampled = [p for m in dialogue.messages if m.reply for p in m.reply.logprobs]
+        np.testing.assert_allclose(logprobs, sampled, atol=1e-4)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_dialogue_does_not_depend_on_the_others_of_its_batch(kind):
+    policy = make_policy(kind)
+    images = [picture(1), None, picture(2)]
+    together = played(policy, images)
+    alone = [played(policy, [image])[0] for image in images[:1]]
+    assert [m.text for m in alone[0].messages] == [m.text for m in together[0].messages]
+    without = make_policy(kind)
+    (text_only,) = (
+        played(without, [None, None])[1:]
+        if kind == "mllama"
+        else [played(without, [None, None])[1]]
+    )
+    assert [m.text for m in text_only.messages] == [m.text for m in together[1].messages]
+    for mine, others in zip(text_only.messages, together[1].messages, strict=True):
+        if mine.reply:
+            np.testing.assert_allclose(mine.reply.logprobs, others.reply.logprobs, atol=1e-4)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_another_image_changes_what_is_said(kind):
+    policy = make_policy(kind)
+    rendered = [
+        policy.renderer.render([Message("user", "Make 24.", picture(seed))]) for seed in (1, 2)
+    ]
+    logits = []
+    for r in rendered:
+        ids = torch.tensor([r.token_ids])
+        images = join_pictures([r.picture], [r.image_at], "cpu")
+        with torch.no_grad():
+            logits.append(policy.model(input_ids=ids, **image_inputs(policy.model, ids, images)))
+    gap = (logits[0].logits - logits[1].logits)[0, -1].abs().max()
+    assert rendered[0].token_ids == rendered[1].token_ids
+    assert gap > 1e-3
+
+
+def test_mllama_sees_what_its_own_processor_and_forward_make_of_an_image():
+    policy = make_policy("mllama")
+    tokenizer, processor = policy.renderer.tokenizer, policy.renderer.processor
+    image = picture(5, wide=True)
+    rendered = policy.renderer.render([Message("user", "Look.", image)])
+    ids = torch.tensor([rendered.token_ids])
+    own = processor(
+        images=[image],
+        text=[tokenizer.decode(rendered.token_ids)],
+        add_special_tokens=False,
+        return_tensors="pt",
+    )
+    images = join_pictures([rendered.picture], [rendered.image_at], "cpu")
+    with torch.no_grad():
+        expected = policy.model(**own).logits
+        found = policy.model(input_ids=ids, **image_inputs(policy.model, ids, images)).logits
+    assert own["input_ids"].tolist() == ids.tolist()
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+
+
+def test_an_image_is_encoded_once_an_episode(monkeypatch):
+    policy = make_policy("mllama")
+    seen = []
+    tower = policy.model.model.vision_model
+    hook = tower.register_forward_hook(
+        lambda module, args, kwargs, output: seen.append(len(kwargs["pixel_values"])),
+        with_kwargs=True,
+    )
+    dialogues = played(policy, [picture(1), None, picture(2)])
+    freeze_parts(policy.model, ["vision"])
+    scored(policy, dialogues)
+    hook.remove()
+    assert sum(seen) == 2
+
+
+def test_gradients_reach_the_vision_part_unless_it_is_frozen():
+    for frozen in ([], ["vision"], ["vision", "projector"]):
+        policy = make_policy("mllama")
+        freeze_parts(policy.model, frozen)
+        rendered = policy.renderer.render([Message("user", "Look.", picture(1))])
+        ids = torch.tensor([rendered.token_ids])
+        images = join_pictures([rendered.picture], [rendered.image_at], "cpu")
+        logits = policy.model(input_ids=ids, **image_inputs(policy.model, ids, images)).logits
+        logits[0, -1].logsumexp(-1).backward()
+        reached = {
+            part_of(name)
+            for name, p in policy.model.named_parameters()
+            if p.grad is not None and p.grad.abs().sum() > 0
+        }
+        assert reached == {"vision", "projector", "language"} - set(frozen)
+
+
+def test_freezing_everything_is_refused():
+    with pytest.raises(InputError, match="nothing of this model to train"):
+        freeze_parts(make_policy("mllama").model, ["vision", "projector", "language"])
+
+
+def test_learning_rates_by_part():
+    model = make_policy("llava").model
+    groups = parameter_groups(model.named_parameters(), 1.0, {"vision": 0.1, "projector": 0.5})
+    names = {id(p): name for name, p in model.named_parameters()}
+    lr_of = {part_of(names[id(p)]): g["lr"] for g in groups for p in g["params"]}
+    assert lr_of == {"vision": 0.1, "projector": 0.5, "language": 1.0}
+    assert sum(len(g["params"]) for g in groups) == len(names)
+
+
+def test_what_an_image_does_not_pass_through_is_frozen():
+    tokenizer = tiny_tokenizer()
+    model = tiny_llava(tokenizer)
+    model.config.vision_feature_layer = -2  # the tower's last layer is then without effect
+    renderer = Renderer(tokenizer, tiny_llava_processor(tokenizer))
+    freeze_unreached(model, renderer.render([Message("user", "Look.", picture(1))]))
+    frozen = {name for name, p in model.named_parameters() if not p.requires_grad}
+    assert not any("vision_tower" in name and "layers.0" in name for name in frozen)
+    assert all(part_of(name) == "vision" for name in frozen)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_saved_checkpoint_sees_the_same(kind, tmp_path):
+    policy = make_policy(kind, greedy=True)
+    policy.model.save_pretrained(tmp_path)
+    save_renderer(policy.renderer, tmp_path)
+    loaded = ModelPolicy(
+        load_model(str(tmp_path)), load_renderer(str(tmp_path)), max_new_tokens=6, greedy=True
+    )
+    texts = [[m.text for m in played(p, [picture(1)])[0].messages] for p in (policy, loaded)]
+    assert texts[0] == texts[1]
+
+
+def test_a_text_model_refuses_images():
+    tokenizer = tiny_tokenizer()
+    policy = ModelPolicy(tiny_llama(tokenizer), Renderer(tokenizer))
+    with pytest.raises(InputError, match="shows images, and the model reads text only"):
+        policy.act([Dialogue([Message("user", "Look.", picture(1))])])
+
+
+def test_a_checkpoint_without_its_processor_refuses_images(tmp_path):
+    policy = make_policy("mllama")
+    policy.model.save_pretrained(tmp_path)
+    policy.renderer.tokenizer.save_pretrained(tmp_path)
+    with pytest.raises(InputError, match=r"image processor .* is missing"):
+        load_renderer(str(tmp_path)).require_images("the task")
+
+
+def test_a_processor_that_cannot_be_read(tmp_path):
+    policy = make_policy("mllama")
+    save_renderer(policy.renderer, tmp_path)
+    (tmp_path / "processor_config.json").write_text("{")
+    with pytest.raises(InputError, match="image processor of"):
+        load_renderer(str(tmp_path))
+
+
+def test_a_template_without_a_place_for_images():
+    tokenizer = tiny_tokenizer()
+    processor = tiny_mllama_processor(tokenizer)
+    tokenizer.chat_template = (
+        "{% for m in messages %}{{ '<|user|>' }}{{ 'text' }}{{ m['content'] if m['content'] is "
+        "string }}{{ '<|end|>' }}{% endfor %}"
+    )
+    renderer = Renderer(tokenizer, processor)
+    with pytest.raises(InputError, match="no place for an image"):
+        renderer.render([Message("user", "Look.", picture(1))])
+
+
+def test_images_of_different_shapes_in_one_batch():
+    policy = make_policy("llava")
+    pictures = [
+        policy.renderer.render([Message("user", "Look.", picture(i))]).picture for i in range(2)
+    ]
+    pictures[0].tensors["pixel_values"] = pictures[0].tensors["pixel_values"][..., :14]
+    with pytest.raises(InputError, match="one resolution"):
+        join_pictures(pictures, [0, 0], "cpu")
+
+
+def test_features_are_not_made_where_they_stand_in_the_token_sequence():
+    policy = make_policy("llava")
+    seen = policy.renderer.render([Message("user", "Look.", picture(1))]).picture
+    encode_pictures(policy.model, [seen])
+    assert seen.features is None

@@ -6,7 +6,9 @@ residual stream, a of one in an adapter; W processes, t trained parameters.
 
 The formulas are for decoders of Llama's kind (grouped attention by a fused kernel, gated
 feed-forward, RMSNorm) and follow what autograd keeps; rl/tests/test_memory.py compares them with
-what it kept. Not counted: the CUDA context and what the allocator leaves unused, a few GiB.
+what it kept. Not counted: the CUDA context and what the allocator leaves unused, a few GiB; and of
+a model that sees, all but the parameters: what the vision tower and the layers that attend to
+images keep, which grows with microbatch_size and sampling_batch.
 """
 
 from __future__ import annotations
@@ -35,6 +37,7 @@ from gym_policy.architecture import (
     text_parameters,
     text_sizes,
 )
+from gym_policy.parts import freeze_parts
 from rl.actor_critic import ActorCritic
 from rl.backend import check_stage
 from rl.config import Config
@@ -119,6 +122,7 @@ class Facts:
     architecture: PreTrainedConfig
     counts: Counts
     lengths: Lengths
+    with_images: bool = False
 
 
 @dataclass(frozen=True)
@@ -152,17 +156,34 @@ class MemoryPlan:
         return max(loading, sum(self.host.values()) - loading)
 
 
-def count_parameters(architecture: PreTrainedConfig, config: Config) -> Counts:
-    """The parameters of a run's model, by building it on device meta as training builds it."""
+def count_parameters(
+    architecture: PreTrainedConfig, config: Config, with_images: bool = False
+) -> Counts:
+    """The parameters of a run's model, by building it on device meta as training builds it. Without
+    images, what only they pass through is frozen.
+    """
     model = empty_model(architecture)
     base = list(model.parameters())
     embedding = model.get_input_embeddings().weight
     if config.lora.rank:
         lora = config.lora
         with torch.device("meta"):
-            add_adapter(model, config.model, lora.rank, lora.alpha, lora.dropout, lora.targets)
+            add_adapter(
+                model,
+                config.model,
+                lora.rank,
+                lora.alpha,
+                lora.dropout,
+                lora.targets,
+                config.freeze,
+            )
+    freeze_parts(model, config.freeze)
     critic = ActorCritic(model, 1.0, tuple(config.ppo.value_hidden))
-    reached = {id(p) for p in text_parameters(model) if p.requires_grad}
+    reached = {
+        id(p)
+        for p in (model.parameters() if with_images else text_parameters(model))
+        if p.requires_grad
+    }
     base_ids = {id(p) for p in base}
     head = sum(p.numel() for p in critic.value_head.parameters())
     adapters = [p for p in model.parameters() if id(p) not in base_ids]
@@ -449,7 +470,10 @@ class Activations:
 def find_facts(config: Config) -> Facts:
     """Raises InputError where model or environment cannot be had."""
     architecture = load_architecture(config.model)
-    return Facts(architecture, count_parameters(architecture, config), measure_dialogue(config))
+    (env,) = make_envs(with_prompt_file(config.env, config.prompt_file), 1)
+    with_images = "image" in env.observation_space.spaces
+    counts = count_parameters(architecture, config, with_images)
+    return Facts(architecture, counts, measure_dialogue(config), with_images)
 
 
 def plan(config: Config, launch: Launch, facts: Facts | None = None) -> MemoryPlan:
@@ -533,6 +557,8 @@ def describe(config: Config, launch: Launch) -> list[str]:
         "",
         f"Peak: {planned.peak_phase}, {_size(planned.peak)}, with replies as long as they may be",
     ]
+    if planned.facts.with_images:
+        lines.append("Not counted: what the vision part, and the layers that attend to it, keep")
     if launch.on_cpu:
         return [*lines, f"All processes: {_size(launch.processes * planned.peak)} of host memory"]
     parts = ", ".join(f"{_size(size)} of {part}" for part, size in planned.host.items())
@@ -611,7 +637,8 @@ def _alternatives(config: Config, planned: MemoryPlan) -> Iterator[tuple[str, Me
             yield "offload_optimizer_device: cpu", with_launch(offload_optimizer="cpu")
     if not config.lora.rank:
         lora = replace(config, lora=replace(config.lora, rank=64))
-        fewer = replace(facts, counts=count_parameters(facts.architecture, lora))
+        counts = count_parameters(facts.architecture, lora, facts.with_images)
+        fewer = replace(facts, counts=counts)
         yield "--lora.rank=64", plan(lora, launch, fewer)
 
 

@@ -104,12 +104,14 @@ def episode_stats(
 ) -> dict[str, float]:
     """What was played, over all ranks: success, reward, lengths, outcomes."""
     turns = [turn for episode in episodes for turn in episode.turns]
-    firsts = [
-        episode.turns[episode.turns_of(d)[0]].is_right
+    first_turns = [
+        episode.turns[episode.turns_of(d)[0]]
         for episode in episodes
         for d in range(len(episode.dialogues))
         if episode.turns_of(d)
     ]
+    firsts = [turn.is_right for turn in first_turns]
+    seen = [turn.recognized for turn in first_turns if turn.recognized is not None]
     sums = torch.tensor(
         [
             len(episodes),
@@ -120,13 +122,16 @@ def episode_stats(
             sum(turn.reward for turn in turns),
             sum(len(turn.reply.token_ids) for turn in turns),
             sum(len(experience.token_ids) for experience in experiences),
+            len(seen),
+            sum(seen),
         ],
         dtype=torch.float32,
         device=accelerator.device,
     )
     sums = accelerator.reduce(sums, "sum").tolist()
-    count, played, won, positions, right, reward, tokens, in_dialogues = sums
-    return {
+    count, played, won, positions, right, reward, tokens, in_dialogues, looked, seen_right = sums
+    recognition = {"recognition": seen_right / looked} if looked else {}
+    return recognition | {
         "episodes": count,
         "turns": played,
         "success": won / count,

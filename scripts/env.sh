@@ -112,7 +112,10 @@ train() {
   if [[ -z $model && " $* " != *" --help "* ]] && ! grep -q '^model:' "$config"; then
     if switch dry_run "$@"; then  # nothing is made for it: any start of this scale has the same size
       model=.cache/models/smollm2-135m-instruct
-      [[ $scale == tiny ]] && model=$(newest_run ".cache/start/$task-")
+      if [[ $scale == tiny ]]; then
+        model=$(newest_run ".cache/start/$task-")
+        model=${model:-$(newest_run "assets/start/$task-")}
+      fi
       [[ -f $model/config.json ]] || fail "--dry_run: the start checkpoint of scale $scale is not made yet; name a model with --model=DIRECTORY_OR_HUB_NAME"
     fi
   fi

@@ -65,8 +65,8 @@ class Config(TrainConfig):
 
 
 class _StopAtSuccess(TrainerCallback):
-    """Ends training at a rate of success, and of recognition with images. Every rank plays the same hands with the same weights, so
-    all of them stop together.
+    """Ends training at a rate of success, and of recognition with images. Every rank plays the same
+    hands with the same weights, so all of them stop together.
     """
 
     def __init__(self, config: Config, policy: ModelPolicy):
@@ -172,7 +172,12 @@ def _recipe(config: Config) -> dict[str, Any]:
             recipe[name] = hashlib.sha256(Path(recipe[name]).read_bytes()).hexdigest()
     # Settings that came later and are not used leave the name of a recipe as it was.
     later = (
-        "validation prompt_file gradient_checkpointing part_lr freeze stop_at_recognition".split()
+        "validation",
+        "prompt_file",
+        "gradient_checkpointing",
+        "part_lr",
+        "freeze",
+        "stop_at_recognition",
     )
     return {k: v for k, v in recipe.items() if v or k not in later}
 

@@ -47,6 +47,15 @@ def test_positions_count_where_an_episode_has_several_dialogues():
     assert found == {"first_reply": 0.5, "within_1": 0.5, "within_2": 1.0, "episode_success": 1.0}
 
 
+def test_recognition_is_of_the_first_reply_whatever_its_answer():
+    records = [_record("a", [True]), _record("b", [False, True]), _record("c", [False])]
+    for record, recognized in zip(records, ([True], [False, True], [True]), strict=True):
+        for turn, value in zip(record["turns"], recognized, strict=True):
+            turn["recognized"] = value
+    found = summarize(records, 2)["metrics"]["recognition"]["value"]
+    assert found == pytest.approx(2 / 3, abs=1e-5)
+
+
 def test_repeated_puzzles_widen_the_interval():
     rng = np.random.default_rng(0)
     right = rng.random(40) < 0.5
@@ -174,6 +183,38 @@ def test_the_suites_of_gp_l_deal_what_they_say():
             assert faces or suite.name in ("id", "heldout")
 
 
+def test_the_suites_of_gp_vl_show_what_they_say():
+    task = load_task("gp_vl")
+    for number, suite in enumerate(task.suites):
+        (env,) = make_envs(suite.env, 1)
+        tables = set()
+        for episode in evaluation_tasks(0, number, 12):
+            obs, info = env.reset(seed=episode.env_seed)
+            assert obs["image"].shape == (84, 84, 3)
+            red = {"hearts", "diamonds"}
+            is_red = suite.name in ("visual_ood", "recognition_red")
+            assert set(info["suits"]) <= (red if is_red else {"spades", "clubs"})
+            tables.add(tuple(obs["image"][0, 0]))
+            assert (info["answer_field"] == "cards") == suite.name.startswith("recognition")
+        assert (len(tables) > 1) == (suite.name == "table")
+    assert {s.env.kwargs["resolution"] for s in load_task("gp_vl_1200").suites} == {1200}
+
+
+def test_a_table_of_what_is_seen_has_recognition(tmp_path):
+    task = load_task("gp_vl")
+    config = EvalConfig(episodes=4, verify_iter=2, batch_size=4)
+    suites = [s for s in task.suites if s.name in ("id", "recognition")]
+    results = {
+        name: play_suites({"sampled": policy}, suites, config, show_progress=False)
+        for name, policy in (("random", RandomPolicy()), ("oracle", OraclePolicy()))
+    }
+    table = report.format_table(results, suites, 2)
+    block = table.split("recognition in the first reply, sampled")[1].splitlines()
+    assert "recognition only (black)" in block[2]
+    assert "0.0 [0.0, 0.0]" in block[2]  # a random reply names a card that is not there
+    assert "100.0 [100.0, 100.0]" in block[2]
+
+
 def test_training_and_evaluation_never_share_a_seed():
     config_tasks = evaluation_tasks(0, 0, 300) + evaluation_tasks(0, 1, 300)
     assert len({t.env_seed for t in config_tasks}) > 598
@@ -183,7 +224,10 @@ def test_training_and_evaluation_never_share_a_seed():
 @pytest.mark.parametrize(
     ("text", "word"),
     [
-        ("task: x\n", "no suites"),
+        ("task: x\n", "must list suites"),
+        ("task: x\nsuites_of: gp_l\nsuites: [{name: a}]\n", "must list suites, or name"),
+        ("task: x\nsuites_of: gp_vl_1200\n", "suites of its own"),
+        ("task: x\nsuites_of: chess\n", "chess"),
         ("task: x\nsuites: [{env: {id: b}}]\n", "name"),
         ("task: x\nsuites: [{name: a, env: {id: b}}, {name: a, env: {id: b}}]\n", "same name"),
         ("task: x\nsuites: [{name: a, env: {id: b}, colour: red}]\n", "colour"),

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import replace
 
 import torch
-from torch import nn
 from transformers import PreTrainedModel
 
 from gym_policy.renderer import Rendered
@@ -13,29 +12,39 @@ from gym_policy.vision import image_inputs, join_pictures
 
 
 def freeze_unreached(model: PreTrainedModel, example: Rendered | None = None) -> int:
-    """Freeze the parameters that text does not pass through (the vision part of a model that is
-    fed text only), so that no optimizer state is spent on them; or those that an `example` with an
-    image does not pass through either. Returns how many parameters.
+    """Freeze the parameters without effect on what is said to text (the vision part of a model that
+    is fed text only), so that no optimizer state is spent on them; or to text and to an `example`
+    with an image. Returns how many parameters.
     """
-    reached: set[int] = set()
-
-    def note(module: nn.Module, *_: object) -> None:
-        reached.update(id(p) for p in module.parameters(recurse=False))
-
-    hooks = [module.register_forward_hook(note) for module in model.modules()]
-    with torch.no_grad():
-        model(input_ids=some_tokens(model), use_cache=False)
+    with torch.enable_grad():
+        reached = _leaves(model(input_ids=some_tokens(model), use_cache=False).logits)
         if example is not None and example.picture is not None:
             ids = torch.tensor([example.token_ids], device=model.device)
             picture = replace(example.picture, features=None)
             images = join_pictures([picture], [example.image_at], model.device)
-            model(input_ids=ids, use_cache=False, **image_inputs(model, ids, images))
-    for hook in hooks:
-        hook.remove()
+            seen = image_inputs(model, ids, images)
+            reached |= _leaves(model(input_ids=ids, use_cache=False, **seen).logits)
     frozen = [p for p in model.parameters() if id(p) not in reached and p.requires_grad]
     for parameter in frozen:
         parameter.requires_grad_(False)
     return sum(getattr(p, "ds_numel", p.numel()) for p in frozen)
+
+
+def _leaves(result: torch.Tensor) -> set[int]:
+    """Ids of the parameters that a result has a gradient for. The graph is walked, not computed:
+    gradients would take as much memory as the model.
+    """
+    leaves: set[int] = set()
+    waiting, met = [result.grad_fn], set()
+    while waiting:
+        node = waiting.pop()
+        if node is None or node in met:
+            continue
+        met.add(node)
+        if hasattr(node, "variable"):
+            leaves.add(id(node.variable))
+        waiting += [following for following, _ in node.next_functions]
+    return leaves
 
 
 def some_tokens(model: PreTrainedModel) -> torch.Tensor:

@@ -17,6 +17,8 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "gym" / "gym_policy" / "tests
 
 from tiny_models import (  # noqa: F401 - for the tests
     tiny_llama,
+    tiny_llava,
+    tiny_llava_processor,
     tiny_mllama,
     tiny_mllama_processor,
     tiny_tokenizer,

@@ -1,9 +1,11 @@
 """Oracle data, masks, and a training run on a real tiny Llama."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 import yaml
 
 from gym_dialogue import InputError
@@ -142,3 +144,23 @@ def test_bad_numbers_are_named():
     for kwargs, word in (({}, "model"), ({"model": "x", "lr": 0.0}, "lr")):
         with pytest.raises(InputError, match=word):
             train(Config(**kwargs))
+
+
+def test_a_shipped_start_is_found_by_its_recipe(tmp_path):
+    config = StartConfig(
+        cache=str(tmp_path / "cache"),
+        shipped=str(tmp_path / "shipped"),
+        ship=True,
+        sources=[_source()],
+        num_dialogues=60,
+        num_steps=1,
+        batch_size=16,
+        lr=3e-3,
+    )
+    made = make_start(config)
+    (shipped,) = (tmp_path / "shipped").iterdir()
+    assert load_model(str(shipped)).dtype == torch.float32
+    sizes = [(path / "model.safetensors").stat().st_size for path in (shipped, made)]
+    assert sizes[0] < 0.6 * sizes[1]
+    assert make_start(replace(config, ship=False)) == shipped
+    assert make_start(replace(config, ship=False, seed=1)) != shipped

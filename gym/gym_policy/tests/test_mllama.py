@@ -11,6 +11,7 @@ from tiny_models import tiny_mllama, tiny_tokenizer
 from gym_dialogue import Dialogue, InputError, Message
 from gym_policy import ModelPolicy, Renderer, load_model, load_tokenizer
 from gym_policy.logprobs import score_tokens
+from gym_policy.vision import image_token_id
 
 # Names in the module of today -> names in files that transformers wrote in autumn 2024.
 OLD_NAMES = {
@@ -65,7 +66,8 @@ def test_sampled_and_recomputed_logprobs_agree():
         ids = torch.tensor([[*prompt, *reply.token_ids]])
         with torch.no_grad():
             logits = policy.model(input_ids=ids).logits[0, len(prompt) - 1 : -1]
-        found, _ = score_tokens(logits, ids[0, len(prompt) :], 1.0)
+        replied, forbidden = ids[0, len(prompt) :], image_token_id(policy.model)
+        found, _ = score_tokens(logits, replied, 1.0, forbidden)
         np.testing.assert_allclose(found, reply.logprobs, atol=1e-4)
 
 

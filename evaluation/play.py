@@ -104,6 +104,7 @@ def play_suites(
             episodes = rollout(envs[number], policies[decoding], tasks, lambda _: progress.update())
             records = [episode_record(episode) for episode in episodes]
             played.append(((number, decoding, start), records))
+            del episodes  # with their images, before the next are played
     every = dict(gather_object(played) if state.num_processes > 1 else played)
     gathered: Records = {decoding: {} for decoding in policies}
     for number, decoding, start in chunks:

@@ -24,6 +24,8 @@ from gym_policy import ModelPolicy, Renderer, load_model, load_tokenizer
 from gym_policy.adapter import add_adapter
 from gym_policy.architecture import load_architecture
 from gym_policy.load import auto_class, saved_checkpoints
+from gym_policy.vision import checkpoint_activations
+from gym_policy.zero import join_processes
 from rl.actor_critic import ActorCritic
 from rl.config import Config as TrainConfig
 from rl.config import LoraSettings
@@ -171,7 +173,7 @@ def bench_vision(config: Config) -> None:
     """One PPO update from images, by adapters on an architecture with random weights: turns per
     second and, on a GPU, the most memory.
     """
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = join_processes().device
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
     architecture = load_architecture(config.architecture)
     torch.manual_seed(0)
@@ -199,7 +201,7 @@ def bench_vision(config: Config) -> None:
     images = MllamaImageProcessorPil(size={"height": side, "width": side}, max_image_tiles=tiles)
     processor = MllamaProcessor(images, tokenizer, chat_template=tokenizer.chat_template)
     renderer = Renderer(tokenizer, processor)
-    model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    checkpoint_activations(model)
     lora = settings.lora
     adapter = add_adapter(
         model, "random", lora.rank, lora.alpha, 0.0, lora.targets, settings.freeze

@@ -10,7 +10,7 @@ from accelerate.utils import LoggerType
 from evaluation.play import EvalConfig, check_eval_config
 from gym_dialogue import InputError
 from gym_dialogue.command import EnvConfig
-from gym_policy.parts import Part
+from gym_policy.parts import Part, check_rates
 
 RatioLevel = Literal["turn", "token"]
 
@@ -138,8 +138,8 @@ class Config:
     """Learning rate of parts of a model that sees, where it is another one: vision (the tower),
     projector, language."""
     freeze: list[Part] = field(default_factory=list)
-    """Parts that are not trained: vision, projector, language. With a frozen tower, each image is
-    encoded once an episode."""
+    """Parts that are not trained: vision, projector, language. With a frozen tower, Mllama encodes
+    each image once an episode."""
     lr_end: float = 0.0
     """Learning rate that the schedule ends at. Paper: 1e-9."""
     lr_schedule: Literal["constant", "linear", "cosine"] = "constant"
@@ -244,11 +244,7 @@ def check_config(config: Config) -> None:
             raise InputError(f"{name}={value}: must be between {low} and {high}")
     if config.grpo.group_size < 2:
         raise InputError(f"grpo.group_size={config.grpo.group_size}: must be at least 2")
-    for part, rate in config.part_lr.items():
-        if not rate > 0:
-            raise InputError(
-                f"part_lr.{part}={rate}: must be above 0 (to train none of it: freeze)"
-            )
+    check_rates(config.part_lr)
     known = [logger.value for logger in LoggerType]
     for tracker in config.trackers:
         if tracker not in known:

@@ -6,7 +6,7 @@ Axes: B sequences, T positions, N reply tokens of all sequences, M turns of all 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
@@ -62,7 +62,7 @@ def to_experience(
             field = episode.info["answer_field"]
             picture = rendered.picture
             if picture is not None and not keep_features:
-                picture = replace(picture, features=None)
+                picture.features = None  # the dialogue's own, too: they are large
             zeros = np.zeros(len(turns))
             experiences.append(
                 Experience(
@@ -122,6 +122,14 @@ class Batch:
     returns: torch.Tensor  # (M,)
     images: Images | None = None
     weight: float = 1.0
+
+    def to(self, device: torch.device | str) -> Batch:
+        """The same on a device."""
+        tensors = {f.name: getattr(self, f.name) for f in fields(self)}
+        moved = {k: t.to(device) for k, t in tensors.items() if isinstance(t, torch.Tensor)}
+        if self.images is not None:
+            moved["images"] = {name: tensor.to(device) for name, tensor in self.images.items()}
+        return replace(self, **moved)
 
     @property
     def model_inputs(self) -> dict[str, Any]:

@@ -170,6 +170,7 @@ class Learner:
         per_ratio = world / (turns if algorithm.ratio == "turn" else tokens)
         sums: dict[str, torch.Tensor] = {}
         for number, batch in enumerate(minibatch):
+            batch = batch.to(accelerator.device)
             is_last = number == len(minibatch) - 1
             with self._accumulating(is_last):
                 scores = self.actor_critic(**batch.model_inputs)
@@ -224,13 +225,13 @@ class Learner:
             indices = sorted(part, key=lambda i: len(experiences[i].token_ids))
             chunks = [indices[i : i + micro] for i in range(0, len(indices), micro)]
             passes = int(self._over_ranks(len(chunks), "max"))
+            # They go to the device one by one: images are large.
             batches = [
-                collate([experiences[i] for i in chunk], self.pad_token_id, self.accelerator.device)
+                collate([experiences[i] for i in chunk], self.pad_token_id, "cpu")
                 for chunk in chunks
             ]
             while len(batches) < passes:
-                filler = [experiences[0]]
-                batches.append(collate(filler, self.pad_token_id, self.accelerator.device, 0.0))
+                batches.append(collate([experiences[0]], self.pad_token_id, "cpu", 0.0))
             yield batches
 
     @contextmanager

@@ -35,9 +35,10 @@ from gym_dialogue.messages import messages_to_json
 from gym_policy import ModelPolicy, Renderer, load_model, load_renderer
 from gym_policy.adapter import add_adapter, base_of, check_base, fingerprint, is_adapted
 from gym_policy.load import saved_checkpoints
-from gym_policy.parts import freeze_parts, part_of
+from gym_policy.parts import check_parts, freeze_parts, part_of
 from gym_policy.reach import freeze_unreached
 from gym_policy.renderer import Rendered
+from gym_policy.vision import checkpoint_activations
 from gym_policy.zero import whole_weights
 from rl.actor_critic import ActorCritic, check_linear_head
 from rl.backend import StopRequest, check_stage, load_dtype, make_accelerator, zero_stage
@@ -343,6 +344,7 @@ def train(config: Config) -> Path:
             save(update)
         if stop.agreed(accelerator):
             leave(update)
+        del episodes, experiences  # with their images, before the next are played
     save(config.num_updates)
     last = evaluate(config.num_updates)
     if is_main:
@@ -383,7 +385,7 @@ def make_actor_critic(
         )
     model = model.to(accelerator.device)
     if config.gradient_checkpointing:
-        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        checkpoint_activations(model)
     adapter, base_fingerprint = None, None
     if config.lora.rank:
         if checkpoint is not None:
@@ -399,6 +401,7 @@ def make_actor_critic(
             config.freeze,
         )
         model.to(accelerator.device)
+    check_parts(model, config.freeze, config.part_lr)
     freeze_parts(model, config.freeze)
     with whole_weights(model):
         check_linear_head(model)

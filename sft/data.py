@@ -2,25 +2,36 @@
 
 from __future__ import annotations
 
-import itertools
+import functools
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from accelerate import PartialState
+from accelerate.utils import gather_object
 from tqdm import tqdm
 
-from gym_dialogue import InputError, Message, NoisyOraclePolicy, Task, rollout
+from gym_dialogue import (
+    Episode,
+    InputError,
+    Message,
+    NoisyOraclePolicy,
+    Policy,
+    Task,
+    rollout,
+)
 from gym_dialogue.command import EnvConfig, make_envs
 from gym_dialogue.images import Image, open_image, save_image
 from gym_dialogue.messages import messages_to_json
 from gym_policy.renderer import Rendered, Renderer
-from gym_policy.vision import join_pictures
+from gym_policy.vision import Picture, blank, join_pictures
 
 _NUM_ENVS = 64
+_PLAYED_TOGETHER = 256
 _SHUFFLE_STREAM = 1
 _ORDER_STREAM = 2
 _VALIDATION_STREAM = 3
@@ -50,36 +61,40 @@ def make_dialogues(
     """`count` successful oracle dialogues over all sources, shuffled, as `{"messages": [...]}`.
     Images go to files of `image_dir`, which is made if there are any. Raises ValueError if there
     are, and no place for them.
+
+    The ranks make them in turn, and each returns all of them.
     """
+    state = PartialState()
+    rank, world = state.process_index, state.num_processes
     total = sum(source.share for source in sources)
     if not sources or total <= 0:
         raise InputError("sources: need at least one, with a share above 0")
-    dialogues = []
-    numbers = itertools.count()
+    dialogues = []  # ((source, episode, dialogue), record)
 
-    def save(image: Image) -> str:
+    def save(image: Image, where: tuple[int, ...]) -> str:
         if image_dir is None:
             raise ValueError("make_dialogues: the environments show images: name an image_dir")
         image_dir.mkdir(parents=True, exist_ok=True)
-        file = image_dir / f"{next(numbers):06d}.png"
+        file = image_dir / f"{'-'.join(map(str, where))}.png"
         save_image(file, open_image(image))
         return f"{image_dir.name}/{file.name}"
 
     progress = tqdm(
-        total=count,
+        total=count // world,
         desc="oracle dialogues",
         unit="dialogue",
         mininterval=1,
-        disable=not show_progress,
+        disable=not (show_progress and state.is_main_process),
     )
     with progress:
         for number, source in enumerate(sources):
             size = round(count * source.share / total)
             envs = make_envs(source.env, _NUM_ENVS)
             seeds = np.random.SeedSequence([seed, number]).generate_state(size)
-            tasks = [Task(int(s), (seed, number, i)) for i, s in enumerate(seeds)]
+            tasks = [Task(int(s), (seed, number, i)) for i, s in enumerate(seeds)][rank::world]
             policy = NoisyOraclePolicy(source.error_rate)
-            for episode in rollout(envs, policy, tasks, lambda _: progress.update()):
+            for episode in _played(envs, policy, tasks):
+                progress.update()
                 right = {turn.dialogue for turn in episode.turns if turn.is_right}
                 for index in sorted(right):
                     turns = iter(episode.turns_of(index))
@@ -89,9 +104,24 @@ def make_dialogues(
                         else Message(m.role, m.text, trained=episode.turns[next(turns)].is_right)
                         for m in episode.dialogues[index].messages
                     ]
-                    dialogues.append({"messages": messages_to_json(messages, save)})
-    order = np.random.default_rng([seed, _SHUFFLE_STREAM]).permutation(len(dialogues))
-    return [dialogues[i] for i in order]
+                    where = (*episode.task.sample_key[1:], index)
+                    saved = functools.partial(save, where=where)
+                    record = {"messages": messages_to_json(messages, saved)}
+                    dialogues.append((where, record))
+    every = [record for _, record in sorted(_gathered(dialogues), key=lambda pair: pair[0])]
+    order = np.random.default_rng([seed, _SHUFFLE_STREAM]).permutation(len(every))
+    return [every[i] for i in order]
+
+
+def _gathered(records: list[Any]) -> list[Any]:
+    """Those of all ranks."""
+    return gather_object(records) if PartialState().num_processes > 1 else records
+
+
+def _played(envs: Sequence[Any], policy: Policy, tasks: Sequence[Task]) -> Iterator[Episode]:
+    """The episodes of `tasks`, some at a time: all images together may be more than fits."""
+    for first in range(0, len(tasks), _PLAYED_TOGETHER):
+        yield from rollout(envs, policy, tasks[first : first + _PLAYED_TOGETHER])
 
 
 def write_jsonl(path: str | Path, records: Sequence[dict]) -> None:
@@ -200,10 +230,12 @@ def bucketed_order(
 class PadRight:
     """Collates items into `input_ids` and `labels` (B, T), and `images` where there are some. Right
     padding under a causal model needs no attention mask: no real token sees a pad.
+
+    With an `example`, batches without any image get a black one of its shape, which is not seen.
     """
 
-    def __init__(self, pad_token_id: int):
-        self.pad_token_id = pad_token_id
+    def __init__(self, pad_token_id: int, example: Picture | None = None):
+        self.pad_token_id, self.example = pad_token_id, example
 
     def __call__(self, items: Sequence[dict[str, Any]]) -> dict[str, Any]:
         rendered: list[Rendered] = [item["rendered"] for item in items]
@@ -217,4 +249,6 @@ class PadRight:
             for name, (values, pad) in rows.items()
         }
         images = join_pictures([r.picture for r in rendered], [r.image_at for r in rendered], "cpu")
+        if images is None and self.example is not None:
+            images = blank(self.example, width)
         return batch if images is None else batch | {"images": dict(images)}

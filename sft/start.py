@@ -178,6 +178,7 @@ def _recipe(config: Config) -> dict[str, Any]:
         "part_lr",
         "freeze",
         "stop_at_recognition",
+        "microbatch_size",
     )
     return {k: v for k, v in recipe.items() if v or k not in later}
 

@@ -108,7 +108,7 @@ def build_vision_model(
     tokenizer: PreTrainedTokenizerFast, resolution: int, seed: int
 ) -> MllamaForConditionalGeneration:
     """A Mllama with random weights from `seed`: the decoder of `build_model` with two layers more
-    that attend to the image, and a vision tower of 2 + 1 layers of 96; 1.6 million parameters.
+    that attend to the image, and a vision tower of 2 + 1 layers of 96; 1.8 million parameters.
     """
     special = {
         "bos_token_id": tokenizer.bos_token_id,

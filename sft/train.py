@@ -34,10 +34,21 @@ from gym_dialogue.command import (
 from gym_dialogue.data import read_dialogues
 from gym_policy import Renderer, load_model, load_renderer
 from gym_policy.load import save_renderer, saved_checkpoints
-from gym_policy.parts import Part, freeze_parts, parameter_groups
+from gym_policy.parts import Part, check_parts, check_rates, freeze_parts, parameter_groups
 from gym_policy.reach import freeze_unreached
-from gym_policy.vision import Images, image_inputs
-from gym_policy.zero import join_processes, runs_on_cpu, whole_weights, with_deepspeed
+from gym_policy.vision import (
+    Images,
+    attends_to_images,
+    checkpoint_activations,
+    image_inputs,
+)
+from gym_policy.zero import (
+    is_partitioned,
+    join_processes,
+    runs_on_cpu,
+    whole_weights,
+    with_deepspeed,
+)
 from sft.data import (
     DialogueItems,
     PadRight,
@@ -80,6 +91,9 @@ class Config:
     """Optimizer steps."""
     batch_size: int = 16
     """Dialogues per device and step. Paper: 16."""
+    microbatch_size: int | None = None
+    """Dialogues in one forward and backward pass; gradients accumulate up to batch_size. None: all
+    of them."""
     lr: float = 1e-6
     """Peak learning rate. Paper: 1e-6."""
     part_lr: dict[Part, float] = field(default_factory=dict)
@@ -170,12 +184,21 @@ class _Trainer(Trainer):
     def create_optimizer(self, *args: Any, **kwargs: Any) -> torch.optim.Optimizer:
         if self.optimizer is None and self.part_lr:
             named = list(self.model.named_parameters())
-            groups = parameter_groups(named, self.args.learning_rate, self.part_lr)
+            decayed = set(self.get_decay_parameter_names(self.model))
+            kinds = {
+                self.args.weight_decay: [pair for pair in named if pair[0] in decayed],
+                0.0: [pair for pair in named if pair[0] not in decayed],
+            }
+            if not self.args.weight_decay:
+                kinds = {0.0: named}
             self.optimizer = torch.optim.AdamW(
-                groups,
+                [
+                    group | {"weight_decay": decay}
+                    for decay, pairs in kinds.items()
+                    for group in parameter_groups(pairs, self.args.learning_rate, self.part_lr)
+                ],
                 betas=(self.args.adam_beta1, self.args.adam_beta2),
                 eps=self.args.adam_epsilon,
-                weight_decay=self.args.weight_decay,
             )
         return super().create_optimizer(*args, **kwargs)
 
@@ -191,6 +214,13 @@ def check_config(config: Config) -> None:
         raise InputError(f"warmup={config.warmup}: must be between 0 and 1")
     if not 0 <= config.validation < 1:
         raise InputError(f"validation={config.validation}: must be at least 0 and below 1")
+    if config.microbatch_size is not None and (
+        config.microbatch_size < 1 or config.batch_size % config.microbatch_size
+    ):
+        raise InputError(
+            f"microbatch_size={config.microbatch_size}: must divide batch_size={config.batch_size}"
+        )
+    check_rates(config.part_lr)
     for name in ("data_file", "prompt_file"):
         path = getattr(config, name)
         if path is not None and not Path(path).is_file():
@@ -215,9 +245,10 @@ def train(config: Config) -> Path:
 def load_start(config: Config, path: str) -> PreTrainedModel:
     """The model to train. Without DeepSpeed its weights are in float32, whatever is computed in."""
     model = load_model(path, config.dtype if with_deepspeed() else "float32")
+    check_parts(model, config.freeze, config.part_lr)
     freeze_parts(model, config.freeze)
     if config.gradient_checkpointing:
-        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        checkpoint_activations(model)
     return model
 
 
@@ -249,9 +280,9 @@ def prepare_run(
     if given is not None:
         return given
     data_file = Path(config.run_dir) / "data.jsonl"
+    image_dir = data_file.with_name("images")
+    made = make_dialogues(sources, config.num_dialogues, config.seed, image_dir)
     if state.is_main_process:
-        image_dir = data_file.with_name("images")
-        made = make_dialogues(sources, config.num_dialogues, config.seed, image_dir)
         write_jsonl(data_file, made)
     state.wait_for_everyone()
     return list(read_dialogues(data_file))
@@ -268,14 +299,25 @@ def fit(
     """Train a model in place and leave metrics, TensorBoard log and checkpoints in `run_dir`."""
     dialogues, kept_back = hold_back(dialogues, config.validation, config.seed)
     items = DialogueItems(dialogues, renderer)
-    with_image = next((i for i, has in enumerate(items.has_image) if has), 0)
-    freeze_unreached(model, items[with_image]["rendered"])
+    if not is_partitioned(model):
+        model.to(PartialState().device)
+    example = items[next((i for i, has in enumerate(items.has_image) if has), 0)]["rendered"]
+    freeze_unreached(model, example)
+    is_mixed = any(items.has_image) and not all(items.has_image)
+    with_blanks = is_mixed and with_deepspeed()
+    if with_blanks and not attends_to_images(model):
+        raise InputError(
+            "DeepSpeed: this kind of model takes dialogues with and without images in separate "
+            "runs only; give one kind, or train without DeepSpeed"
+        )
     set_seed(config.seed)
+    micro = config.microbatch_size or config.batch_size
     os.environ["TENSORBOARD_LOGGING_DIR"] = str(run_dir / "tensorboard")
     arguments = TrainingArguments(
         output_dir=str(run_dir),
         max_steps=config.num_steps,
-        per_device_train_batch_size=config.batch_size,
+        per_device_train_batch_size=micro,
+        gradient_accumulation_steps=config.batch_size // micro,
         learning_rate=config.lr,
         lr_scheduler_type=config.lr_schedule,
         warmup_steps=math.ceil(config.warmup * config.num_steps),
@@ -289,14 +331,13 @@ def fit(
         dataloader_pin_memory=torch.cuda.is_available(),
         remove_unused_columns=False,
         save_strategy="no",
-        per_device_eval_batch_size=config.batch_size,
+        per_device_eval_batch_size=micro,
         eval_strategy="steps" if kept_back else "no",
         eval_steps=config.save_every or config.num_steps,
         eval_on_start=bool(kept_back),
         logging_steps=max(1, config.num_steps // 50),
         report_to=["tensorboard"],
-        # Of dialogues with and without images, a batch may have none with one.
-        ddp_find_unused_parameters=any(items.has_image) and not all(items.has_image),
+        ddp_find_unused_parameters=is_mixed,  # a batch may have no image
         disable_tqdm=False,
     )
     num_batches = config.num_steps * arguments.world_size
@@ -311,7 +352,9 @@ def fit(
         eval_dataset=DialogueItems(kept_back, renderer) if kept_back else None,
         preprocess_logits_for_metrics=_most_likely,
         compute_metrics=_token_accuracy,
-        data_collator=PadRight(renderer.tokenizer.pad_token_id),
+        data_collator=PadRight(
+            renderer.tokenizer.pad_token_id, example.picture if with_blanks else None
+        ),
         callbacks=[files, *callbacks],
     )
     files.trainer, trainer.part_lr = trainer, config.part_lr

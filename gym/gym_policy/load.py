@@ -102,9 +102,16 @@ def load_tokenizer(path: str) -> PreTrainedTokenizerBase:
 
 
 def load_renderer(path: str) -> Renderer:
-    """The tokenizer of a checkpoint, with its image processor if it has one. Raises InputError."""
+    """The tokenizer of a checkpoint, with its image processor if it has one. Raises InputError; but
+    what is wrong with an image processor shows only where images are to be seen.
+    """
     tokenizer = load_tokenizer(path)
-    return Renderer(tokenizer, _load_processor(path, tokenizer))
+    processor, fault = None, None
+    try:
+        processor = _load_processor(path, tokenizer)
+    except InputError as error:
+        fault = str(error)
+    return Renderer(tokenizer, processor, fault)
 
 
 def _load_processor(path: str, tokenizer: PreTrainedTokenizerBase) -> ProcessorMixin | None:

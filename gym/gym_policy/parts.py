@@ -28,6 +28,26 @@ def part_of(name: str) -> Part:
     return "language"
 
 
+def check_parts(model: nn.Module, freeze: Sequence[Part], part_lr: Mapping[Part, float]) -> None:
+    """Raises InputError for settings of parts that the model does not have, or that are frozen."""
+    has = {part_of(name) for name, _ in model.named_parameters()}
+    for part in (*freeze, *part_lr):
+        if part not in has:
+            raise InputError(f"freeze or part_lr: {part}: this model has only {', '.join(has)}")
+    for part, rate in part_lr.items():
+        if part in freeze:
+            raise InputError(f"part_lr.{part}={rate}: but freeze={list(freeze)}; give one of them")
+
+
+def check_rates(part_lr: Mapping[Part, float]) -> None:
+    """Raises InputError for a learning rate that is none."""
+    for part, rate in part_lr.items():
+        if not rate > 0:
+            raise InputError(
+                f"part_lr.{part}={rate}: must be above 0 (to train none of it: freeze)"
+            )
+
+
 def freeze_parts(model: nn.Module, parts: Sequence[Part]) -> None:
     """Train nothing of these parts. Raises InputError if nothing is left to train."""
     for name, parameter in model.named_parameters():
@@ -41,13 +61,13 @@ def parameter_groups(
     named: Iterable[tuple[str, nn.Parameter]], lr: float, part_lr: Mapping[str, float]
 ) -> list[dict[str, Any]]:
     """The trained parameters as groups of an optimizer, those of each part with its own learning
-    rate, or `lr`.
+    rate, or `lr`, which comes first.
     """
-    groups: dict[float, list[nn.Parameter]] = {}
+    groups: dict[float, list[nn.Parameter]] = {lr: []}
     for name, parameter in named:
         if parameter.requires_grad:
             groups.setdefault(part_lr.get(part_of(name), lr), []).append(parameter)
-    return [{"params": parameters, "lr": rate} for rate, parameters in groups.items()]
+    return [{"params": params, "lr": rate} for rate, params in groups.items() if params]
 
 
 def module_pattern(parts: Sequence[Part]) -> str | None:

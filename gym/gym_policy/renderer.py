@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
+from jinja2 import TemplateError
 from transformers import ProcessorMixin
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
@@ -47,9 +48,18 @@ class Renderer:
     With the model's `processor`, the first prompt may hold an image.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, processor: ProcessorMixin | None = None):
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        processor: ProcessorMixin | None = None,
+        processor_fault: str | None = None,
+    ):
         self.tokenizer = tokenizer
-        self.processor = processor
+        self.processor, self.processor_fault = processor, processor_fault
+        self._writes_parts = False
+        self._writes_parts = not self._keeps_text()
+        if self._writes_parts and not self._keeps_text():
+            raise InputError("the chat template leaves out the text of messages: set another")
         self._after = lru_cache(maxsize=4096)(self._render_after)
         self._encode = lru_cache(maxsize=4096)(self._encode_uncached)
         self.end_of_turn_id = self._find_end_of_turn()
@@ -59,6 +69,9 @@ class Renderer:
         """All of a dialogue. One that ends with a user message ends where a reply would start."""
         messages = dialogue.messages if isinstance(dialogue, Dialogue) else list(dialogue)
         first = next((i for i, m in enumerate(messages) if m.role == "assistant"), len(messages))
+        images = [i for i, message in enumerate(messages) if message.image is not None]
+        if len(images) > 1 or any(i >= first for i in images):
+            raise InputError("dialogue: may have one image, before the first reply")
         memo = dialogue.memo if isinstance(dialogue, Dialogue) else {}
         if "prompt" not in memo:
             memo["prompt"] = self._prompt(messages[:first])
@@ -90,6 +103,8 @@ class Renderer:
         """Raises InputError if the model (of the checkpoint at `path`) cannot be shown images,
         which `what` has.
         """
+        if self.processor_fault is not None:
+            raise InputError(f"{what} shows images, but the {self.processor_fault}")
         if self.processor is None:
             raise InputError(
                 f"{what} shows images, and the model{f' {path}' if path else ''} reads text only, "
@@ -134,12 +149,31 @@ class Renderer:
         return read_prompt(self.processor, text, images[0])
 
     def _template(self, messages: Sequence[Message]) -> str:
-        return self.tokenizer.apply_chat_template(
-            [{"role": message.role, "content": _content(message)} for message in messages],
-            tokenize=False,
-            add_generation_prompt=True,
-            date_string=_TEMPLATE_DATE,
-        )
+        try:
+            return self.tokenizer.apply_chat_template(
+                [{"role": m.role, "content": self._content(m)} for m in messages],
+                tokenize=False,
+                add_generation_prompt=True,
+                date_string=_TEMPLATE_DATE,
+            )
+        except (TypeError, TemplateError) as error:
+            shown = " and an image" if any(m.image is not None for m in messages) else ""
+            roles = ", ".join(message.role for message in messages)
+            raise InputError(
+                f"the chat template does not take messages of {roles}{shown}: {error}"
+            ) from error
+
+    def _content(self, message: Message) -> str | list[dict[str, str]]:
+        """A message's content in the form of chat templates; the image stands before the text."""
+        text = [{"type": "text", "text": message.text}]
+        if message.image is not None:
+            return [{"type": "image"}, *text]
+        return text if self._writes_parts else message.text
+
+    def _keeps_text(self) -> bool:
+        """Whether the template writes what messages say; some look for parts of a content only."""
+        said = self._template([Message("user", "?"), Message("assistant", _SENTINEL)])
+        return _SENTINEL in said
 
     def _render_after(self, user_text: str) -> tuple[int, ...]:
         """The tokens from the end of a reply to the start of the next, around a user message."""
@@ -159,10 +193,3 @@ class Renderer:
                 f"(it writes {self.tokenizer.decode([first])!r}): set one that does"
             )
         return first
-
-
-def _content(message: Message) -> str | list[dict[str, str]]:
-    """A message's content in the form of chat templates; the image stands before the text."""
-    if message.image is None:
-        return message.text
-    return [{"type": "image"}, {"type": "text", "text": message.text}]

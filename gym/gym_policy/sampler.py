@@ -104,6 +104,8 @@ class ModelPolicy(Policy):
             None if p.image_at is None else width - len(p.token_ids) + p.image_at for p in prompts
         ]
         images = join_pictures([p.picture for p in prompts], starts, self.model.device)
+        seen = generate_inputs(self.model, input_ids, images, cache)
+        del images  # for as long as tokens are sampled, the cache holds what is needed of them
         uniforms = None if self.greedy else self._uniforms(dialogues)
         draw = _Draw(self.temperature, image_token_id(self.model), uniforms)
         sequences = self.model.generate(
@@ -111,7 +113,7 @@ class ModelPolicy(Policy):
             attention_mask=mask,
             logits_processor=[draw],
             past_key_values=cache,
-            **generate_inputs(self.model, input_ids, images, cache),
+            **seen,
             synced_gpus=False,  # under ZeRO-3 whole_weights has gathered them; ranks sample alone
             generation_config=GenerationConfig(
                 max_new_tokens=self.max_new_tokens,

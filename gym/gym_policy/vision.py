@@ -10,14 +10,16 @@ Axes: B dialogues, T positions, n images, S positions of an image's features, H 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 from transformers import Cache, MllamaProcessor, PreTrainedModel, ProcessorMixin
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from gym_dialogue.errors import InputError
 from gym_dialogue.images import Image, open_image
@@ -28,6 +30,7 @@ position of its first image token there; and the tensors of their pictures, join
 
 FEATURES = "features"
 _PLACES = ("rows", "starts")
+_ENCODED_TOGETHER = 16
 
 
 @dataclass
@@ -98,13 +101,14 @@ def join_pictures(
         kept = [{k: v for k, v in t.items() if k != "pixel_values"} for t in tensors]
         tensors = [t | {FEATURES: p.features} for t, p in zip(kept, mine, strict=True)]
     try:
-        joined = {name: torch.cat([t[name] for t in tensors]).to(device) for name in tensors[0]}
+        joined = {name: torch.cat([t[name] for t in tensors]) for name in tensors[0]}
     except RuntimeError as error:
         raise InputError(
             f"images of a batch differ in shape ({error}): give all of them one resolution"
         ) from error
     places = {"rows": rows, "starts": [starts[row] for row in rows]}
-    return {name: torch.tensor(value, device=device) for name, value in places.items()} | joined
+    found = {name: torch.tensor(value) for name, value in places.items()} | joined
+    return {name: tensor.to(device) for name, tensor in found.items()}
 
 
 def image_inputs(
@@ -140,18 +144,53 @@ def generate_inputs(
     return {"cross_attention_mask": mask}
 
 
+def blank(picture: Picture, length: int) -> Images:
+    """A black image for a batch of T = `length` that has none, which is not seen: with it, every
+    rank of DeepSpeed runs the same layers. Of a model that attends to images.
+    """
+    tensors = {name: torch.zeros_like(t) for name, t in picture.tensors.items()}
+    for name in ("aspect_ratio_ids", "aspect_ratio_mask"):
+        tensors[name] = picture.tensors[name]
+    return join_pictures([Picture(tensors)], [length], "cpu")
+
+
+def checkpoint_activations(model: PreTrainedModel) -> None:
+    """Let a backward pass compute each layer's activations again instead of keeping them; those of
+    Mllama's vision tower too, whose layers transformers leaves out.
+    """
+    model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    if not attends_to_images(model):
+        return
+    tower = model.model.vision_model
+    for layer in (*tower.transformer.layers, *tower.global_transformer.layers):
+        if not isinstance(layer, GradientCheckpointingLayer):
+            layer.forward = _checkpointed(layer, layer.forward)
+
+
+def _checkpointed(layer: nn.Module, forward: Callable[..., Any]) -> Callable[..., Any]:
+    def run(*args: Any, **kwargs: Any) -> Any:
+        if not (layer.training and torch.is_grad_enabled()):
+            return forward(*args, **kwargs)
+        return checkpoint(forward, *args, use_reentrant=False, **kwargs)
+
+    return run
+
+
 def encode_pictures(model: PreTrainedModel, pictures: Sequence[Picture]) -> None:
     """Compute the features of pictures that have none yet, where the model keeps them apart from
     its decoder. They are kept in main memory.
     """
     new = [p for p in pictures if p.features is None]
-    if not new or not attends_to_images(model):
+    if not attends_to_images(model):
         return
-    joined = join_pictures(new, [0] * len(new), model.device)
-    with torch.no_grad():
-        found = _tower(model, joined).cpu()
-    for picture, features in zip(new, found.split(1), strict=True):
-        picture.features = features.clone()
+    # Some at a time: the tower's attention mask alone grows with the square of the positions.
+    for first in range(0, len(new), _ENCODED_TOGETHER):
+        part = new[first : first + _ENCODED_TOGETHER]
+        joined = join_pictures(part, [0] * len(part), model.device)
+        with torch.no_grad():
+            found = _tower(model, joined).cpu()
+        for picture, features in zip(part, found.split(1), strict=True):
+            picture.features = features.clone()
 
 
 def _tower(model: PreTrainedModel, images: Images) -> torch.Tensor:
@@ -183,10 +222,12 @@ def _cross_attention(
     width = projected.shape[-1]
     projected = projected.reshape(len(projected), -1, width)
     batch, length = input_ids.shape
+    tiles = images["aspect_ratio_mask"].shape[-1]
+    # An image that starts beyond the sequence is not there: it keeps ranks in step (`blank`).
+    projected = projected * (images["starts"] < length)[:, None, None]
+    positions = torch.arange(length, device=input_ids.device)
     states = projected.new_zeros(batch, *projected.shape[1:])
     states = states.index_copy(0, images["rows"], projected)
-    tiles = images["aspect_ratio_mask"].shape[-1]
-    positions = torch.arange(length, device=input_ids.device)
     sees = positions >= images["starts"].unsqueeze(1)  # (n, T)
     mask = sees[:, :, None, None] & (images["aspect_ratio_mask"] > 0)[:, None]
     whole = torch.zeros(batch, length, 1, tiles, dtype=torch.long, device=input_ids.device)

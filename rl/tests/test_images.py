@@ -24,6 +24,8 @@ from gym_dialogue.command import parse_config
 from gym_policy import Renderer, load_model
 from gym_policy.load import save_renderer
 from gym_policy.parts import Part, part_of
+from rl.bench import Config as BenchConfig
+from rl.bench import main as bench
 from rl.config import Config
 from rl.train import train
 
@@ -110,6 +112,23 @@ def test_a_run_in_images_over_zero3(seeing, tmp_path):
     for line in (run / "metrics.jsonl").read_text().splitlines():
         assert json.loads(line)["logprob_gap"] < 1e-4
     assert _changed(run) == set(get_args(Part))
+
+
+def test_an_architecture_with_random_weights_is_measured(seeing, capsys):
+    mllama = str(seeing / "mllama")
+    bench(
+        BenchConfig(
+            sections=["vision"],
+            architecture=mllama,
+            vision_tokenizer=mllama,
+            vision_turns=8,
+            vision_batch=4,
+            vision_new_tokens=4,
+        )
+    )
+    said = capsys.readouterr().out
+    assert "28 pixels x 2 tiles" in said
+    assert float(said.split("off by ")[1].split()[0]) < 1e-4
 
 
 def test_a_text_model_given_images_leaves_no_run_behind(start, tmp_path):

@@ -1,7 +1,11 @@
 """SFT on dialogues with images: data files, batches, a start that sees, and faults in images."""
 
 import json
-from dataclasses import replace
+import os
+import subprocess
+import sys
+from dataclasses import asdict, replace
+from pathlib import Path
 
 import numpy as np
 import PIL.Image
@@ -29,6 +33,7 @@ from sft.start import Config as StartConfig
 from sft.start import make_start
 from sft.train import Config, train
 
+ROOT = Path(__file__).parents[2]
 SEEN = {"language_only": False, "resolution": 56, "face_cards_color": "black", "verify_iter": 3}
 
 
@@ -197,3 +202,32 @@ def test_a_text_model_given_images_leaves_no_run_behind(tmp_path):
     with pytest.raises(InputError, match=r"shows images, and the model .* reads text only"):
         train(Config(num_dialogues=8, **settings))
     assert not run.exists()
+
+
+def test_batches_without_images_keep_deepspeed_in_step(start, tmp_path):
+    run = tmp_path / "run"
+    settings = Config(
+        model=str(start),
+        run_dir=str(run),
+        sources=[_source(share=0.2), TEXT],
+        num_dialogues=40,
+        num_steps=3,
+        batch_size=4,
+        microbatch_size=2,
+        lr=1e-3,
+    )
+    (tmp_path / "run.yaml").write_text(yaml.safe_dump(asdict(settings)))
+    how = str(ROOT / "scripts" / "accelerate" / "cpu_zero2_2proc.yaml")
+    command = [sys.executable, "-m", "gym_dialogue.launch", how, "sft.train"]
+    done = subprocess.run(
+        [*command, f"--config={tmp_path / 'run.yaml'}"],
+        cwd=ROOT,
+        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    before, after = (load_model(path).state_dict() for path in saved_checkpoints(str(run)))
+    changed = {part_of(name) for name in before if not torch.equal(before[name], after[name])}
+    assert changed == {"vision", "projector", "language"}

@@ -1,5 +1,8 @@
 """Models that see: one prompt with an image, batches with and without, sampling against scoring."""
 
+import json
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -17,9 +20,22 @@ from gym_dialogue import Dialogue, InputError, Message
 from gym_policy import ModelPolicy, Renderer, load_model, load_renderer
 from gym_policy.load import save_renderer
 from gym_policy.logprobs import score_tokens
-from gym_policy.parts import freeze_parts, parameter_groups, part_of
+from gym_policy.parts import (
+    check_parts,
+    check_rates,
+    freeze_parts,
+    parameter_groups,
+    part_of,
+)
 from gym_policy.reach import freeze_unreached
-from gym_policy.vision import encode_pictures, image_inputs, image_token_id, join_pictures
+from gym_policy.vision import (
+    blank,
+    checkpoint_activations,
+    encode_pictures,
+    image_inputs,
+    image_token_id,
+    join_pictures,
+)
 
 KINDS = {
     "mllama": (tiny_mllama, tiny_mllama_processor),
@@ -84,23 +100,28 @@ def test_sampled_and_recomputed_logprobs_agree_over_three_turns(kind, keeps_feat
         np.testing.assert_allclose(logprobs, sampled, atol=1e-4)
 
 
+def _said(dialogue):
+    replies = [m.reply for m in dialogue.messages if m.reply]
+    return [m.text for m in dialogue.messages], [p for reply in replies for p in reply.logprobs]
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_dialogue_does_not_depend_on_the_others_of_its_batch(kind):
-    policy = make_policy(kind)
     images = [picture(1), None, picture(2)]
-    together = played(policy, images)
-    alone = [played(policy, [image])[0] for image in images[:1]]
-    assert [m.text for m in alone[0].messages] == [m.text for m in together[0].messages]
-    without = make_policy(kind)
-    (text_only,) = (
-        played(without, [None, None])[1:]
-        if kind == "mllama"
-        else [played(without, [None, None])[1]]
-    )
-    assert [m.text for m in text_only.messages] == [m.text for m in together[1].messages]
-    for mine, others in zip(text_only.messages, together[1].messages, strict=True):
-        if mine.reply:
-            np.testing.assert_allclose(mine.reply.logprobs, others.reply.logprobs, atol=1e-4)
+    together = played(make_policy(kind), images)
+    alone = [played(make_policy(kind), [images[0]])[0], played(make_policy(kind), [None, None])[1]]
+    for mine, other in zip(alone, together, strict=False):
+        (texts, logprobs), (other_texts, other_logprobs) = _said(mine), _said(other)
+        assert texts == other_texts
+        np.testing.assert_allclose(logprobs, other_logprobs, atol=1e-4)
+
+
+def test_sampled_and_recomputed_logprobs_agree_in_bfloat16():
+    policy = make_policy("mllama")
+    policy.model.to(torch.bfloat16)
+    dialogues = played(policy, [picture(1), None, picture(2, wide=True)])
+    for dialogue, logprobs in zip(dialogues, scored(policy, dialogues), strict=True):
+        np.testing.assert_allclose(logprobs, _said(dialogue)[1], atol=0.1)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -224,12 +245,30 @@ def test_a_checkpoint_without_its_processor_refuses_images(tmp_path):
         load_renderer(str(tmp_path)).require_images("the task")
 
 
-def test_a_processor_that_cannot_be_read(tmp_path):
+def test_a_processor_that_cannot_be_read_matters_with_images_only(tmp_path):
     policy = make_policy("mllama")
     save_renderer(policy.renderer, tmp_path)
     (tmp_path / "processor_config.json").write_text("{")
-    with pytest.raises(InputError, match="image processor of"):
-        load_renderer(str(tmp_path))
+    renderer = load_renderer(str(tmp_path))
+    assert renderer.render([Message("user", "Make 24.")]).token_ids
+    with pytest.raises(InputError, match="the task shows images, but the image processor of"):
+        renderer.require_images("the task")
+
+
+def test_a_processor_in_the_files_of_2024(tmp_path):
+    policy = make_policy("mllama")
+    policy.renderer.tokenizer.save_pretrained(tmp_path)
+    policy.renderer.processor.image_processor.save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "preprocessor_config.json").read_text())
+    config["processor_class"] = "MllamaProcessor"
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(config))
+    rendered = [
+        renderer.render([Message("user", "Look.", picture(1))])
+        for renderer in (policy.renderer, load_renderer(str(tmp_path)))
+    ]
+    assert rendered[0].token_ids == rendered[1].token_ids
+    pixels = [r.picture.tensors["pixel_values"] for r in rendered]
+    torch.testing.assert_close(*pixels)
 
 
 def test_a_template_without_a_place_for_images():
@@ -259,3 +298,125 @@ def test_features_are_not_made_where_they_stand_in_the_token_sequence():
     seen = policy.renderer.render([Message("user", "Look.", picture(1))]).picture
     encode_pictures(policy.model, [seen])
     assert seen.features is None
+
+
+PARTS_ONLY = (
+    "{% for m in messages %}{{ '<|' + m['role'] + '|>' }}{% for part in m['content'] %}"
+    "{% if part['type'] == 'image' %}{{ '<|image|>' }}{% elif part['type'] == 'text' %}"
+    "{{ part['text'] }}{% endif %}{% endfor %}{{ '<|end|>' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
+)
+
+
+def test_a_template_that_knows_parts_only_loses_no_text():
+    tokenizer = tiny_tokenizer()
+    tokenizer.chat_template = PARTS_ONLY
+    renderer = Renderer(tokenizer, tiny_mllama_processor(tokenizer))
+    messages = [Message("user", "Make 24."), Message("assistant", "6"), Message("user", "No.")]
+    text = tokenizer.decode(renderer.render(messages).token_ids)
+    expected = "<|user|>Make 24.<|end|><|assistant|>6<|end|><|user|>No.<|end|><|assistant|>"
+    assert text == expected
+    shown = renderer.render([replace(messages[0], image=picture(1)), *messages[1:]])
+    assert tokenizer.decode(shown.token_ids) == expected.replace("Make", "<|image|>Make")
+
+
+@pytest.mark.parametrize(
+    ("template", "word"),
+    [
+        (
+            "{% for m in messages %}{{ '<|user|>' }}{{ '<|end|>' }}{% endfor %}",
+            "leaves out the text",
+        ),
+        ("{{ raise_exception('no roles here') }}", "no roles here"),
+    ],
+)
+def test_templates_that_cannot_be_used(template, word):
+    tokenizer = tiny_tokenizer()
+    tokenizer.chat_template = template
+    with pytest.raises(InputError, match=word):
+        Renderer(tokenizer)
+
+
+def test_a_template_that_refuses_images_is_bad_input():
+    tokenizer = tiny_tokenizer()
+    tokenizer.chat_template = "{% for m in messages %}{{ m['content'] + '<|end|>' }}{% endfor %}"
+    renderer = Renderer(tokenizer, tiny_mllama_processor(tokenizer))
+    with pytest.raises(InputError, match="does not take messages of user and an image"):
+        renderer.render([Message("user", "Look.", picture(1))])
+
+
+@pytest.mark.parametrize("places", [(0, 1), (2,)])
+def test_no_image_is_dropped(places):
+    renderer = make_policy("mllama").renderer
+    messages = [Message("system", "a"), Message("user", "b"), Message("assistant", "c")]
+    messages = [*messages[:2], messages[2], Message("user", "d")]
+    if places == (2,):
+        messages[3] = replace(messages[3], image=picture(1))
+    else:
+        messages[:2] = [replace(m, image=picture(1)) for m in messages[:2]]
+    with pytest.raises(InputError, match="one image, before the first reply"):
+        renderer.render(messages)
+
+
+def _gradients(model, rendered, images=None):
+    ids = torch.tensor([rendered.token_ids])
+    if images is None:
+        images = join_pictures([rendered.picture], [rendered.image_at], "cpu")
+    model.zero_grad()
+    logits = model(input_ids=ids, **image_inputs(model, ids, images)).logits
+    logits[0, -1].logsumexp(-1).backward()
+    return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+
+
+def test_activations_of_the_vision_tower_are_computed_again():
+    policy = make_policy("mllama")
+    model = policy.model.train()
+    rendered = policy.renderer.render([Message("user", "Look.", picture(1, wide=True))])
+    expected = _gradients(model, rendered)
+    kept = []
+    with torch.autograd.graph.saved_tensors_hooks(
+        lambda t: kept.append(t.numel()) or t, lambda t: t
+    ):
+        _gradients(model, rendered)
+    before = sum(kept)
+    checkpoint_activations(model)
+    kept.clear()
+    found = _gradients(model, rendered)
+    torch.testing.assert_close(found, expected)
+    with torch.autograd.graph.saved_tensors_hooks(
+        lambda t: kept.append(t.numel()) or t, lambda t: t
+    ):
+        tower = model.model.vision_model
+        tower(**{k: v for k, v in rendered.picture.tensors.items() if k != "num_tiles"})
+    assert sum(kept) < 0.5 * before
+
+
+def test_a_blank_image_changes_nothing_but_takes_part():
+    policy = make_policy("mllama")
+    shown = policy.renderer.render([Message("user", "Look.", picture(1))])
+    text = policy.renderer.render([Message("user", "Make 24.")])
+    ids = torch.tensor([text.token_ids])
+    images = blank(shown.picture, ids.shape[1])
+    with torch.no_grad():
+        expected = policy.model(input_ids=ids).logits
+        found = policy.model(input_ids=ids, **image_inputs(policy.model, ids, images)).logits
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+    gradients = _gradients(policy.model, text, images)
+    assert any(part_of(name) == "vision" for name in gradients)
+    assert all(g.abs().sum() == 0 for n, g in gradients.items() if part_of(n) == "vision")
+
+
+@pytest.mark.parametrize(
+    ("freeze", "part_lr", "word"),
+    [
+        (["vision"], {}, "has only language"),
+        ([], {"projector": 1.0}, "has only language"),
+    ],
+)
+def test_parts_that_a_model_does_not_have(freeze, part_lr, word):
+    with pytest.raises(InputError, match=word):
+        check_parts(tiny_llama(tiny_tokenizer()), freeze, part_lr)
+    with pytest.raises(InputError, match="give one of them"):
+        check_parts(make_policy("mllama").model, ["vision"], {"vision": 1.0})
+    with pytest.raises(InputError, match="must be above 0"):
+        check_rates({"vision": 0.0})

@@ -54,7 +54,7 @@ def seeing(tmp_path_factory):
     """Checkpoints of tiny models that see, with random weights, by kind; and a task file."""
     root = tmp_path_factory.mktemp("seeing")
     for kind, (make_model, make_processor) in KINDS.items():
-        tokenizer = tiny_tokenizer()
+        tokenizer = tiny_tokenizer(with_images=True)
         make_model(tokenizer).save_pretrained(root / kind)
         save_renderer(Renderer(tokenizer, make_processor(tokenizer)), root / kind)
     (root / "task.yaml").write_text(TASK)

@@ -49,7 +49,7 @@ def picture(seed, wide=False):
 
 
 def make_policy(kind, **kwargs):
-    tokenizer = tiny_tokenizer()
+    tokenizer = tiny_tokenizer(with_images=True)
     model, processor = (make(tokenizer) for make in KINDS[kind])
     return ModelPolicy(model, Renderer(tokenizer, processor), max_new_tokens=6, **kwargs)
 
@@ -208,7 +208,7 @@ def test_learning_rates_by_part():
 
 
 def test_what_an_image_does_not_pass_through_is_frozen():
-    tokenizer = tiny_tokenizer()
+    tokenizer = tiny_tokenizer(with_images=True)
     model = tiny_llava(tokenizer)
     model.config.vision_feature_layer = -2  # the tower's last layer is then without effect
     renderer = Renderer(tokenizer, tiny_llava_processor(tokenizer))
@@ -231,7 +231,7 @@ def test_a_saved_checkpoint_sees_the_same(kind, tmp_path):
 
 
 def test_a_text_model_refuses_images():
-    tokenizer = tiny_tokenizer()
+    tokenizer = tiny_tokenizer(with_images=True)
     policy = ModelPolicy(tiny_llama(tokenizer), Renderer(tokenizer))
     with pytest.raises(InputError, match="shows images, and the model reads text only"):
         policy.act([Dialogue([Message("user", "Look.", picture(1))])])
@@ -272,7 +272,7 @@ def test_a_processor_in_the_files_of_2024(tmp_path):
 
 
 def test_a_template_without_a_place_for_images():
-    tokenizer = tiny_tokenizer()
+    tokenizer = tiny_tokenizer(with_images=True)
     processor = tiny_mllama_processor(tokenizer)
     tokenizer.chat_template = (
         "{% for m in messages %}{{ '<|user|>' }}{{ 'text' }}{{ m['content'] if m['content'] is "
@@ -309,7 +309,7 @@ PARTS_ONLY = (
 
 
 def test_a_template_that_knows_parts_only_loses_no_text():
-    tokenizer = tiny_tokenizer()
+    tokenizer = tiny_tokenizer(with_images=True)
     tokenizer.chat_template = PARTS_ONLY
     renderer = Renderer(tokenizer, tiny_mllama_processor(tokenizer))
     messages = [Message("user", "Make 24."), Message("assistant", "6"), Message("user", "No.")]
@@ -331,14 +331,14 @@ def test_a_template_that_knows_parts_only_loses_no_text():
     ],
 )
 def test_templates_that_cannot_be_used(template, word):
-    tokenizer = tiny_tokenizer()
+    tokenizer = tiny_tokenizer(with_images=True)
     tokenizer.chat_template = template
     with pytest.raises(InputError, match=word):
         Renderer(tokenizer)
 
 
 def test_a_template_that_refuses_images_is_bad_input():
-    tokenizer = tiny_tokenizer()
+    tokenizer = tiny_tokenizer(with_images=True)
     tokenizer.chat_template = "{% for m in messages %}{{ m['content'] + '<|end|>' }}{% endfor %}"
     renderer = Renderer(tokenizer, tiny_mllama_processor(tokenizer))
     with pytest.raises(InputError, match="does not take messages of user and an image"):
@@ -415,7 +415,7 @@ def test_a_blank_image_changes_nothing_but_takes_part():
 )
 def test_parts_that_a_model_does_not_have(freeze, part_lr, word):
     with pytest.raises(InputError, match=word):
-        check_parts(tiny_llama(tiny_tokenizer()), freeze, part_lr)
+        check_parts(tiny_llama(tiny_tokenizer(with_images=True)), freeze, part_lr)
     with pytest.raises(InputError, match="give one of them"):
         check_parts(make_policy("mllama").model, ["vision"], {"vision": 1.0})
     with pytest.raises(InputError, match="must be above 0"):

@@ -21,6 +21,10 @@ from transformers.models.mllama.configuration_mllama import MllamaTextConfig, Ml
 from transformers.models.mllama.image_processing_pil_mllama import MllamaImageProcessorPil
 
 TEMPLATE = (
+    "{% for m in messages %}{{ '<|' + m['role'] + '|>' + m['content'] + '<|end|>' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
+)
+IMAGE_TEMPLATE = (
     "{{ bos_token }}{% for m in messages %}{{ '<|' + m['role'] + '|>' }}"
     "{% if m['content'] is string %}{{ m['content'] }}{% else %}{% for part in m['content'] %}"
     "{% if part['type'] == 'image' %}{{ '<|image|>' }}{% else %}{{ part['text'] }}{% endif %}"
@@ -30,19 +34,19 @@ TEMPLATE = (
 SIDE = 28  # pixels of a tile
 
 
-def tiny_tokenizer():
-    """Every byte is a token."""
+def tiny_tokenizer(with_images=False):
+    """Every byte is a token; and one stands for an image."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     tokenizer = Tokenizer(models.BPE({symbol: i for i, symbol in enumerate(alphabet)}, []))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     tokenizer.decoder = decoders.ByteLevel()
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
-        bos_token="<|begin|>",
         eos_token="<|end|>",
         pad_token="<|pad|>",
-        additional_special_tokens=["<|user|>", "<|assistant|>", "<|image|>"],
-        chat_template=TEMPLATE,
+        additional_special_tokens=["<|user|>", "<|assistant|>"] + ["<|image|>"] * with_images,
+        chat_template=IMAGE_TEMPLATE if with_images else TEMPLATE,
+        **({"bos_token": "<|begin|>"} if with_images else {}),
         clean_up_tokenization_spaces=False,
         padding_side="left",
     )
@@ -93,11 +97,9 @@ def tiny_mllama(tokenizer, seed=0):
         intermediate_layers_indices=[0],
         supported_aspect_ratios=[[1, 1], [1, 2], [2, 1]],
     )
-    config = MllamaConfig(
-        vision_config=vision.to_dict(),
-        text_config=text.to_dict(),
-        image_token_index=tokenizer.convert_tokens_to_ids("<|image|>"),
-    )
+    config = MllamaConfig(vision_config=vision.to_dict(), text_config=text.to_dict())
+    if "<|image|>" in tokenizer.get_vocab():
+        config.image_token_index = tokenizer.convert_tokens_to_ids("<|image|>")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = MllamaForConditionalGeneration(config).eval()

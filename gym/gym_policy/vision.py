@@ -115,10 +115,13 @@ def image_inputs(
     model: PreTrainedModel, input_ids: torch.Tensor, images: Images | None
 ) -> dict[str, torch.Tensor]:
     """What the forward pass of a model takes for the images of a batch, beside `input_ids` (B, T).
-    Gradients reach whatever of the vision part is trained.
+    Gradients reach whatever of the vision part is trained. Raises InputError for a model without
+    one.
     """
     if images is None:
         return {}
+    if not hasattr(model.config, "vision_config"):
+        raise InputError(f"model type {model.config.model_type}: reads text only, and got an image")
     if not attends_to_images(model):
         return {name: tensor for name, tensor in images.items() if name not in _PLACES}
     states, mask = _cross_attention(model, input_ids, images)

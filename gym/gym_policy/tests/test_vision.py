@@ -18,6 +18,7 @@ from tiny_models import (
 
 from gym_dialogue import Dialogue, InputError, Message
 from gym_policy import ModelPolicy, Renderer, load_model, load_renderer
+from gym_policy.adapter import add_adapter
 from gym_policy.load import save_renderer
 from gym_policy.logprobs import score_tokens
 from gym_policy.parts import (
@@ -237,6 +238,14 @@ def test_a_text_model_refuses_images():
         policy.act([Dialogue([Message("user", "Look.", picture(1))])])
 
 
+def test_a_text_model_with_a_stray_processor_refuses_images():
+    tokenizer = tiny_tokenizer(with_images=True)
+    renderer = Renderer(tokenizer, tiny_llava_processor(tokenizer))
+    policy = ModelPolicy(tiny_llama(tokenizer), renderer)
+    with pytest.raises(InputError, match="model type llama: reads text only"):
+        policy.act([Dialogue([Message("user", "Look.", picture(1))])])
+
+
 def test_a_checkpoint_without_its_processor_refuses_images(tmp_path):
     policy = make_policy("mllama")
     policy.model.save_pretrained(tmp_path)
@@ -420,3 +429,11 @@ def test_parts_that_a_model_does_not_have(freeze, part_lr, word):
         check_parts(make_policy("mllama").model, ["vision"], {"vision": 1.0})
     with pytest.raises(InputError, match="must be above 0"):
         check_rates({"vision": 0.0})
+
+
+@pytest.mark.parametrize("frozen", [[], ["vision"], ["vision", "projector"]])
+def test_adapters_go_on_the_parts_that_are_not_frozen(frozen):
+    model = make_policy("mllama").model
+    add_adapter(model, "base", 4, 8.0, 0.0, ["all-linear"], frozen)
+    adapted = {part_of(name) for name, p in model.named_parameters() if p.requires_grad}
+    assert adapted == {"vision", "projector", "language"} - set(frozen)

@@ -23,6 +23,7 @@ from rl.train import TaskStream, train
 
 ROOT = Path(__file__).parents[2]
 SMALL = [
+    f"--task={Path(__file__).with_name('small_task.yaml')}",
     "--num_updates=2",
     "--num_steps=8",
     "--num_envs=8",

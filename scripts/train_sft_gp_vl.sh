@@ -6,7 +6,7 @@
 #           released data.
 # Scales:   tiny (default): from the same start checkpoint as scripts/train_rl_gp_vl.sh.
 #           paper: Llama-3.2-11B-Vision-Instruct.
-# Hardware: tiny: 2 CPU cores, 4 GB of memory, MINUTES minutes. paper: 8 GPUs of 80 GB.
+# Hardware: tiny: 2 CPU cores, 3 GB of memory, about 6 minutes. paper: 8 GPUs of 80 GB.
 #           ACCELERATE_CONFIG=FILE (scripts/accelerate/) says how it is spread over processes.
 # Leaves:   runs/NAME/ with configuration, data, images, metrics, TensorBoard log and checkpoints.
 set -euo pipefail

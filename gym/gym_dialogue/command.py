@@ -113,8 +113,19 @@ def run_command(main: Callable[[Config], Any], config_class: type[Config]) -> No
         if not is_first:
             time.sleep(4)  # the launcher ends this process where rank 0 has said it
             line = f"rank {os.environ['RANK']}: {line}"
-        print(f"error: {line}", file=sys.stderr)
+        if _is_unsaid():
+            print(f"error: {line}", file=sys.stderr)
         sys.exit(2)
+
+
+def _is_unsaid() -> bool:
+    """Whether no other process of this launch has said what was wrong; from now on one has."""
+    if "BAD_INPUT_TOKEN" not in os.environ:
+        return True
+    try:
+        return bool(os.read(int(os.environ["BAD_INPUT_TOKEN"]), 1))
+    except BlockingIOError:
+        return False
 
 
 def start_run(run_dir: str | Path, config: Any) -> Path:

@@ -37,6 +37,9 @@ def launch(
     MASTER_ADDR, MASTER_PORT and WORLD_SIZE. Of several processes each computes with one thread
     unless OMP_NUM_THREADS says otherwise.
     """
+    token, drop = os.pipe()  # one byte, for the one process that says what was wrong with the input
+    os.set_blocking(token, False)
+    os.write(drop, b".")
     shared = {"OMP_NUM_THREADS": "1"} if processes > 1 else {}
     shared |= env
     shared |= {
@@ -44,6 +47,7 @@ def launch(
         "MASTER_PORT": str(_free_port()),
         "WORLD_SIZE": str(processes),
         "LOCAL_WORLD_SIZE": str(processes),
+        "BAD_INPUT_TOKEN": str(token),
     } | (machines or {})
     first = int(shared.get("MACHINE_RANK", 0)) * processes if machines else 0
     children: list[subprocess.Popen] = []
@@ -62,11 +66,14 @@ def launch(
                 env=shared | ranks,
                 start_new_session=True,  # Ctrl-C reaches it once, through pass_on, and not twice
                 preexec_fn=_end_with_parent,
+                pass_fds=(token,),
             )
         )
     try:
         return _end(children)
     finally:
+        os.close(token)
+        os.close(drop)
         for number, handler in before.items():
             signal.signal(number, handler)
 

@@ -153,3 +153,14 @@ def test_the_launcher_ends_processes_as_their_code_asks(source, code, said, capf
     assert found == code
     assert said in capfd.readouterr().err
     assert time.monotonic() - began < 30
+
+
+def test_bad_input_is_said_once_however_late_a_process_is(capfd):
+    source = (
+        "import os, time; from gym_dialogue import InputError; from gym_dialogue.command import *;"
+        "time.sleep(5 * (os.environ['RANK'] == '0'))\n"
+        "def main(config): raise InputError('no such thing')\n"
+        "run_command(main, EnvConfig)"
+    )
+    assert launch(2, [sys.executable, "-c", source], dict(os.environ)) == 2
+    assert capfd.readouterr().err.count("no such thing") == 1

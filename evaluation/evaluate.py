@@ -16,7 +16,7 @@ import yaml
 from evaluation import report
 from evaluation.play import EvalConfig, check_eval_config, model_policies, play_suites
 from evaluation.suites import load_task
-from gym_dialogue import InputError
+from gym_dialogue import InputError, shows_images
 from gym_dialogue.command import (
     make_envs,
     parse_config,
@@ -62,7 +62,7 @@ def main(config: CommandConfig) -> None:
     renderers = {path: load_renderer(path) for path in checkpoints}
     for suite in task.suites:  # a fault in it or in the wording shows before any model is loaded
         (env,) = make_envs(with_prompt_file(suite.env, config.prompt_file), 1)
-        if "image" in env.observation_space.spaces:
+        if shows_images(env):
             for path, renderer in renderers.items():
                 renderer.require_images(f"suite {suite.name}", path)
     state = join_processes()

@@ -58,17 +58,16 @@ def _counts(record: dict[str, Any], metric: str) -> tuple[float, float]:
     """(numerator, denominator) that one episode adds to a metric."""
     if metric == "episode_success":
         return float(record["is_success"]), 1.0
+    positions: dict[int, list[dict[str, Any]]] = {}
+    for turn in record["turns"]:
+        positions.setdefault(turn["dialogue"], []).append(turn)
     if metric == "recognition":
-        first: dict[int, bool | None] = {}
-        for turn in record["turns"]:
-            first.setdefault(turn["dialogue"], turn.get("recognized"))
-        said = [recognized for recognized in first.values() if recognized is not None]
+        firsts = [turns[0].get("recognized") for turns in positions.values()]
+        said = [recognized for recognized in firsts if recognized is not None]
         return float(sum(said)), float(len(said))
     limit = 1 if metric == "first_reply" else int(metric.removeprefix("within_"))
-    replies: dict[int, list[bool]] = {}
-    for turn in record["turns"]:
-        replies.setdefault(turn["dialogue"], []).append(turn["is_right"])
-    return float(sum(any(right[:limit]) for right in replies.values())), float(len(replies))
+    won = [any(turn["is_right"] for turn in turns[:limit]) for turns in positions.values()]
+    return float(sum(won)), float(len(won))
 
 
 def metric_names(verify_iter: int, with_recognition: bool) -> list[str]:

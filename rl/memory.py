@@ -25,7 +25,7 @@ import yaml
 from peft.tuners.lora import LoraLayer
 from transformers import PreTrainedConfig
 
-from gym_dialogue import Message, NoisyOraclePolicy, Task, rollout
+from gym_dialogue import Message, NoisyOraclePolicy, Task, rollout, shows_images
 from gym_dialogue.command import make_envs, with_prompt_file
 from gym_policy import Renderer, load_tokenizer
 from gym_policy.adapter import add_adapter
@@ -471,7 +471,7 @@ def find_facts(config: Config) -> Facts:
     """Raises InputError where model or environment cannot be had."""
     architecture = load_architecture(config.model)
     (env,) = make_envs(with_prompt_file(config.env, config.prompt_file), 1)
-    with_images = "image" in env.observation_space.spaces
+    with_images = shows_images(env)
     counts = count_parameters(architecture, config, with_images)
     return Facts(architecture, counts, measure_dialogue(config), with_images)
 

@@ -22,7 +22,7 @@ from tqdm import tqdm
 from evaluation import report
 from evaluation.play import Records, model_policies, play_suites, summarize_records
 from evaluation.suites import TaskConfig, load_task
-from gym_dialogue import Episode, InputError, Message, Task, rollout
+from gym_dialogue import Episode, InputError, Message, Task, rollout, shows_images
 from gym_dialogue.command import (
     append_json,
     make_envs,
@@ -30,7 +30,7 @@ from gym_dialogue.command import (
     start_run,
     with_prompt_file,
 )
-from gym_dialogue.images import Image, open_image, save_image
+from gym_dialogue.images import Image, save_image
 from gym_dialogue.messages import messages_to_json
 from gym_policy import ModelPolicy, Renderer, load_model, load_renderer
 from gym_policy.adapter import add_adapter, base_of, check_base, fingerprint, is_adapted
@@ -359,7 +359,7 @@ def first_prompt(env: Any, renderer: Renderer, start: str) -> Rendered:
     """An example of what the environment shows. Raises InputError for images where the model reads
     text only.
     """
-    if "image" in env.observation_space.spaces:
+    if shows_images(env):
         renderer.require_images(f"environment {env.spec.id}", start)
     obs, _ = env.reset(seed=0)
     return renderer.render([Message("user", obs["text"], obs.get("image"))])
@@ -441,8 +441,7 @@ def log_dialogues(run_dir: Path, update: int, episodes: list[Episode]) -> None:
 
     def save(image: Image) -> str:
         file = run_dir / "images" / f"update-{update:06d}-{next(numbers)}.png"
-        file.parent.mkdir(exist_ok=True)
-        save_image(file, open_image(image))
+        save_image(file, image)
         return str(file.relative_to(run_dir))
 
     with open(run_dir / "dialogues.jsonl", "a", encoding="utf-8") as file:

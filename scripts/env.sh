@@ -117,10 +117,9 @@ train() {
         model=${model:-$(newest_run "assets/start/$task-")}
       fi
       [[ -f $model/config.json ]] || fail "--dry_run: the start checkpoint of scale $scale is not made yet; name a model with --model=DIRECTORY_OR_HUB_NAME"
+    else
+      model=$(start_checkpoint "$task" "$scale" "$seed")
     fi
-  fi
-  if [[ -z $model && " $* " != *" --help "* ]] && ! grep -q '^model:' "$config"; then
-    model=$(start_checkpoint "$task" "$scale" "$seed")
   fi
   if switch dry_run "$@"; then
     export ACCELERATE_CONFIG=${ACCELERATE_CONFIG:-}

@@ -25,7 +25,7 @@ from gym_dialogue import (
     rollout,
 )
 from gym_dialogue.command import EnvConfig, make_envs
-from gym_dialogue.images import Image, open_image, save_image
+from gym_dialogue.images import Image, save_image
 from gym_dialogue.messages import messages_to_json
 from gym_policy.renderer import Rendered, Renderer
 from gym_policy.vision import Picture, blank, join_pictures
@@ -74,9 +74,8 @@ def make_dialogues(
     def save(image: Image, where: tuple[int, ...]) -> str:
         if image_dir is None:
             raise ValueError("make_dialogues: the environments show images: name an image_dir")
-        image_dir.mkdir(parents=True, exist_ok=True)
         file = image_dir / f"{'-'.join(map(str, where))}.png"
-        save_image(file, open_image(image))
+        save_image(file, image)
         return f"{image_dir.name}/{file.name}"
 
     progress = tqdm(
@@ -156,8 +155,10 @@ class DialogueItems(torch.utils.data.Dataset):
     def __init__(self, dialogues: Sequence[Sequence[Message]], renderer: Renderer):
         self.dialogues, self.renderer = dialogues, renderer
         self.has_image = [any(m.image is not None for m in d) for d in dialogues]
-        texts = [[replace(m, image=None) for m in messages] for messages in dialogues]
-        self.rendered = [renderer.render(messages) for messages in texts]
+        self.rendered = [
+            renderer.render([replace(m, image=None) for m in messages] if has else messages)
+            for messages, has in zip(dialogues, self.has_image, strict=True)
+        ]
         lengths = [len(rendered.token_ids) for rendered in self.rendered]
         # An image takes about as long as so many tokens; those with one are kept together.
         self.lengths = np.array(lengths) + _IMAGE_TOKENS * np.array(self.has_image)

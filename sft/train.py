@@ -23,7 +23,7 @@ from transformers import (
     set_seed,
 )
 
-from gym_dialogue import InputError, Message
+from gym_dialogue import InputError, Message, shows_images
 from gym_dialogue.command import (
     append_json,
     make_envs,
@@ -185,16 +185,14 @@ class _Trainer(Trainer):
         if self.optimizer is None and self.part_lr:
             named = list(self.model.named_parameters())
             decayed = set(self.get_decay_parameter_names(self.model))
-            kinds = {
-                self.args.weight_decay: [pair for pair in named if pair[0] in decayed],
-                0.0: [pair for pair in named if pair[0] not in decayed],
-            }
-            if not self.args.weight_decay:
-                kinds = {0.0: named}
+            kinds = [
+                (self.args.weight_decay, [pair for pair in named if pair[0] in decayed]),
+                (0.0, [pair for pair in named if pair[0] not in decayed]),
+            ]
             self.optimizer = torch.optim.AdamW(
                 [
                     group | {"weight_decay": decay}
-                    for decay, pairs in kinds.items()
+                    for decay, pairs in kinds
                     for group in parameter_groups(pairs, self.args.learning_rate, self.part_lr)
                 ],
                 betas=(self.args.adam_beta1, self.args.adam_beta2),
@@ -269,8 +267,8 @@ def prepare_run(
     ]
     if given is None or config.prompt_file is not None:
         for source in sources:
-            env = make_envs(source.env, 1)[0]
-            if renderer is not None and "image" in env.observation_space.spaces:
+            (env,) = make_envs(source.env, 1)
+            if renderer is not None and shows_images(env):
                 renderer.require_images(f"environment {source.env.id}", start)
     if renderer is not None and any(m.image is not None for d in given or () for m in d):
         renderer.require_images(f"data file {config.data_file}", start)

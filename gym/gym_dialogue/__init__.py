@@ -1,6 +1,6 @@
 """An episode is a dialogue between a verifier (the environment) and a policy."""
 
-from gym_dialogue.env import DialogueEnv, Prompt, Verdict
+from gym_dialogue.env import DialogueEnv, Prompt, Verdict, shows_images
 from gym_dialogue.errors import InputError
 from gym_dialogue.messages import Dialogue, Message, Reply
 from gym_dialogue.policy import NoisyOraclePolicy, OraclePolicy, Policy, RandomPolicy
@@ -22,4 +22,5 @@ __all__ = [
     "Turn",
     "Verdict",
     "rollout",
+    "shows_images",
 ]

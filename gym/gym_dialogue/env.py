@@ -46,6 +46,11 @@ class Verdict:
     recognized: bool | None = None
 
 
+def shows_images(env: gym.Env) -> bool:
+    """Whether an environment's prompts come with images."""
+    return "image" in env.observation_space.spaces
+
+
 class DialogueEnv(gym.Env[dict[str, Any], str]):
     """An episode is one or more dialogues between a verifier and a policy.
 
@@ -137,7 +142,7 @@ class DialogueEnv(gym.Env[dict[str, Any], str]):
 
     def _observe(self, text: str, new_dialogue: int) -> dict[str, Any]:
         obs: dict[str, Any] = {"text": text, "new_dialogue": new_dialogue}
-        if "image" in self.observation_space.spaces:
+        if shows_images(self):
             obs["image"] = self._prompt.image.copy()
         return obs
 

@@ -36,9 +36,12 @@ def check_image(path: Path) -> None:
     _opened(path).close()
 
 
-def save_image(path: Path, image: np.ndarray) -> None:
-    """Write a PNG file. Raises OSError where the disk does not take it."""
-    PIL.Image.fromarray(image).save(path, compress_level=1)
+def save_image(path: Path, image: Image) -> None:
+    """Write a PNG file, in a directory that is made if need be. Raises OSError where the disk does
+    not take it, and as open_image does.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    PIL.Image.fromarray(open_image(image)).save(path, compress_level=1)
 
 
 def _opened(path: Path) -> PIL.Image.Image:

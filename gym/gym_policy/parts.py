@@ -33,7 +33,9 @@ def check_parts(model: nn.Module, freeze: Sequence[Part], part_lr: Mapping[Part,
     has = {part_of(name) for name, _ in model.named_parameters()}
     for part in (*freeze, *part_lr):
         if part not in has:
-            raise InputError(f"freeze or part_lr: {part}: this model has only {', '.join(has)}")
+            raise InputError(
+                f"freeze or part_lr: {part}: this model has only {', '.join(sorted(has))}"
+            )
     for part, rate in part_lr.items():
         if part in freeze:
             raise InputError(f"part_lr.{part}={rate}: but freeze={list(freeze)}; give one of them")

@@ -220,10 +220,9 @@ def _cross_attention(
     bias, so its tokens get zeros out of the layers that attend to images, which is what they get in
     a batch without any image, where these layers are passed over.
     """
-    features = _tower(model, images)
-    projected = model.model.multi_modal_projector(features.to(_dtype(model)))
-    width = projected.shape[-1]
-    projected = projected.reshape(len(projected), -1, width)
+    projector: nn.Linear = model.model.multi_modal_projector
+    projected = projector(_tower(model, images).to(projector.weight.dtype))
+    projected = projected.reshape(len(projected), -1, projected.shape[-1])
     batch, length = input_ids.shape
     tiles = images["aspect_ratio_mask"].shape[-1]
     # An image that starts beyond the sequence is not there: it keeps ranks in step (`blank`).
@@ -235,7 +234,3 @@ def _cross_attention(
     mask = sees[:, :, None, None] & (images["aspect_ratio_mask"] > 0)[:, None]
     whole = torch.zeros(batch, length, 1, tiles, dtype=torch.long, device=input_ids.device)
     return states, whole.index_copy(0, images["rows"], mask.long())
-
-
-def _dtype(model: PreTrainedModel) -> torch.dtype:
-    return model.model.multi_modal_projector.weight.dtype

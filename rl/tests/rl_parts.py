@@ -1,5 +1,7 @@
-"""Parts that the tests of rl share: a tiny policy, a one-turn bandit, and a way to learn."""
+"""Parts that the tests of rl share: a tiny policy, a one-turn bandit, ways to learn and to run."""
 
+import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -16,13 +18,56 @@ from rl.learner import Learner
 sys.path.insert(0, str(Path(__file__).parents[2] / "gym" / "gym_policy" / "tests"))
 
 from tiny_models import (  # noqa: F401 - for the tests
+    THAT_SEE,
     tiny_llama,
-    tiny_llava,
-    tiny_llava_processor,
     tiny_mllama,
-    tiny_mllama_processor,
     tiny_tokenizer,
 )
+
+ROOT = Path(__file__).parents[2]
+
+SMALL = [
+    f"--task={Path(__file__).with_name('small_task.yaml')}",
+    "--num_updates=2",
+    "--num_steps=8",
+    "--num_envs=8",
+    "--max_new_tokens=8",
+    "--epochs=2",
+    "--minibatch_size=8",
+    "--microbatch_size=4",
+    "--lr=1e-3",
+    "--env.kwargs.verify_iter=2",
+    "--grpo.group_size=2",
+    "--grpo.entropy_coef=0.01",  # random replies earn equal rewards: keeps the gradient from zero
+    "--ppo.value_hidden=[8]",
+    "--eval_every=1",
+    "--eval.episodes=4",
+    "--eval.verify_iter=2",
+    "--eval.max_new_tokens=8",
+    "--monitor.episodes=2",
+    "--monitor.max_new_tokens=8",
+]
+
+
+def command(*arguments, processes=1):
+    """Run a module of this project as a user does."""
+    module = list(arguments)
+    if processes > 1:
+        module = ["gym_dialogue.launch", str(processes), *module]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    return subprocess.run(
+        [sys.executable, "-m", *module],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+
+def deepspeed(stage):
+    """The configuration of two CPU processes under a ZeRO stage."""
+    return str(ROOT / "scripts" / "accelerate" / f"cpu_zero{stage}_2proc.yaml")
 
 
 class Bandit(DialogueEnv):

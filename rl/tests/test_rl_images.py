@@ -6,15 +6,8 @@ from typing import get_args
 import pytest
 import torch
 import yaml
-from rl_parts import (
-    tiny_llava,
-    tiny_llava_processor,
-    tiny_mllama,
-    tiny_mllama_processor,
-    tiny_tokenizer,
-)
+from rl_parts import SMALL, THAT_SEE, command, deepspeed, tiny_tokenizer
 from safetensors import safe_open
-from test_train import SMALL, _command, _deepspeed
 
 from evaluation.evaluate import CommandConfig
 from evaluation.evaluate import main as evaluate
@@ -43,17 +36,11 @@ IMAGES = [
 ]
 
 
-KINDS = {
-    "mllama": (tiny_mllama, tiny_mllama_processor),
-    "llava": (tiny_llava, tiny_llava_processor),
-}
-
-
 @pytest.fixture(scope="module")
 def seeing(tmp_path_factory):
     """Checkpoints of tiny models that see, with random weights, by kind; and a task file."""
     root = tmp_path_factory.mktemp("seeing")
-    for kind, (make_model, make_processor) in KINDS.items():
+    for kind, (make_model, make_processor) in THAT_SEE.items():
         tokenizer = tiny_tokenizer(with_images=True)
         make_model(tokenizer).save_pretrained(root / kind)
         save_renderer(Renderer(tokenizer, make_processor(tokenizer)), root / kind)
@@ -105,7 +92,7 @@ def test_a_run_in_images_over_zero3(seeing, tmp_path):
     flags = [f"--model={seeing / 'mllama'}", f"--run_dir={run}", f"--task={seeing / 'task.yaml'}"]
     flags += [*SMALL, *IMAGES, "--num_steps=4", "--num_envs=4", "--eval_every=0"]
     flags += ["--gradient_checkpointing", "--eval.decoding=[sampled]"]
-    done = _command("gym_dialogue.launch", _deepspeed(3), "rl.train", *flags)
+    done = command("gym_dialogue.launch", deepspeed(3), "rl.train", *flags)
     assert done.returncode == 0, done.stderr
     for line in (run / "metrics.jsonl").read_text().splitlines():
         assert json.loads(line)["logprob_gap"] < 1e-4

@@ -1,16 +1,13 @@
 """Whole runs, as a user starts them: on one process and on two, and every kind of bad input."""
 
 import json
-import os
 import shutil
-import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
 import yaml
-from rl_parts import tiny_llama, tiny_tokenizer
+from rl_parts import SMALL, command, deepspeed, tiny_llama, tiny_tokenizer
 
 from evaluation.evaluate import CommandConfig, main_with_run_settings
 from evaluation.evaluate import main as evaluate
@@ -21,50 +18,12 @@ from gym_policy import load_model, load_tokenizer
 from rl.config import Config
 from rl.train import TaskStream, train
 
-ROOT = Path(__file__).parents[2]
-SMALL = [
-    f"--task={Path(__file__).with_name('small_task.yaml')}",
-    "--num_updates=2",
-    "--num_steps=8",
-    "--num_envs=8",
-    "--max_new_tokens=8",
-    "--epochs=2",
-    "--minibatch_size=8",
-    "--microbatch_size=4",
-    "--lr=1e-3",
-    "--env.kwargs.verify_iter=2",
-    "--grpo.group_size=2",
-    "--grpo.entropy_coef=0.01",  # random replies earn equal rewards: keeps the gradient from zero
-    "--ppo.value_hidden=[8]",
-    "--eval_every=1",
-    "--eval.episodes=4",
-    "--eval.verify_iter=2",
-    "--eval.max_new_tokens=8",
-    "--monitor.episodes=2",
-    "--monitor.max_new_tokens=8",
-]
-
-
-def _command(*arguments, processes=1):
-    module = list(arguments)
-    if processes > 1:
-        module = ["gym_dialogue.launch", str(processes), *module]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    return subprocess.run(
-        [sys.executable, "-m", *module],
-        cwd=ROOT,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-
 
 @pytest.mark.parametrize(("algorithm", "processes"), [("ppo", 1), ("ppo", 2), ("grpo", 2)])
 def test_a_run_leaves_everything_that_it_should(algorithm, processes, start, tmp_path, monkeypatch):
     run = tmp_path / "run"
     flags = [f"--model={start}", f"--run_dir={run}", f"--algorithm={algorithm}", *SMALL]
-    done = _command("rl.train", *flags, processes=processes)
+    done = command("rl.train", *flags, processes=processes)
     assert done.returncode == 0, done.stderr
     assert "rule OOD" in done.stdout
     assert done.stdout.count("Run directory") == 1  # only one rank prints
@@ -125,16 +84,12 @@ def test_bad_input_is_one_line_and_code_2(flags, word, start, tmp_path, monkeypa
     assert word in lines[0]
 
 
-def _deepspeed(stage):
-    return str(ROOT / "scripts" / "accelerate" / f"cpu_zero{stage}_2proc.yaml")
-
-
 @pytest.mark.parametrize(
     ("how", "flags"),
     [
         (None, ["--lora.rank=4", "--lora.dropout=0.1", "--kl_coef=0.1", "--dtype=bfloat16"]),
-        (_deepspeed(2), ["--kl_coef=0.1", "--gradient_checkpointing"]),
-        (_deepspeed(3), ["--lora.rank=4", "--kl_coef=0.1", "--dtype=bfloat16"]),
+        (deepspeed(2), ["--kl_coef=0.1", "--gradient_checkpointing"]),
+        (deepspeed(3), ["--lora.rank=4", "--kl_coef=0.1", "--dtype=bfloat16"]),
     ],
     ids=["adapter", "zero2", "zero3-adapter"],
 )
@@ -146,7 +101,7 @@ def test_a_run_of_every_kind_is_evaluated_and_goes_on(how, flags, start, tmp_pat
         if how is None:  # in this process, which is quicker
             train(parse_config(Config, [*flags, *more]))
             return capsys.readouterr().out
-        done = _command("gym_dialogue.launch", how, "rl.train", *flags, *more)
+        done = command("gym_dialogue.launch", how, "rl.train", *flags, *more)
         assert done.returncode == 0, done.stderr
         return done.stdout
 
@@ -168,7 +123,7 @@ def test_a_run_of_every_kind_is_evaluated_and_goes_on(how, flags, start, tmp_pat
     shutil.rmtree(last)
     (run / "evaluations" / "update-000002.json").unlink()
     # The state of ZeRO-2 also goes on without DeepSpeed.
-    assert "Going on from" in play("--resume", how="2" if how == _deepspeed(2) else how)
+    assert "Going on from" in play("--resume", how="2" if how == deepspeed(2) else how)
     assert _without_times(run / "metrics.jsonl") == _without_times(metrics)
 
 
@@ -203,7 +158,7 @@ def _without_times(metrics):
 
 def test_bad_input_is_one_line_on_two_processes_too(start, tmp_path):
     flags = [f"--model={start}", f"--run_dir={tmp_path}/run", "--minibatch_size=3"]
-    done = _command("rl.train", *flags, processes=2)
+    done = command("rl.train", *flags, processes=2)
     assert done.returncode == 2
     assert done.stderr.count("error: ") == 1
     assert "Traceback" not in done.stderr
@@ -224,7 +179,7 @@ def test_an_update_plays_whole_groups_with_streams_of_their_own():
 
 def test_the_benchmark_runs(start):
     flags = [f"--model={start}", "--turns=16", "--single_turns=2", "--repeats=1"]
-    done = _command("rl.bench", *flags)
+    done = command("rl.bench", *flags)
     assert done.returncode == 0, done.stderr
     assert "1,000 deals" in done.stdout
     assert "x end to end" in done.stdout

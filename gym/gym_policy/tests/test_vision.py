@@ -8,10 +8,10 @@ import pytest
 import torch
 from tiny_models import (
     SIDE,
+    THAT_SEE,
     tiny_llama,
     tiny_llava,
     tiny_llava_processor,
-    tiny_mllama,
     tiny_mllama_processor,
     tiny_tokenizer,
 )
@@ -38,11 +38,6 @@ from gym_policy.vision import (
     join_pictures,
 )
 
-KINDS = {
-    "mllama": (tiny_mllama, tiny_mllama_processor),
-    "llava": (tiny_llava, tiny_llava_processor),
-}
-
 
 def picture(seed, wide=False):
     shape = (SIDE, 2 * SIDE if wide else SIDE, 3)
@@ -51,7 +46,7 @@ def picture(seed, wide=False):
 
 def make_policy(kind, **kwargs):
     tokenizer = tiny_tokenizer(with_images=True)
-    model, processor = (make(tokenizer) for make in KINDS[kind])
+    model, processor = (make(tokenizer) for make in THAT_SEE[kind])
     return ModelPolicy(model, Renderer(tokenizer, processor), max_new_tokens=6, **kwargs)
 
 
@@ -86,7 +81,7 @@ def scored(policy, dialogues):
     return found
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", THAT_SEE)
 @pytest.mark.parametrize("keeps_features", [True, False])
 def test_sampled_and_recomputed_logprobs_agree_over_three_turns(kind, keeps_features):
     policy = make_policy(kind)
@@ -106,7 +101,7 @@ def _said(dialogue):
     return [m.text for m in dialogue.messages], [p for reply in replies for p in reply.logprobs]
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", THAT_SEE)
 def test_a_dialogue_does_not_depend_on_the_others_of_its_batch(kind):
     images = [picture(1), None, picture(2)]
     together = played(make_policy(kind), images)
@@ -125,7 +120,7 @@ def test_sampled_and_recomputed_logprobs_agree_in_bfloat16():
         np.testing.assert_allclose(logprobs, _said(dialogue)[1], atol=0.1)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", THAT_SEE)
 def test_another_image_changes_what_is_said(kind):
     policy = make_policy(kind)
     rendered = [
@@ -219,7 +214,7 @@ def test_what_an_image_does_not_pass_through_is_frozen():
     assert all(part_of(name) == "vision" for name in frozen)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", THAT_SEE)
 def test_a_saved_checkpoint_sees_the_same(kind, tmp_path):
     policy = make_policy(kind, greedy=True)
     policy.model.save_pretrained(tmp_path)

@@ -150,3 +150,10 @@ def tiny_llava_processor(tokenizer):
         num_additional_image_tokens=1,
         chat_template=tokenizer.chat_template,
     )
+
+
+THAT_SEE = {
+    "mllama": (tiny_mllama, tiny_mllama_processor),
+    "llava": (tiny_llava, tiny_llava_processor),
+}
+"""kind -> what makes its model, and its processor, for a tokenizer with images."""

@@ -26,9 +26,12 @@ class Interval:
     low: float
     high: float
 
-    def to_json(self) -> dict[str, float]:
-        """The three numbers, rounded to 5 places."""
-        return {name: round(float(value), 5) for name, value in vars(self).items()}
+    def to_json(self) -> dict[str, float | None]:
+        """The three numbers, rounded to 5 places; None for one that nothing was measured for."""
+        return {
+            name: None if np.isnan(value) else round(float(value), 5)
+            for name, value in vars(self).items()
+        }
 
 
 def episode_record(episode: Episode) -> dict[str, Any]:
@@ -47,6 +50,7 @@ def episode_record(episode: Episode) -> dict[str, Any]:
                 "feedback": turn.feedback,
                 "is_right": turn.is_right,
                 "recognized": turn.recognized,
+                "kind": turn.kind,
                 "tokens": len(turn.reply.token_ids),
             }
             for turn in episode.turns
@@ -58,25 +62,43 @@ def _counts(record: dict[str, Any], metric: str) -> tuple[float, float]:
     """(numerator, denominator) that one episode adds to a metric."""
     if metric == "episode_success":
         return float(record["is_success"]), 1.0
+    metric, _, kind = metric.partition("/")
     positions: dict[int, list[dict[str, Any]]] = {}
     for turn in record["turns"]:
-        positions.setdefault(turn["dialogue"], []).append(turn)
+        if not kind or turn.get("kind") == kind:
+            positions.setdefault(turn["dialogue"], []).append(turn)
     if metric == "recognition":
         firsts = [turns[0].get("recognized") for turns in positions.values()]
         said = [recognized for recognized in firsts if recognized is not None]
         return float(sum(said)), float(len(said))
+    if metric == "until_failure":
+        won = [any(turn["is_right"] for turn in turns) for turns in positions.values()]
+        reached = won[: won.index(False) + 1] if False in won else won
+        return float(sum(reached)), float(len(reached))
     limit = 1 if metric == "first_reply" else int(metric.removeprefix("within_"))
     won = [any(turn["is_right"] for turn in turns[:limit]) for turns in positions.values()]
     return float(sum(won)), float(len(won))
 
 
-def metric_names(verify_iter: int, with_recognition: bool) -> list[str]:
-    """`first_reply`: share of positions right at the first reply; `within_k`: right within k
-    replies; `episode_success`: share of episodes that ended in success; `recognition`: share of
-    positions where the first reply says rightly what there is to see, right answer or not.
+def metric_names(records: Sequence[dict[str, Any]], verify_iter: int) -> list[str]:
+    """What can be measured of these records.
+
+    `first_reply`: share of positions right at the first reply; `within_k`: right within k replies;
+    `episode_success`: share of episodes that ended in success; `recognition`: share of positions
+    where the first reply says rightly what there is to see, right answer or not. Where an episode
+    has many positions: `first_reply/KIND`, of positions of that kind alone; and `until_failure`,
+    right within the replies allowed, counting no position after the first failed one: the per-step
+    accuracy of an evaluation that ends a route there (arXiv 2501.17161).
     """
     names = ["first_reply", *(f"within_{k}" for k in range(1, verify_iter + 1)), "episode_success"]
-    return names + ["recognition"] * with_recognition
+    kinds = position_kinds(records)
+    names += [f"first_reply/{kind}" for kind in kinds] + ["until_failure"] * bool(kinds)
+    return names + ["recognition"] * says_what_it_sees(records)
+
+
+def position_kinds(records: Sequence[dict[str, Any]]) -> list[str]:
+    """The kinds of positions in records, in the order in which they come up."""
+    return list(dict.fromkeys(t["kind"] for r in records for t in r["turns"] if t.get("kind")))
 
 
 def says_what_it_sees(records: Sequence[dict[str, Any]]) -> bool:
@@ -99,8 +121,9 @@ class Resampled:
         draws = rng.multinomial(
             len(puzzles), np.full(len(puzzles), 1 / len(puzzles)), NUM_RESAMPLES
         )
-        self.value = sums[0].sum() / sums[1].sum()
-        self.samples = (draws @ sums[0]) / (draws @ sums[1])
+        with np.errstate(invalid="ignore"):  # nan where there is nothing of the kind to measure
+            self.value = sums[0].sum() / sums[1].sum()
+            self.samples = (draws @ sums[0]) / (draws @ sums[1])
 
     def interval(self) -> Interval:
         """The percentile interval of the metric."""
@@ -114,7 +137,9 @@ class Resampled:
 def percentile_interval(value: float, samples: np.ndarray) -> Interval:
     """An estimate with the percentile interval of its bootstrap samples."""
     tail = 100 * (1 - LEVEL) / 2
-    low, high = np.percentile(samples, [tail, 100 - tail])
+    if np.isnan(value):
+        return Interval(value, value, value)
+    low, high = np.nanpercentile(samples, [tail, 100 - tail])
     return Interval(float(value), float(low), float(high))
 
 
@@ -132,7 +157,7 @@ def summarize(records: Sequence[dict[str, Any]], verify_iter: int) -> dict[str, 
         ),
         "metrics": {
             name: Resampled(records, name).interval().to_json()
-            for name in metric_names(verify_iter, says_what_it_sees(records))
+            for name in metric_names(records, verify_iter)
         },
         "outcomes": dict(sorted(outcomes.items())),
     }

@@ -7,7 +7,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from evaluation.metrics import Interval, Resampled, paired_difference, says_what_it_sees
+from evaluation.metrics import (
+    Interval,
+    Resampled,
+    paired_difference,
+    position_kinds,
+    says_what_it_sees,
+)
 from evaluation.play import Records, summarize_records
 from evaluation.suites import SuiteConfig
 
@@ -19,9 +25,17 @@ def table_rows(verify_iter: int, records: Records) -> list[tuple[str, str, str]]
     """The blocks of the table, by a checkpoint's records: (heading, decoding, metric)."""
     decodings = list(records)
     rows = [(f"first reply, {d}", d, "first_reply") for d in decodings]
+    some = next(iter(records[decodings[0]].values()))
+    for kind in position_kinds(some):
+        heading = f"first reply, {kind} positions, {decodings[0]}"
+        rows.append((heading, decodings[0], f"first_reply/{kind}"))
     if all(says_what_it_sees(episodes) for d in decodings for episodes in records[d].values()):
         rows += [(f"recognition in the first reply, {d}", d, "recognition") for d in decodings]
-    if verify_iter > 1:
+    if position_kinds(some):
+        heading = f"up to {verify_iter} replies, until the first failed position"
+        rows += [(f"{heading}, {d}", d, "until_failure") for d in decodings]
+        rows += [(f"whole episode, {d}", d, "episode_success") for d in decodings]
+    elif verify_iter > 1:
         rows += [
             (f"episode of up to {verify_iter} replies, {d}", d, "episode_success")
             for d in decodings

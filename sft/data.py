@@ -31,7 +31,7 @@ from gym_policy.renderer import Rendered, Renderer
 from gym_policy.vision import Picture, blank, join_pictures
 
 _NUM_ENVS = 64
-_PLAYED_TOGETHER = 256
+_PLAYED_TOGETHER = 64
 _SHUFFLE_STREAM = 1
 _ORDER_STREAM = 2
 _VALIDATION_STREAM = 3
@@ -92,10 +92,14 @@ def make_dialogues(
             seeds = np.random.SeedSequence([seed, number]).generate_state(size)
             tasks = [Task(int(s), (seed, number, i)) for i, s in enumerate(seeds)][rank::world]
             policy = NoisyOraclePolicy(source.error_rate)
+            wanted = len(tasks)  # an episode may bring several dialogues
             for episode in _played(envs, policy, tasks):
-                progress.update()
+                if wanted <= 0:
+                    break
                 right = {turn.dialogue for turn in episode.turns if turn.is_right}
-                for index in sorted(right):
+                for index in sorted(right)[:wanted]:
+                    progress.update()
+                    wanted -= 1
                     turns = iter(episode.turns_of(index))
                     messages = [
                         m
@@ -148,12 +152,19 @@ def hold_back(
 
 
 class DialogueItems(torch.utils.data.Dataset):
-    """Dialogues as `rendered` and `labels`: -100 everywhere but on tokens of trained replies. Those
-    with an image are rendered anew each time, since images as the model takes them are large.
+    """Dialogues as `rendered` and `labels`: -100 everywhere but on tokens of trained replies, and
+    with `learns_prompts` on what is outside of replies. Those with an image are rendered anew each
+    time, since images as the model takes them are large.
     """
 
-    def __init__(self, dialogues: Sequence[Sequence[Message]], renderer: Renderer):
+    def __init__(
+        self,
+        dialogues: Sequence[Sequence[Message]],
+        renderer: Renderer,
+        learns_prompts: bool = False,
+    ):
         self.dialogues, self.renderer = dialogues, renderer
+        self.learns_prompts = learns_prompts
         self.has_image = [any(m.image is not None for m in d) for d in dialogues]
         self.rendered = [
             renderer.render([replace(m, image=None) for m in messages] if has else messages)
@@ -171,9 +182,11 @@ class DialogueItems(torch.utils.data.Dataset):
         if self.has_image[index]:
             rendered = self.renderer.render(self.dialogues[index])
         labels = [
-            token if turn >= 0 and rendered.trained[turn] else -100
+            token if (rendered.trained[turn] if turn >= 0 else self.learns_prompts) else -100
             for token, turn in zip(rendered.token_ids, rendered.turn, strict=True)
         ]
+        if rendered.image_at is not None:
+            labels[rendered.image_at] = -100
         return {"rendered": rendered, "labels": labels}
 
 

@@ -85,15 +85,16 @@ class _StopAtSuccess(TrainerCallback):
             for i, seed in enumerate(seeds.generate_state(self.config.probe_episodes))
         ]
         episodes = rollout(self.envs, self.policy, tasks)
-        success = sum(episode.is_success for episode in episodes) / len(episodes)
-        recognized = [turn.recognized for episode in episodes for turn in episode.turns]
-        recognition = None if None in recognized else sum(recognized) / len(recognized)
+        turns = [turn for episode in episodes for turn in episode.turns]
+        success = sum(turn.is_right for turn in turns) / len(turns)
+        recognized = [turn.recognized for turn in turns if turn.recognized is not None]
+        recognition = sum(recognized) / len(recognized) if recognized else None
         if state.is_world_process_zero:
             record = {"update": step, "success": success}
             said = f"step {step}: {100 * success:.0f} % of first replies right"
             if recognition is not None:
                 record["recognition"] = recognition
-                said += f", {100 * recognition:.0f} % of hands read right"
+                said += f", {100 * recognition:.0f} % of what is to be seen read right"
             append_json(Path(self.config.run_dir) / "metrics.jsonl", record)
             print(said)
         sees = recognition is None or recognition >= self.config.stop_at_recognition
@@ -123,7 +124,7 @@ def make_start(config: Config) -> Path:
     if pretrained is not None:
         renderer, model = load_renderer(pretrained), load_start(config, pretrained)
     else:
-        renderer, model = _build(dialogues, config.seed)
+        renderer, model = _build(dialogues, config)
     policy = ModelPolicy(model, renderer, max_new_tokens=config.max_new_tokens)
     fit(model, renderer, dialogues, config, work, [_StopAtSuccess(config, policy)])
     if state.is_main_process:
@@ -142,17 +143,21 @@ def make_start(config: Config) -> Path:
     return final
 
 
-def _build(dialogues: Sequence[Sequence[Message]], seed: int) -> tuple[Renderer, PreTrainedModel]:
+def _build(
+    dialogues: Sequence[Sequence[Message]], config: Config
+) -> tuple[Renderer, PreTrainedModel]:
     """A tiny model with random weights for dialogues; one that sees, if any has an image."""
     texts = (message.text for messages in dialogues for message in messages)
     images = (m.image for messages in dialogues for m in messages if m.image is not None)
     image = next(images, None)
-    tokenizer = build_tokenizer(texts, with_images=image is not None)
+    envs = [make_envs(source.env, 1)[0].unwrapped for source in config.sources]
+    patterns = dict.fromkeys(pattern for env in envs for pattern in env.token_patterns)
+    tokenizer = build_tokenizer(texts, list(patterns), with_images=image is not None)
     if image is None:
         special = tokenizer.pad_token_id, tokenizer.eos_token_id
-        return Renderer(tokenizer), build_model(len(tokenizer), *special, seed)
+        return Renderer(tokenizer), build_model(len(tokenizer), *special, config.seed)
     resolution = open_image(image).shape[0]
-    model = build_vision_model(tokenizer, resolution, seed)
+    model = build_vision_model(tokenizer, resolution, config.seed)
     return Renderer(tokenizer, build_processor(tokenizer, resolution)), model
 
 
@@ -179,6 +184,7 @@ def _recipe(config: Config) -> dict[str, Any]:
         "freeze",
         "stop_at_recognition",
         "microbatch_size",
+        "learns_prompts",
     )
     return {k: v for k, v in recipe.items() if v or k not in later}
 

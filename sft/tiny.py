@@ -8,7 +8,7 @@ code runs, in minutes on two CPU cores.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import torch
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
@@ -22,6 +22,8 @@ from transformers import (
 )
 from transformers.models.mllama.configuration_mllama import MllamaTextConfig, MllamaVisionConfig
 from transformers.models.mllama.image_processing_pil_mllama import MllamaImageProcessorPil
+
+from gym_dialogue import DialogueEnv
 
 BEGIN, IMAGE = "<|begin|>", "<|image|>"
 PAD, USER, ASSISTANT, SYSTEM, END = "<|pad|>", "<|user|>", "<|assistant|>", "<|system|>", "<|end|>"
@@ -39,23 +41,22 @@ IMAGE_CHAT_TEMPLATE = (
     "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
 )
 
-# What varies between two texts of a task: a number, a card's name in quotes, and the symbols of a
-# formula, which stand next to a digit or a parenthesis.
-_VALUE = r"""\d+|(?<=["'])[AJQK](?=["'])|[-+*/()=](?=[\d(])|(?<=[\d)])[-+*/()=]"""
-
 _GATES = ("cross_attn_attn_gate", "cross_attn_mlp_gate", "gate_attn", "gate_ffn")
 
 
-def build_tokenizer(texts: Iterable[str], with_images: bool = False) -> PreTrainedTokenizerFast:
-    """A byte-level tokenizer in which each value, together with the fixed wording before it, is
-    one token; any other text is spelt in bytes. `with_images` adds a token that stands for one.
+def build_tokenizer(
+    texts: Iterable[str],
+    patterns: Sequence[str] = DialogueEnv.token_patterns,
+    with_images: bool = False,
+) -> PreTrainedTokenizerFast:
+    """A byte-level tokenizer in which all that the patterns of a task match in its texts
+    (`DialogueEnv.token_patterns`) is one token each; any other text is spelt in bytes.
+    `with_images` adds a token that stands for one.
 
-    A prompt costs about a dozen tokens this way, so that a tiny model spends its time on the task.
+    Prompts are short this way, so that a tiny model spends its time on the task.
     """
-    pieces = set()
-    for text in texts:
-        pieces.update(re.findall(rf"(?s).*?(?:{_VALUE})|.+", text))
-        pieces.update(re.findall(_VALUE, text))
+    compiled = [re.compile(pattern) for pattern in patterns]
+    pieces = {piece for text in set(texts) for known in compiled for piece in known.findall(text)}
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     tokenizer = Tokenizer(models.BPE({symbol: i for i, symbol in enumerate(alphabet)}, []))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
@@ -104,6 +105,12 @@ def build_processor(tokenizer: PreTrainedTokenizerFast, resolution: int) -> Mlla
     return MllamaProcessor(images, tokenizer, chat_template=tokenizer.chat_template)
 
 
+def _patch_size(resolution: int) -> int:
+    """About 14 pixels, so that an image has a whole number of patches if possible."""
+    whole = [size for size in range(9, 21) if resolution % size == 0]
+    return min(whole, key=lambda size: abs(size - 14), default=14)
+
+
 def build_vision_model(
     tokenizer: PreTrainedTokenizerFast, resolution: int, seed: int
 ) -> MllamaForConditionalGeneration:
@@ -136,7 +143,7 @@ def build_vision_model(
         intermediate_size=384,
         vision_output_dim=2 * 96,
         image_size=resolution,
-        patch_size=14,
+        patch_size=_patch_size(resolution),
         max_num_tiles=1,
         intermediate_layers_indices=[0],
         supported_aspect_ratios=[[1, 1]],

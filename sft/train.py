@@ -79,6 +79,8 @@ class Config:
     data_file: str | None = None
     """A file of dialogues to learn from instead of making them: JSONL, or a JSON list in LLaVA form
     (`gym_dialogue.data`)."""
+    learns_prompts: bool = False
+    """Whether loss falls on prompts too, as in pretraining: for models made from scratch."""
     validation: float = 0.0
     """Share of the dialogues that is kept back. Loss and token accuracy on it (eval_loss, a mean
     over batches, and eval_token_accuracy) are measured at the start, with every checkpoint and at
@@ -296,7 +298,7 @@ def fit(
 ) -> None:
     """Train a model in place and leave metrics, TensorBoard log and checkpoints in `run_dir`."""
     dialogues, kept_back = hold_back(dialogues, config.validation, config.seed)
-    items = DialogueItems(dialogues, renderer)
+    items = DialogueItems(dialogues, renderer, config.learns_prompts)
     if not is_partitioned(model):
         model.to(PartialState().device)
     example = items[next((i for i, has in enumerate(items.has_image) if has), 0)]["rendered"]

@@ -21,6 +21,10 @@ from gym_dialogue.env import TEXT_CHARSET, DialogueEnv, Prompt, Verdict
 from gym_dialogue.errors import InputError
 
 _MIN_RESOLUTION, _MAX_RESOLUTION = 56, 4096  # of images: what can be read, and what is of use
+# What varies between two texts of the task: a number, a card's name in quotes, and the symbols of a
+# formula, which stand next to a digit or a parenthesis.
+_VALUE = r"""\d+|(?<=["'])[AJQK](?=["'])|[-+*/()=](?=[\d(])|(?<=[\d)])[-+*/()=]"""
+
 _MISREADS = 0.1  # share of random replies to an image that take a card for another
 
 
@@ -85,6 +89,8 @@ class GeneralPointsEnv(DialogueEnv):
     """
 
     answer_field = "formula"
+    # Each value, alone and together with the fixed wording before it.
+    token_patterns = (rf"(?s).*?(?:{_VALUE})|.+", _VALUE)
 
     def __init__(
         self,

@@ -19,20 +19,23 @@ TEXT_CHARSET = string.printable
 
 @dataclass(frozen=True)
 class Prompt:
-    """The first user message of a fresh dialogue; `info` joins the environment's info."""
+    """The first user message of a fresh dialogue; `info` joins the environment's info. `kind` is
+    what kind of position the dialogue is about, where a task has several: results are told apart by
+    it.
+    """
 
     text: str
     image: np.ndarray | None = None
     info: dict[str, Any] = field(default_factory=dict)
+    kind: str = ""
 
 
 @dataclass(frozen=True)
 class Verdict:
     """What the verifier says of one reply.
 
-    `outcomes` holds the name of every finding, the primary one first. `next_prompt` is set when
-    the reply was right and the task goes on in a fresh dialogue; a right reply without it ends
-    the episode as a success. `info` joins the environment's info (what was read, say).
+    `outcomes` holds the name of every finding, the primary one first. `info` joins the
+    environment's info (what was read, say).
     `recognized`: whether what the reply says it sees is what there is to see; None where it says
     nothing, or there is nothing to see.
     """
@@ -41,7 +44,6 @@ class Verdict:
     outcomes: tuple[str, ...]
     feedback: str
     is_right: bool
-    next_prompt: Prompt | None = None
     info: dict[str, Any] = field(default_factory=dict)
     recognized: bool | None = None
 
@@ -59,20 +61,24 @@ class DialogueEnv(gym.Env[dict[str, Any], str]):
     dialogue; and with vision `image`, uint8 (H, W, 3). Action: the text of the reply.
 
     A dialogue allows `verify_iter` replies. A wrong one gets the verifier's sentence as the next
-    user message; the last allowed wrong reply ends the episode with its own penalty (`terminated`:
-    nothing is bootstrapped). `truncated` is always False.
+    user message; after a right one, or the last allowed wrong one, the task goes on in a fresh
+    dialogue, or ends (`terminated`: nothing is bootstrapped). The episode is a success if every
+    dialogue ended with a right reply. `truncated` is always False.
 
-    `info` has `outcome`, `outcomes`, `feedback`, `is_success`, `recognized` (of the Verdict),
-    `remaining_steps`, `answer_field`, and `puzzle`, the name under which episodes of the same task
-    are clustered in statistics.
+    `info` has `outcome`, `outcomes`, `feedback`, `is_right`, `recognized` (of the Verdict), `kind`
+    (of the dialogue that the reply was in), `is_success`, `remaining_steps`, `answer_field`, and
+    `puzzle`, the name under which episodes of the same task are clustered in statistics.
 
-    A subclass draws the task in `_begin` and judges replies in `_judge`.
+    A subclass draws the task in `_begin`, judges replies in `_judge`, and goes on in `_advance`.
     """
 
     metadata = {"render_modes": []}
     max_text_length = 16384
     answer_field: str | None = None
     """The field of a reply that holds the answer itself, after what leads up to it."""
+    token_patterns: tuple[str, ...] = (r"\s*\w+|[^\w\s]+",)
+    """Regular expressions: what they match in the task's texts makes the vocabulary of a tokenizer
+    made for this task alone (`sft.tiny`)."""
 
     def __init__(self, verify_iter: int, image_shape: tuple[int, int, int] | None = None):
         if isinstance(verify_iter, bool) or not isinstance(verify_iter, int) or verify_iter < 1:
@@ -85,6 +91,7 @@ class DialogueEnv(gym.Env[dict[str, Any], str]):
         self.observation_space = spaces.Dict(parts)
         self.action_space = spaces.Text(4096, min_length=0, charset=TEXT_CHARSET)
         self._remaining = 0
+        self._has_failed = False
         self._prompt: Prompt | None = None
 
     @abstractmethod
@@ -94,6 +101,12 @@ class DialogueEnv(gym.Env[dict[str, Any], str]):
     @abstractmethod
     def _judge(self, reply: str) -> Verdict:
         """Verify a reply to the present prompt. Must accept any string and never raise."""
+
+    def _advance(self, is_right: bool) -> Prompt | None:
+        """Leave the present position, won or failed, for the next: its prompt; None where the
+        episode ends here.
+        """
+        return None
 
     @abstractmethod
     def oracle_reply(self) -> str:
@@ -120,6 +133,7 @@ class DialogueEnv(gym.Env[dict[str, Any], str]):
         super().reset(seed=seed)
         self._prompt = self._begin(dict(options or {}))
         self._remaining = self.verify_iter
+        self._has_failed = False
         return self._observe(self._prompt.text, new_dialogue=1), self._info()
 
     def step(self, action: str) -> tuple[dict[str, Any], float, bool, bool, dict[str, Any]]:
@@ -128,16 +142,22 @@ class DialogueEnv(gym.Env[dict[str, Any], str]):
             raise gym.error.ResetNeeded("the episode has ended: call reset() before step()")
         verdict = self._judge(action)
         self._remaining -= 1
-        is_success = verdict.is_right and verdict.next_prompt is None
-        if verdict.next_prompt is not None:
-            self._prompt = verdict.next_prompt
-            self._remaining = self.verify_iter
-            obs = self._observe(self._prompt.text, new_dialogue=1)
-        else:
-            if is_success:
+        kind = self._prompt.kind
+        is_success = False
+        obs = None
+        if verdict.is_right or self._remaining == 0:
+            self._has_failed |= not verdict.is_right
+            following = self._advance(verdict.is_right)
+            if following is None:
+                is_success = not self._has_failed
                 self._remaining = 0
+            else:
+                self._prompt = following
+                self._remaining = self.verify_iter
+                obs = self._observe(following.text, new_dialogue=1)
+        if obs is None:
             obs = self._observe(verdict.feedback, new_dialogue=0)
-        info = self._info(verdict, is_success)
+        info = self._info(kind, verdict, is_success)
         return obs, verdict.reward, self._remaining == 0, False, info
 
     def _observe(self, text: str, new_dialogue: int) -> dict[str, Any]:
@@ -146,7 +166,9 @@ class DialogueEnv(gym.Env[dict[str, Any], str]):
             obs["image"] = self._prompt.image.copy()
         return obs
 
-    def _info(self, verdict: Verdict | None = None, is_success: bool = False) -> dict[str, Any]:
+    def _info(
+        self, kind: str | None = None, verdict: Verdict | None = None, is_success: bool = False
+    ) -> dict[str, Any]:
         outcomes = verdict.outcomes if verdict else ()
         return {
             **self._prompt.info,
@@ -157,6 +179,7 @@ class DialogueEnv(gym.Env[dict[str, Any], str]):
             "is_right": bool(verdict and verdict.is_right),
             "is_success": is_success,
             "recognized": verdict.recognized if verdict else None,
+            "kind": self._prompt.kind if kind is None else kind,
             "remaining_steps": self._remaining,
             "answer_field": self.answer_field,
         }

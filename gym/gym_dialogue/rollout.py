@@ -24,7 +24,9 @@ class Task:
 
 @dataclass(frozen=True)
 class Turn:
-    """One reply and what the verifier said of it. `dialogue` indexes Episode.dialogues."""
+    """One reply and what the verifier said of it. `dialogue` indexes Episode.dialogues; `kind` is
+    that of the position which it is about.
+    """
 
     dialogue: int
     reply: Reply
@@ -33,6 +35,7 @@ class Turn:
     feedback: str
     is_right: bool
     recognized: bool | None = None
+    kind: str = ""
 
     @property
     def outcome(self) -> str:
@@ -99,6 +102,7 @@ class _Slot:
             info["feedback"],
             bool(info["is_right"]),
             info["recognized"],
+            info["kind"],
         )
         episode.turns.append(turn)
         if terminated or truncated:

@@ -35,8 +35,11 @@ _EVALUATE = "bash scripts/eval_ood.sh {}"
 KNOWN = {
     "gp_l_init": ("tianzhechu/GP-L-Init", "bash scripts/train_rl_gp_l.sh paper --model={}"),
     "gp_vl_init": ("tianzhechu/GP-VL-Init", "bash scripts/train_rl_gp_vl.sh paper --model={}"),
-    "virl_l_init": ("tianzhechu/VIRL-L-Init", _EVALUATE),
-    "virl_vl_init": ("tianzhechu/VIRL-VL-Init", _EVALUATE),
+    "virl_l_init": ("tianzhechu/VIRL-L-Init", "bash scripts/train_rl_virl_l.sh paper --model={}"),
+    "virl_vl_init": (
+        "tianzhechu/VIRL-VL-Init",
+        "bash scripts/train_rl_virl_vl.sh paper --model={}",
+    ),
     "base": (
         "meta-llama/Llama-3.2-11B-Vision-Instruct",
         "bash scripts/train_sft_gp_l.sh paper --model={}",

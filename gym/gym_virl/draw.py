@@ -1,0 +1,225 @@
+"""Draws an episode: its route and the walked path on a map, beside the views and the dialogue.
+
+`python -m gym_virl.draw --seed=7 --position=4 --out=route.png` plays with the oracle;
+`--turns=runs/NAME/turns.jsonl` plays what a checkpoint replied to the episode of that seed.
+"""
+
+from __future__ import annotations
+
+import json
+import textwrap
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+import numpy as np
+
+from gym_dialogue import Episode, NoisyOraclePolicy, Policy, Reply, Task, rollout
+from gym_dialogue.command import Kwargs, run_command
+from gym_dialogue.errors import InputError
+from gym_virl import ENV_ID
+from gym_virl.env import NavigationEnv
+from gym_virl.rail import Position
+from gym_virl.scenery import city_panoramas, panorama_width
+from gym_virl.streetview import Panorama, view_grid
+from gym_virl.world import REACH, CityRoutes, World
+
+_SIDE = 320  # pixels of a view
+_MARKS = {"turn": "^", "forward": "o", "stop": "s"}
+_TEXT_WIDTH, _TEXT_LINES = 92, 46
+
+
+@dataclass
+class Config:
+    """Draw an episode of V-IRL navigation."""
+
+    seed: int = 0
+    """Of the episode (`env_seed` in turns.jsonl)."""
+    route_idx: int | None = None
+    """The route; None: as drawn from the seed."""
+    position: int = 1
+    """Whose views and dialogue are shown, from 1."""
+    env_kwargs: Kwargs = field(default_factory=dict)
+    """Arguments of the environment, as in the suite that `turns` are of."""
+    turns: str | None = None
+    """turns.jsonl of a run or an evaluation: its replies are played. None: the oracle's."""
+    checkpoint: str | None = None
+    """Of turns.jsonl: whose replies. None: the last one's."""
+    error_rate: float = 0.0
+    """Without `turns`: how often the oracle errs."""
+    out: str = "route.png"
+    """The picture to write."""
+
+
+class _Replayed(Policy):
+    """Says what was said before, in order."""
+
+    def __init__(self, replies: Iterator[str]):
+        self.replies = replies
+
+    def act(self, dialogues: Any) -> list[Reply]:
+        return [Reply(next(self.replies)) for _ in dialogues]
+
+
+def read_replies(path: str, seed: int, checkpoint: str | None) -> list[str]:
+    """What turns.jsonl has of an episode, in its first suite and decoding. Raises InputError."""
+    try:
+        rows = [json.loads(line) for line in Path(path).read_text(encoding="utf-8").splitlines()]
+        rows = [row for row in rows if row["env_seed"] == seed]
+        labels = [row["checkpoint"] for row in rows]
+        label = checkpoint or (labels[-1] if labels else None)
+        rows = [row for row in rows if row["checkpoint"] == label]
+        keys = [(row["suite"], row["decoding"], row["episode"]) for row in rows]
+        replies = [row["reply"] for row, key in zip(rows, keys, strict=True) if key == keys[0]]
+    except OSError as error:
+        raise InputError(f"turns {path}: cannot be read: {error.strerror}") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(f"turns {path}: is no turns.jsonl of an evaluation: {error}") from error
+    if not replies:
+        raise InputError(
+            f"turns {path}: has no episode with env_seed {seed} of {checkpoint or 'any'}"
+        )
+    return replies
+
+
+def draw_episode(env: NavigationEnv, episode: Episode, number: int, path: str | Path) -> None:
+    """Write the picture of an episode that `env` has just played; `number`, from 0, is the position
+    whose views and dialogue it shows.
+    """
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    positions = env.rail.positions
+    won = [
+        any(episode.turns[i].is_right for i in episode.turns_of(index))
+        for index in range(len(episode.dialogues))
+    ]
+    figure = plt.figure(figsize=(15, 8.4))
+    grid = figure.add_gridspec(2, 2, width_ratios=(1.25, 1), height_ratios=(1.15, 1))
+    _draw_map(figure.add_subplot(grid[:, 0]), env, positions, won, number)
+    views = figure.add_subplot(grid[0, 1])
+    panorama = _panorama_at(env.world, positions[number])
+    if panorama is None:
+        views.text(0.5, 0.5, "no panorama", ha="center", va="center")
+    else:
+        views.imshow(view_grid(panorama, positions[number].heading, _SIDE, env.view_order))
+        views.set_title(f"position {number + 1}: front, right / back, left", fontsize=9)
+    views.axis("off")
+    text = figure.add_subplot(grid[1, 1])
+    text.axis("off")
+    lines = []
+    for message in episode.dialogues[number].messages:
+        for line in f"{message.role}: {message.text}".splitlines():
+            lines += textwrap.wrap(line, _TEXT_WIDTH, subsequent_indent="  ") or [""]
+    if len(lines) > _TEXT_LINES:
+        lines = [*lines[: _TEXT_LINES // 2], "...", *lines[-_TEXT_LINES // 2 :]]
+    text.text(0, 1, "\n".join(lines), va="top", fontsize=6.4, family="monospace")
+    figure.tight_layout()
+    figure.savefig(path, dpi=100)
+    plt.close(figure)
+
+
+def _draw_map(axis, env, positions, won, number):
+    route = env.route
+    xy = _to_metres([route.start, *(m.place for m in route.milestones)], route.start)
+    routes = env.world.routes
+    if isinstance(routes, CityRoutes):
+        city = routes.city
+        nodes = _to_metres([city.to_place(node) for node in city.nodes], route.start)
+        for a, b in city.streets:
+            axis.plot(*nodes[[a, b]].T, color="0.85", linewidth=6, solid_capstyle="round", zorder=0)
+    axis.plot(*xy.T, color="tab:blue", linewidth=2, label="route", zorder=1)
+    for mark, (place, milestone) in enumerate(zip(xy[1:], route.milestones, strict=True), start=1):
+        sight = milestone.sight or ""
+        label = "\n".join(textwrap.wrap(f"{mark}. {sight}", 24))
+        axis.annotate(
+            label, place, xytext=(9, 5), textcoords="offset points", fontsize=7, color="0.25"
+        )
+    places = _to_metres([position.place for position in positions], route.start)
+    shown = set()
+    for index, (place, position) in enumerate(zip(places, positions, strict=True)):
+        if index >= len(won):
+            color, label = "0.7", "not reached"
+        else:
+            color = "tab:green" if won[index] else "tab:red"
+            label = f"{position.kind}, {'right' if won[index] else 'failed'}"
+        axis.plot(
+            *place,
+            marker=_MARKS[position.kind],
+            color=color,
+            markersize=8,
+            linestyle="none",
+            label=None if label in shown else label,
+            zorder=3,
+        )
+        shown.add(label)
+    facing = np.radians(positions[number].heading)
+    reach = 0.06 * max(np.ptp(xy, axis=0).max(), 100)
+    axis.annotate(
+        "",
+        places[number] + 2 * reach * np.array([np.sin(facing), np.cos(facing)]),
+        places[number],
+        arrowprops={"arrowstyle": "->", "color": "black", "linewidth": 2},
+        zorder=4,
+    )
+    axis.plot(*places[number], "o", markersize=17, fillstyle="none", color="black", zorder=4)
+    middle, half = (xy.max(axis=0) + xy.min(axis=0)) / 2, np.ptp(xy, axis=0).max() / 2 + 70
+    axis.set_xlim(middle[0] - half, middle[0] + half)
+    axis.set_ylim(middle[1] - half, middle[1] + half)
+    axis.set_aspect("equal")
+    axis.set_xlabel("metres to the east of the start")
+    axis.set_ylabel("metres to the north")
+    axis.set_title(f"{route.name}: {route.start_name} to {route.destination}", fontsize=10)
+    axis.legend(fontsize=8, loc="best")
+
+
+def _to_metres(places, origin):
+    """(n, 2) east and north of `origin`, near enough for a map."""
+    places = np.asarray(places) - np.asarray(origin)
+    return places[:, ::-1] * 111_195 * [np.cos(np.radians(origin[0])), 1]
+
+
+def _panorama_at(world: World, position: Position) -> Panorama | None:
+    panoramas = world.panoramas
+    if isinstance(world.routes, CityRoutes):
+        city = world.routes.city
+        panoramas = city_panoramas(city.name, city.seed, panorama_width(_SIDE))
+    if panoramas is None:
+        return None
+    number = panoramas.nearest.find(position.place, REACH)
+    return None if number is None else panoramas.load(number)
+
+
+def main(config: Config) -> None:
+    """The command."""
+    try:
+        env = gymnasium.make(ENV_ID, **config.env_kwargs)
+    except TypeError as error:
+        raise InputError(f"env_kwargs: {error}") from error
+    policy: Policy = NoisyOraclePolicy(config.error_rate)
+    if config.turns is not None:
+        replies = read_replies(config.turns, config.seed, config.checkpoint)
+        policy = _Replayed(iter(replies))
+    options = None if config.route_idx is None else {"route_idx": config.route_idx}
+    (episode,) = rollout([env], policy, [Task(config.seed, (config.seed,), options)])
+    if not 1 <= config.position <= len(episode.dialogues):
+        raise InputError(
+            f"position={config.position}: must be from 1 to {len(episode.dialogues)}, the "
+            "positions that were reached"
+        )
+    try:
+        draw_episode(env.unwrapped, episode, config.position - 1, config.out)
+    except OSError as error:
+        raise InputError(f"out {config.out}: cannot be written: {error.strerror}") from error
+    print(
+        f"{config.out}: {env.unwrapped.route.name}, {len(episode.dialogues)} positions, "
+        f"{'reached the destination' if episode.is_success else 'failed'}"
+    )
+
+
+if __name__ == "__main__":
+    run_command(main, Config)

@@ -1,0 +1,272 @@
+"""V-IRL navigation as a Gymnasium environment."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any, Literal, get_args
+
+import numpy as np
+from gymnasium import spaces
+
+from gym_dialogue.env import TEXT_CHARSET, DialogueEnv, Prompt, Verdict
+from gym_dialogue.errors import InputError
+from gym_virl.city import KINDS, OWNERS, STYLES
+from gym_virl.geo import COMPASS, RELATIVE, SIDES
+from gym_virl.prompts import (
+    action,
+    history,
+    instruction_steps,
+    observation,
+    opening,
+    present,
+    reply,
+)
+from gym_virl.routes import Split
+from gym_virl.streetview import HEADINGS, LINE, ViewOrder, view_grid
+from gym_virl.verifier import verify
+from gym_virl.world import Atlas, city_world, file_world
+
+OnFailure = Literal["end", "go_on"]
+
+MINI_BENCHMARK = "mini_benchmark"
+"""As `city`: all nine, after the V-IRL VLN mini-benchmark, which has two routes in each."""
+
+_MIN_RESOLUTION, _MAX_RESOLUTION = 16, 2048
+_MAX_ROUTES = 1_000_000
+_WRONG_OBSERVATION = 0.1  # share of random replies that are mistaken about an intersection
+
+
+def _any_of(names: Sequence[str]) -> str:
+    return "|".join(re.escape(name) for name in sorted(names, key=len, reverse=True))
+
+
+# What varies between two texts of the task, and the wording between. The list of moves says which
+# of two rules holds, and no more.
+_VALUE = (
+    rf"Moves: [^\n]*\n|\b[OA]_\d+: |\b\d+\. |\b(?:{_any_of(OWNERS)})\b| (?:{_any_of(KINDS)})\b"
+    rf"|(?<=your )(?:{_any_of(SIDES)})\b|\b(?:{_any_of(RELATIVE)})\b|\b(?:{_any_of(COMPASS)})\b"
+)
+_WORDING = rf"(?:(?!{_VALUE})[^\n])+\n?|\n"
+
+
+class NavigationEnv(DialogueEnv):
+    """Follow written directions through city streets.
+
+    ## Description
+    A route is laid out as a rail of positions. At each of them the policy says what it observes,
+    which step of the directions it follows, and moves. A right move leads to the next position and
+    a fresh dialogue, whose prompt tells what came before; a wrong one is not executed.
+
+    ## Observation
+    A dict: `text`, the prompt of a position or the verifier's sentence; `new_dialogue`, 1 with a
+    prompt; and with `language_only=False` `image`, uint8 (2 * resolution + 5, the same, 3), RGB:
+    four views of the street in a grid, front, right / back, left. Without images the text says what
+    is to be seen at the position; with them it says only whether that is an intersection.
+
+    ## Action
+    The text of a reply, a JSON object with the keys `current observation`, `current instruction`
+    and `action`; read leniently. Actions: `forward()`, `stop()`, `turn_direction(X)`, where X is
+    one of eight compass names, or with `absolute_action=False` one of left, right, slightly left,
+    slightly right.
+
+    ## Rewards
+    CORRECT_ACTION +1, INCORRECT_OBS -1.5 (a wrong action, and the observation is mistaken about
+    being at an intersection), INCORRECT_ACTION -1 (`gym_virl.verifier`).
+
+    ## Termination
+    With the right action at the destination. `verify_iter` wrong replies at one position end the
+    episode too, or with `on_failure="go_on"` make it a failure that goes on at the next position.
+
+    ## Arguments
+    - `route_info_path`: `route_infos.json` as released; `panorama_dir` and `gps_to_pano_path`: its
+      panoramas (ID.jpg, ID.metadata.json) and the table of their places (.pkl, or .json made of it
+      by `python -m gym_virl.panoramas`). Without a path: the procedural city.
+    - `city`: a name of `gym_virl.city.STYLES`, a list of them, or "mini_benchmark", all nine; each
+      with `num_routes` routes, of `city_seed`.
+    - `split`: "train", "heldout" (10 % of the routes, held out for all time) or "all".
+    - `absolute_action`: the rule, compass names or relative ones.
+    - `relocation`: move positions to the nearest panorama within 20 m. Always done with images.
+    - `straight_line_length`: points interpolated on a leg; `drop_rate`: the share of them left out.
+    - `language_only`, `resolution`: see Observation; the side of one view in pixels, 16 to 2048.
+    - `view_order`: "aligned", or "released": at -135, -45, 45, 135 degrees from the heading.
+    - `verify_iter`: replies at one position. `on_failure`: "end" or "go_on".
+
+    ## Reset options
+    `route_idx`: the number of the route, of all whatever the `split`.
+
+    ## Info
+    Beside the keys of every DialogueEnv: of the present position `gt_action`, `current_instruction`
+    (the step that is followed), `position` (its number), `place`, `heading`; of the route
+    `global_instruction`, `route_idx`; and after a reply `read_observation`, `read_instruction`,
+    `read_action`. `kind` is turn, forward or stop. `recognized` is None without images, and where
+    there is no landmark.
+
+    ## Registered configurations
+    `gym_virl/Navigation-v0`
+    """
+
+    answer_field = "action"
+    token_patterns = (rf"{_VALUE}|{_WORDING}",)
+
+    def __init__(
+        self,
+        route_info_path: str | None = None,
+        panorama_dir: str | None = None,
+        gps_to_pano_path: str | None = None,
+        absolute_action: bool = True,
+        relocation: bool = False,
+        drop_rate: float = 0.5,
+        straight_line_length: int = 5,
+        language_only: bool = True,
+        resolution: int = 1200,
+        verify_iter: int = 2,
+        city: str | Sequence[str] = "new_york",
+        num_routes: int = 1000,
+        city_seed: int = 0,
+        split: Split = "all",
+        on_failure: OnFailure = "end",
+        view_order: ViewOrder = "aligned",
+    ):
+        _whole("resolution", resolution, 1, None)
+        if not language_only:
+            _whole("resolution", resolution, _MIN_RESOLUTION, _MAX_RESOLUTION)
+        _whole("straight_line_length", straight_line_length, 0, 1000)
+        _whole("num_routes", num_routes, 1, _MAX_ROUTES)
+        _whole("city_seed", city_seed, 0, 2**32 - 1)
+        if isinstance(drop_rate, bool) or not isinstance(drop_rate, int | float):
+            raise InputError(f"drop_rate={drop_rate!r}: must be a number from 0 to 1")
+        if not 0 <= drop_rate <= 1:
+            raise InputError(f"drop_rate={drop_rate}: must be from 0 to 1")
+        for name, value, allowed in (
+            ("split", split, get_args(Split)),
+            ("on_failure", on_failure, get_args(OnFailure)),
+            ("view_order", view_order, tuple(HEADINGS)),
+        ):
+            if value not in allowed:
+                raise InputError(f"{name}={value!r}: must be one of {', '.join(allowed)}")
+        size = 2 * resolution + LINE
+        super().__init__(verify_iter, None if language_only else (size, size, 3))
+        self.absolute_action = absolute_action
+        self.has_image = not language_only
+        self.relocates = relocation or self.has_image
+        self.drop_rate = drop_rate
+        self.straight_line_length = straight_line_length
+        self.resolution = resolution
+        self.split = split
+        self.on_failure = on_failure
+        self.view_order = view_order
+        if route_info_path is not None:
+            world = file_world(str(route_info_path), panorama_dir, gps_to_pano_path)
+            if world.panoramas is None and self.relocates:
+                raise InputError(
+                    "panorama_dir and gps_to_pano_path: are needed for images and for relocation"
+                )
+            self.atlas = Atlas([world])
+        else:
+            if panorama_dir is not None or gps_to_pano_path is not None:
+                raise InputError("panorama_dir, gps_to_pano_path: need route_info_path as well")
+            names = list(STYLES) if city == MINI_BENCHMARK else city
+            names = [names] if isinstance(names, str) else list(names)
+            side = resolution if self.has_image else None
+            self.atlas = Atlas([city_world(name, city_seed, num_routes, side) for name in names])
+        charset = TEXT_CHARSET + "".join(sorted(self.atlas.foreign_characters(TEXT_CHARSET)))
+        text = spaces.Text(self.max_text_length, min_length=0, charset=charset)
+        self.observation_space = spaces.Dict({**self.observation_space.spaces, "text": text})
+
+    def _begin(self, options: dict[str, Any]) -> Prompt:
+        number = options.pop("route_idx", None)
+        if options:
+            raise InputError(f"reset option {next(iter(options))!r}: must be route_idx")
+        if number is None:
+            number = self.atlas.draw(self.np_random, self.split)
+        elif isinstance(number, bool) or not isinstance(number, int | np.integer):
+            raise InputError(f"route_idx={number!r}: must be an integer")
+        self.world, self.route = self.atlas[int(number)]
+        self.rail = self.world.rail(
+            self.route,
+            self.np_random,
+            self.straight_line_length,
+            self.drop_rate,
+            self.relocates,
+        )
+        self.steps = instruction_steps(self.rail.stretches)
+        text = "\n".join(self.steps)
+        self._so_far = [opening(text, self.absolute_action)]
+        self._shared = {
+            "puzzle": self.route.name,
+            "route_idx": int(number),
+            "global_instruction": text,
+        }
+        self._at = 0
+        return self._show()
+
+    @property
+    def position(self):
+        """The present position (`rail.Position`)."""
+        return self.rail.positions[self._at]
+
+    def _show(self) -> Prompt:
+        """The prompt of the present position."""
+        position = self.position
+        views = self.view_order if self.has_image else None
+        text = "".join([*self._so_far, present(position, views)])
+        info = self._shared | {
+            "position": self._at,
+            "place": position.place,
+            "heading": position.heading,
+            "gt_action": action(position, self.absolute_action),
+            "current_instruction": self.steps[position.step],
+        }
+        return Prompt(text, self._look() if self.has_image else None, info, position.kind)
+
+    def _look(self) -> np.ndarray:
+        """The views at the present position."""
+        position, panoramas = self.position, self.world.panoramas
+        number = panoramas.nearest.find(position.place, 20.0)
+        if number is None:
+            raise InputError(
+                f"route {self.route.name}, position {self._at + 1}: there is no panorama within "
+                f"20 m of {position.place}"
+            )
+        panorama = panoramas.load(number)
+        return view_grid(panorama, position.heading, self.resolution, self.view_order)
+
+    def _advance(self, is_right: bool) -> Prompt | None:
+        if not is_right and self.on_failure == "end":
+            return None
+        if self._at + 1 == len(self.rail.positions):
+            return None
+        self._so_far.append(history(self._at + 1, self.position, self.absolute_action))
+        self._at += 1
+        return self._show()
+
+    def _judge(self, reply: str) -> Verdict:
+        return verify(reply, self.position, self.absolute_action, self.has_image)
+
+    def oracle_reply(self) -> str:
+        """The right action, after what there is to see and the step that is followed."""
+        return self._reply(action(self.position, self.absolute_action))
+
+    def random_reply(self, rng: np.random.Generator) -> str:
+        """A random action, half of the time a turn; now and then mistaken about an intersection."""
+        names = COMPASS if self.absolute_action else RELATIVE
+        move = str(rng.choice(["forward()", "stop()", "turn"], p=[0.4, 0.1, 0.5]))
+        if move == "turn":
+            move = f"turn_direction({names[rng.integers(len(names))]})"
+        return self._reply(move, is_mistaken=rng.random() < _WRONG_OBSERVATION)
+
+    def _reply(self, move: str, is_mistaken: bool = False) -> str:
+        position = self.position
+        if is_mistaken:
+            position = replace(position, is_intersection=not position.is_intersection)
+        step = self.steps[position.step]
+        return reply(observation(position), step, move)
+
+
+def _whole(name: str, value: Any, low: int, high: int | None) -> None:
+    is_whole = isinstance(value, int) and not isinstance(value, bool)
+    if not is_whole or value < low or (high is not None and value > high):
+        limits = f"at least {low}" if high is None else f"from {low} to {high}"
+        raise InputError(f"{name}={value!r}: must be an integer, {limits}")

@@ -1,0 +1,133 @@
+"""The rail of a route: the positions that a policy comes to in turn, and what is right there.
+
+A policy's wrong action is not executed, so these are all positions that there are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Literal
+
+import numpy as np
+
+from gym_virl.geo import Place, between, compass, distance, heading, relative
+from gym_virl.routes import Route
+
+Kind = Literal["turn", "forward", "stop"]
+
+_SHORT_LEG = 5.0  # metres: nothing is interpolated on such a leg
+_CLEAR_OF_ENDS = 8.0  # metres that a panorama between two milestones keeps from both
+
+
+@dataclass(frozen=True)
+class Stretch:
+    """What the instruction says of one leg: the turn that it starts with, and where it ends.
+
+    `turn` has the turn's two names, relative and compass; `sight` what is to be seen at its end.
+    """
+
+    turn: tuple[str, str]
+    sight: str | None
+
+
+@dataclass(frozen=True)
+class Position:
+    """A place on the rail. `heading` is the agent's, `step` the number, from 0, of the instruction
+    step that is being followed; `turn` the two names of the turn to take, relative and compass.
+    """
+
+    kind: Kind
+    place: Place
+    heading: float
+    step: int
+    sight: str | None = None
+    is_intersection: bool = False
+    turn: tuple[str, str] | None = None
+
+
+@dataclass(frozen=True)
+class Rail:
+    """The positions of a route, and its legs."""
+
+    positions: tuple[Position, ...]
+    stretches: tuple[Stretch, ...]
+
+
+def lay_rail(
+    route: Route,
+    rng: np.random.Generator,
+    straight_line_length: int = 5,
+    drop_rate: float = 0.5,
+    relocate: Callable[[Place], Place | None] | None = None,
+) -> Rail:
+    """The rail of a route; what is random about it comes from `rng`.
+
+    On each leg longer than 5 m `straight_line_length` points are interpolated, the last of them on
+    the milestone, and each is dropped with probability `drop_rate`. With `relocate`, which returns
+    the nearest known place or None, positions are moved there; milestones that have none stay where
+    they are, points between them are left out, as are those within 8 m of either end.
+
+    A route whose start is at its first milestone starts there.
+    """
+    init_heading = route.init_heading or float(rng.integers(1, 360))
+    nodes = _nodes(route, init_heading)
+    moved = [(relocate(node.place) or node.place) if relocate else node.place for node in nodes]
+    positions: list[Position] = []
+    stretches: list[Stretch] = []
+    for leg, (node, after) in enumerate(pairwise(nodes)):
+        departure = node.departure
+        turn = (relative(node.arrival, departure), compass(departure))
+        positions.append(
+            Position(
+                "turn",
+                moved[leg],
+                node.arrival,
+                2 * leg,
+                node.sight,
+                node.is_intersection,
+                turn,
+            )
+        )
+        stretches.append(Stretch(turn, after.sight))
+        ends = moved[leg], moved[leg + 1]
+        if distance(node.place, after.place) > _SHORT_LEG:
+            kept = rng.random(straight_line_length) >= drop_rate
+            for number in np.flatnonzero(kept).tolist():
+                share = (number + 1) / straight_line_length
+                place: Place | None = between(node.place, after.place, share)
+                if relocate is not None:
+                    place = relocate(place)
+                    if place is None or place == positions[-1].place:
+                        continue
+                    if min(distance(place, end) for end in ends) <= _CLEAR_OF_ENDS:
+                        continue
+                positions.append(Position("forward", place, departure, 2 * leg + 1))
+    last = nodes[-1]
+    positions.append(Position("stop", moved[-1], last.arrival, 2 * len(stretches) - 1, last.sight))
+    return Rail(tuple(positions), tuple(stretches))
+
+
+@dataclass(frozen=True)
+class _Node:
+    place: Place
+    arrival: float
+    departure: float | None
+    sight: str | None
+    is_intersection: bool
+
+
+def _nodes(route: Route, init_heading: float) -> Sequence[_Node]:
+    """The start and the milestones."""
+    last = len(route.milestones) - 1
+    nodes = [
+        _Node(m.place, m.arrival, m.departure, m.sight, is_intersection=i < last)
+        for i, m in enumerate(route.milestones)
+    ]
+    first = nodes[0]
+    if distance(route.start, first.place) <= _SHORT_LEG and last > 0:
+        moved = _Node(first.place, init_heading, first.departure, first.sight, True)
+        return [moved, *nodes[1:]]
+    departure = heading(route.start, first.place)
+    return [_Node(route.start, init_heading, departure, None, False), *nodes]

@@ -1,0 +1,250 @@
+"""Routes as the released data has them: `route_infos.json`, read and written.
+
+A route is a start, milestones at intersections, and a destination, the last milestone.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, Literal
+
+from gym_dialogue.errors import InputError
+from gym_virl.geo import SIDES, Place, compass, distance, heading, is_place
+
+Split = Literal["train", "heldout", "all"]
+
+NO_LANDMARK = "No landmark nearby"
+HELDOUT_SHARE = 0.1
+_SPLIT_SALT = "V-IRL-heldout-1"  # never change it: the split is fixed for all time
+
+_LINE = re.compile(r'\s*"(\w+)"\s*:\s*"(.*)"\s*,?\s*')
+_DEGREES = re.compile(r"\s*(-?\d+(?:\.\d+)?)\b.*")
+_SIGHT = re.compile(rf"(?P<name>.+) is on your (?P<side>{'|'.join(sorted(SIDES, key=len)[::-1])})")
+_DESTINATION = "The destination "
+
+
+@dataclass(frozen=True)
+class Milestone:
+    """An intersection on the way, or the destination.
+
+    `sight` is what is to be seen there, such as `Union Bank is on your left front`, None where
+    there is no landmark. `arrival` is the heading on arrival, `departure` the one to go on with,
+    None at the destination.
+    """
+
+    place: Place
+    sight: str | None
+    arrival: float
+    departure: float | None
+
+
+@dataclass(frozen=True)
+class Route:
+    """A way to walk. `init_heading` is that of the agent at the start; 0: any, to be drawn."""
+
+    name: str
+    start: Place
+    init_heading: float
+    milestones: tuple[Milestone, ...]
+    start_name: str = "start"
+    destination: str = ""
+    landmarks: tuple[Place | None, ...] = ()
+    """Where the landmarks of the milestones stand, the destination's last, as far as known."""
+
+    @property
+    def is_heldout(self) -> bool:
+        """Whether it is one of the 10 % held out; decided by where it goes, not by its number."""
+        way = [self.start, *(milestone.place for milestone in self.milestones)]
+        text = ";".join(f"{lat:.6f},{lng:.6f}" for lat, lng in way)
+        digest = hashlib.blake2b(f"{_SPLIT_SALT}:{text}".encode(), digest_size=8).digest()
+        return int.from_bytes(digest, "big") < HELDOUT_SHARE * 2**64
+
+
+def name_in(sight: str | None) -> str | None:
+    """The name of the landmark, or destination, in a sentence such as `X is on your left`."""
+    match = _SIGHT.fullmatch(sight or "")
+    return match and match["name"].removeprefix(_DESTINATION)
+
+
+def side_in(sight: str | None) -> str | None:
+    """The side in such a sentence."""
+    match = _SIGHT.fullmatch(sight or "")
+    return match and match["side"]
+
+
+def destination_sight(name: str, side: str) -> str:
+    """What is to be seen at the destination, as the released data words it."""
+    return f"{_DESTINATION}{name} is on your {side}"
+
+
+def read_routes(path: str | Path) -> list[Route]:
+    """The routes of a `route_infos.json`.
+
+    Raises InputError, naming the file, the route and the key, for a file that cannot be read or is
+    cut short, a route without milestones, and places that are none.
+    """
+    where = f"route_info_path {path}"
+    try:
+        data = json.loads(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"{where}: cannot be read: {error.strerror}") from error
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{where}: is not whole JSON: {error}") from error
+    if not (isinstance(data, list) and len(data) == 2 and isinstance(data[0], list)):
+        raise InputError(f"{where}: must be a list [routes, count], with a list of routes")
+    if not data[0]:
+        raise InputError(f"{where}: holds no route")
+    if data[1] != len(data[0]):
+        raise InputError(f"{where}: says that it holds {data[1]} routes, but holds {len(data[0])}")
+    return [
+        _read_route(route, f"{Path(path).stem}-{i}", f"{where}, route {i}")
+        for i, route in enumerate(data[0])
+    ]
+
+
+def _read_route(data: Any, name: str, where: str) -> Route:
+    start = _get(data, "start_place", dict, where)
+    results = _get(data, "route_results", dict, where)
+    places = _get(results, "geocode_list", list, f"{where}, route_results")
+    blocks = read_blocks(_get(data, "milestone_info", str, where))
+    if not blocks or not places:
+        raise InputError(f"{where}: has no milestones")
+    if len(blocks) != len(places):
+        raise InputError(
+            f"{where}: milestone_info has {len(blocks)} blocks, but geocode_list {len(places)} "
+            "places; must be one for each milestone"
+        )
+    for place in places:
+        _check_place(place, f"{where}, geocode_list")
+    way = [_place_of(start, f"{where}, start_place"), *(tuple(place) for place in places)]
+    init_heading = data.get("init_heading") or 0
+    if not isinstance(init_heading, int | float) or isinstance(init_heading, bool):
+        raise InputError(f"{where}, init_heading: must be a number of degrees")
+    milestones = []
+    for number, (block, before, here) in enumerate(zip(blocks, way, way[1:], strict=False)):
+        at = f"{where}, milestone {number + 1}"
+        is_last = number == len(blocks) - 1
+        arrival = _degrees(block, "human_heading", at)
+        departure = None if is_last else _degrees(block, "to_next_intersection_heading", at)
+        if departure is None and not is_last:
+            departure = heading(here, way[number + 2])
+        sight = block.get("landmarks", "").strip().rstrip(".")
+        milestones.append(
+            Milestone(
+                here,
+                None if not sight or sight.lower() == NO_LANDMARK.lower() else sight,
+                heading(before, here) if arrival is None else arrival,
+                departure,
+            )
+        )
+    destination = data.get("dest_place")
+    named = destination.get("name") if isinstance(destination, dict) else None
+    return Route(
+        name,
+        way[0],
+        float(init_heading) % 360,
+        tuple(milestones),
+        str(start.get("name", "start")),
+        str(named or name_in(milestones[-1].sight) or "the destination"),
+    )
+
+
+def read_blocks(text: str) -> list[dict[str, str]]:
+    """The blocks of `milestone_info`, which look like JSON objects and are not: every line in
+    braces ends in a comma, the last one too, and quotes in names are not escaped.
+    """
+    blocks: list[dict[str, str]] = []
+    for line in text.splitlines():
+        if line.strip().startswith("{"):
+            blocks.append({})
+        match = _LINE.fullmatch(line)
+        if match and blocks:
+            blocks[-1][match[1]] = match[2]
+    return [block for block in blocks if block]
+
+
+def write_routes(path: Path, routes: Sequence[Route], instructions: Sequence[str]) -> None:
+    """Write routes, with the text of their instructions, as the released data has them."""
+    data = [_to_json(route, text) for route, text in zip(routes, instructions, strict=True)]
+    path.write_text(json.dumps([data, len(data)], indent=1) + "\n", encoding="utf-8")
+
+
+def _to_json(route: Route, instruction: str) -> dict[str, Any]:
+    way = [route.start, *(milestone.place for milestone in route.milestones)]
+    lengths = [distance(a, b) for a, b in pairwise(way)]
+    landmarks = route.landmarks or (None,) * len(route.milestones)
+    return {
+        "start_place": _place_to_json(route.start_name, route.start),
+        "dest_place": _place_to_json(route.destination, way[-1]),
+        "route_results": {
+            "geocode_list": way[1:],
+            "landmark_list": [
+                place and _place_to_json(name_in(milestone.sight) or "", place)
+                for milestone, place in zip(route.milestones[:-1], landmarks[:-1], strict=True)
+            ],
+            "distance_list": [round(length) for length in lengths],
+        },
+        "milestone_info": "\n".join(
+            _block(number, milestone, length)
+            for number, (milestone, length) in enumerate(
+                zip(route.milestones, lengths, strict=True), start=1
+            )
+        ),
+        "init_heading": route.init_heading,
+        "instruction": instruction,
+    }
+
+
+def _block(number: int, milestone: Milestone, length: float) -> str:
+    fields = {
+        "intersection_idx": number,
+        "landmarks": milestone.sight or NO_LANDMARK,
+        "distance": f"{length:.0f} meters",
+        "human_heading": f"{milestone.arrival:g}",
+    }
+    if milestone.departure is not None:
+        name = compass(milestone.departure)
+        fields["to_next_intersection_heading"] = f"{milestone.departure:g} ({name})"
+    return "\n".join(["{", *(f'"{key}": "{value}",' for key, value in fields.items()), "}"])
+
+
+def _place_to_json(name: str, place: Place) -> dict[str, Any]:
+    return {"name": name, "geocode": list(place), "relocated_geocode": list(place)}
+
+
+def _get(data: Any, key: str, kind: type, where: str) -> Any:
+    value = data.get(key) if isinstance(data, dict) else None
+    if not isinstance(value, kind):
+        raise InputError(f"{where}: key {key} is missing, or not of type {kind.__name__}")
+    return value
+
+
+def _place_of(data: dict[str, Any], where: str) -> Place:
+    place = data.get("relocated_geocode") or data.get("geocode")
+    _check_place(place, where)
+    return tuple(place)
+
+
+def _check_place(place: Any, where: str) -> None:
+    if not is_place(place):
+        raise InputError(
+            f"{where}: {place!r} is no place; must be [latitude from -90 to 90, longitude from "
+            "-180 to 180]"
+        )
+
+
+def _degrees(block: dict[str, str], key: str, where: str) -> float | None:
+    """The number that a value starts with; None if the block does not have it."""
+    text = block.get(key, "").strip()
+    if not text:
+        return None
+    match = _DEGREES.fullmatch(text)
+    if match is None:
+        raise InputError(f"{where}, {key}: {text!r} does not start with a number of degrees")
+    return float(match[1]) % 360

@@ -1,0 +1,88 @@
+"""One reply at a position -> outcome, reward and the sentence that the policy gets to read."""
+
+from __future__ import annotations
+
+import re
+
+from gym_dialogue.env import Verdict
+from gym_dialogue.parse import read_fields
+from gym_virl.geo import COMPASS, RELATIVE
+from gym_virl.prompts import REPLY_KEYS, action
+from gym_virl.rail import Position
+from gym_virl.routes import name_in
+
+CORRECT_ACTION = "CORRECT_ACTION"
+INCORRECT_OBS = "INCORRECT_OBS"
+INCORRECT_ACTION = "INCORRECT_ACTION"
+
+REWARDS = {CORRECT_ACTION: 1.0, INCORRECT_OBS: -1.5, INCORRECT_ACTION: -1.0}
+
+MISSED_INTERSECTION = (
+    "You are at an intersection, and your observation does not say so. Answer again."
+)
+IMAGINED_INTERSECTION = (
+    "Your observation speaks of an intersection, and you are not at one. Answer again."
+)
+WRONG_MOVE = "That move does not follow the directions. Answer again."
+UNREADABLE = "There is no move that can be read in your answer. Answer again."
+
+_ACTION = re.compile(r"(forward|stop|turn_direction)\s*\(\s*[\"']?([a-z_ ]*?)[\"']?\s*\)")
+_DENIAL = re.compile(r"\b(?:no|not|without|isn't|aren't|never|nor|until|before)\b[^.;,]*$")
+
+
+def read_action(text: str | None) -> str | None:
+    """An action in its usual form, `forward()`, `stop()` or `turn_direction(NAME)`; None where the
+    text is none. Case, spaces and quotes around the name do not matter.
+    """
+    match = _ACTION.fullmatch((text or "").strip().lower())
+    if match is None:
+        return None
+    verb, name = match[1], " ".join(match[2].replace("_", " ").split())
+    if (verb == "turn_direction") != (name in COMPASS or name in RELATIVE):
+        return None
+    return f"{verb}({name})" if verb == "turn_direction" or not name else None
+
+
+def says_intersection(text: str | None) -> bool:
+    """Whether an observation says that one is at an intersection. One that does not mention it says
+    no, as does one that denies it or speaks of one ahead (`until the next intersection`).
+    """
+    text = (text or "").lower()
+    places = [match.start() for match in re.finditer(r"\bintersections?\b", text)]
+    return any(_DENIAL.search(text[:place]) is None for place in places)
+
+
+def verify(reply: str, position: Position, absolute: bool, sees: bool = False) -> Verdict:
+    """Verify one reply at a position. Accepts any string and never raises.
+
+    The action decides; for a wrong one it is told apart whether the observation already disagrees
+    about being at an intersection. With `sees` (the landmark is in an image only) `recognized` is
+    whether the observation names it, at positions that have one. `info` has what was read.
+    """
+    fields = read_fields(reply, dict.fromkeys(REPLY_KEYS, str))
+    observed, instructed, move = (fields[key] for key in REPLY_KEYS)
+    done = read_action(move)
+    if done == action(position, absolute):
+        outcome, feedback = CORRECT_ACTION, ""
+    elif says_intersection(observed) != position.is_intersection:
+        outcome = INCORRECT_OBS
+        feedback = MISSED_INTERSECTION if position.is_intersection else IMAGINED_INTERSECTION
+    else:
+        outcome = INCORRECT_ACTION
+        feedback = UNREADABLE if done is None else WRONG_MOVE
+    name = name_in(position.sight)
+    recognized = None
+    if sees and name is not None:
+        recognized = name.lower() in (observed or "").lower()
+    return Verdict(
+        reward=REWARDS[outcome],
+        outcomes=(outcome,),
+        feedback=feedback,
+        is_right=outcome == CORRECT_ACTION,
+        info={
+            "read_observation": observed,
+            "read_instruction": instructed,
+            "read_action": move,
+        },
+        recognized=recognized,
+    )

@@ -1,0 +1,123 @@
+"""Where episodes take place: routes by number, and panoramas on the way, from files or a city."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+
+from gym_dialogue.errors import InputError
+from gym_virl.city import City, city_of
+from gym_virl.geo import Place
+from gym_virl.panoramas import PanoramaFiles, Panoramas
+from gym_virl.rail import Rail, lay_rail
+from gym_virl.routes import Route, Split, read_routes
+from gym_virl.scenery import city_panoramas, panorama_width
+
+REACH = 20.0  # metres within which a position has a panorama
+_MAX_DRAWS = 10_000
+
+
+@dataclass(frozen=True)
+class World:
+    """Routes through one place. `panoramas` is None where none are known, or wanted."""
+
+    routes: Sequence[Route]
+    panoramas: Panoramas | None = None
+
+    def nearest(self, place: Place) -> Place | None:
+        """The nearest place that has a panorama, None if there is none within 20 m."""
+        number = self.panoramas.nearest.find(place, REACH)
+        return None if number is None else self.panoramas.nearest.places[number]
+
+    def rail(
+        self,
+        route: Route,
+        rng: np.random.Generator,
+        straight_line_length: int,
+        drop_rate: float,
+        relocates: bool,
+    ) -> Rail:
+        """The rail of one of its routes (`rail.lay_rail`), moved to panoramas if it `relocates`."""
+        relocate = self.nearest if relocates else None
+        return lay_rail(route, rng, straight_line_length, drop_rate, relocate)
+
+
+class CityRoutes(Sequence[Route]):
+    """The first so many routes of a city, made when they are asked for. Their text is ASCII."""
+
+    def __init__(self, city: City, count: int):
+        self.city, self.count = city, count
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, number: int) -> Route:
+        if not 0 <= number < self.count:
+            raise IndexError(number)
+        return _route_of(self.city.name, self.city.seed, number)
+
+
+@lru_cache(maxsize=16384)
+def _route_of(city: str, seed: int, number: int) -> Route:
+    return city_of(city, seed).route(number)
+
+
+def city_world(name: str, seed: int, count: int, side: int | None) -> World:
+    """The world of a procedural city, with panoramas for views of `side` pixels, or for places only
+    if that is None.
+    """
+    width = panorama_width(side or 1)
+    return World(CityRoutes(city_of(name, seed), count), city_panoramas(name, seed, width))
+
+
+@lru_cache(maxsize=4)
+def file_world(routes: str, directory: str | None, table: str | None) -> World:
+    """The world of released data, or of data in its form."""
+    if (directory is None) != (table is None):
+        raise InputError(
+            "panorama_dir and gps_to_pano_path: one is of no use without the other; give both"
+        )
+    panoramas = None if directory is None else PanoramaFiles(Path(directory), Path(table))
+    return World(read_routes(routes), panoramas)
+
+
+class Atlas:
+    """The routes of several worlds, numbered through."""
+
+    def __init__(self, worlds: Sequence[World]):
+        self.worlds = worlds
+        self.ends = np.cumsum([len(world.routes) for world in worlds])
+
+    def __len__(self) -> int:
+        return int(self.ends[-1])
+
+    def __getitem__(self, number: int) -> tuple[World, Route]:
+        """Raises InputError for a number out of range."""
+        if not 0 <= number < len(self):
+            raise InputError(f"route_idx={number}: must be from 0 to {len(self) - 1}")
+        at = int(np.searchsorted(self.ends, number, side="right"))
+        world = self.worlds[at]
+        return world, world.routes[number - (int(self.ends[at - 1]) if at else 0)]
+
+    def foreign_characters(self, known: str) -> set[str]:
+        """Characters in the texts of routes from files that are not among the `known` ones."""
+        texts = {
+            milestone.sight or ""
+            for world in self.worlds
+            if not isinstance(world.routes, CityRoutes)
+            for route in world.routes
+            for milestone in route.milestones
+        }
+        return set("".join(texts)) - set(known)
+
+    def draw(self, rng: np.random.Generator, split: Split) -> int:
+        """The number of a random route of a split. Raises InputError if it seems to have none."""
+        for _ in range(_MAX_DRAWS):
+            number = int(rng.integers(len(self)))
+            if split == "all" or self[number][1].is_heldout == (split == "heldout"):
+                return number
+        raise InputError(f"split={split}: none of {len(self)} routes is in it")

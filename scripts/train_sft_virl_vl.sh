@@ -1,0 +1,15 @@
+#!/usr/bin/env bash
+# Purpose:  fine-tunes a policy on right moves along routes through a city by street views (compass
+#           moves only).
+# Usage:    bash scripts/train_sft_virl_vl.sh [SCALE] [--key=value ...]    (--help lists every key)
+#           --data_file=FILE learns from a file of dialogues instead, such as the released data.
+# Scales:   tiny (default): from the same start checkpoint as scripts/train_rl_virl_vl.sh.
+#           paper: Llama-3.2-11B-Vision-Instruct on the paper's routes
+#           (scripts/download.sh data --local_dir=data).
+# Hardware: tiny: 2 CPU cores, 3 GB of memory, DURATION. paper: 8 GPUs of
+#           80 GB. ACCELERATE_CONFIG=FILE (scripts/accelerate/) says how it is spread over processes.
+# Leaves:   runs/NAME/ with configuration, data, images, metrics, TensorBoard log and checkpoints.
+set -euo pipefail
+source "$(dirname "${BASH_SOURCE[0]}")/env.sh"
+
+train sft virl_vl "$@"

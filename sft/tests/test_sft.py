@@ -8,8 +8,8 @@ import pytest
 import torch
 import yaml
 
-from gym_dialogue import InputError
-from gym_dialogue.command import EnvConfig
+from gym_dialogue import InputError, Message
+from gym_dialogue.command import EnvConfig, make_envs
 from gym_dialogue.data import read_dialogues
 from gym_policy import Renderer, load_model, load_tokenizer
 from gym_policy.load import saved_checkpoints
@@ -92,14 +92,42 @@ def test_malformed_data_is_named_by_line(line, tmp_path):
         list(read_dialogues(tmp_path / "missing.jsonl"))
 
 
-def test_tiny_tokenizer_is_lossless_and_short():
-    made = make_dialogues([_source(0.5, face_rule="random")], 1500, seed=0, show_progress=False)
+@pytest.mark.parametrize(
+    ("source", "mean_length"),
+    [
+        (SourceConfig(EnvConfig(kwargs={"face_rule": "random"}), 1, 0.5), 16),
+        (SourceConfig(EnvConfig("gym_virl/Navigation-v0"), 1, 0.1), 70),
+    ],
+)
+def test_tiny_tokenizer_is_lossless_and_short(source, mean_length):
+    made = make_dialogues([source], 1500, seed=0, show_progress=False)
+    (env,) = make_envs(source.env, 1)
     texts = [m["content"] for dialogue in made for m in dialogue["messages"]]
-    tokenizer = build_tokenizer(texts)
+    tokenizer = build_tokenizer(texts, env.unwrapped.token_patterns)
     for text in [*texts[:50], "anything else, été 漢", ""]:
         assert tokenizer.decode(tokenizer(text)["input_ids"]) == text
-    assert np.mean([len(tokenizer(text)["input_ids"]) for text in texts]) < 16
+    assert np.mean([len(tokenizer(text)["input_ids"]) for text in texts]) < mean_length
     assert len(tokenizer) < 450
+
+
+def test_loss_falls_on_prompts_if_asked_to():
+    messages = [
+        Message("user", "Which?"),
+        Message("assistant", "A", trained=False),
+        Message("user", "No."),
+        Message("assistant", "B"),
+    ]
+    renderer = Renderer(build_tokenizer(m.text for m in messages))
+
+    def learned(learns_prompts):
+        labels = DialogueItems([messages], renderer, learns_prompts)[0]["labels"]
+        return renderer.tokenizer.decode([label for label in labels if label != -100])
+
+    assert learned(False) == "B<|end|>"
+    whole = learned(True)
+    assert "Which?" in whole
+    assert "No." in whole
+    assert "A<|end|>" not in whole
 
 
 def test_a_start_is_made_once_and_then_trained_on(tmp_path):

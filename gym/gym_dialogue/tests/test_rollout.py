@@ -29,9 +29,13 @@ class Countdown(DialogueEnv):
     def _judge(self, reply):
         if reply != str(self.n):
             return Verdict(-1.0, ("WRONG",), "no", False)
-        self.n -= 1
-        following = Prompt(str(self.n), info={"puzzle": "x"}) if self.n else None
-        return Verdict(1.0, ("RIGHT",), "", True, following)
+        return Verdict(1.0, ("RIGHT",), "", True)
+
+    def _advance(self, is_right):
+        self.n -= is_right
+        if self.n == 0 or not is_right:
+            return None
+        return Prompt(str(self.n), info={"puzzle": "x"})
 
     def oracle_reply(self):
         return str(self.n)

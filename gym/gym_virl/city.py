@@ -55,7 +55,7 @@ OWNERS = (
 """What places are named after."""
 
 MAX_LEGS = 8
-_MIN_LEGS = 2
+MIN_LEGS = 2
 _SIZE = 10  # intersections along each side of the lattice
 _PANORAMA_SPACING = 10.0  # metres
 _CORNER_SHARE = 0.7  # of intersections with a landmark
@@ -242,14 +242,18 @@ class City:
         east = math.degrees(xy[0] / (EARTH_RADIUS * math.cos(math.radians(lat))))
         return round(lat + north, 7), round(wrap(lng + east), 7)
 
-    def route(self, number: int) -> Route:
-        """One of endlessly many routes of 2 to 8 legs."""
+    def route(self, number: int, max_legs: int = MAX_LEGS) -> Route:
+        """One of endlessly many routes of 2 to `max_legs` legs."""
         rng = np.random.default_rng([_ROUTE_STREAM, *self._key, number])
-        legs = int(rng.integers(_MIN_LEGS, MAX_LEGS + 1))
+        legs = int(rng.integers(MIN_LEGS, max_legs + 1))
         while True:
             walk = self._walk(rng, legs)
             if walk is not None:
-                return self._to_route(walk, rng, f"{self.name}-{number}")
+                return self._to_route(
+                    walk,
+                    rng,
+                    f"{self.name}-{number}" + (f"-{max_legs}" if max_legs < MAX_LEGS else ""),
+                )
 
     def points_between(self, a: int, b: int) -> np.ndarray:
         """(n, 2) where panoramas stand on a street, without its ends: about 10 m apart, the same in

@@ -12,7 +12,7 @@ from gymnasium import spaces
 
 from gym_dialogue.env import TEXT_CHARSET, DialogueEnv, Prompt, Verdict
 from gym_dialogue.errors import InputError
-from gym_virl.city import KINDS, OWNERS, STYLES
+from gym_virl.city import KINDS, MAX_LEGS, MIN_LEGS, OWNERS, STYLES
 from gym_virl.geo import COMPASS, RELATIVE, SIDES
 from gym_virl.prompts import (
     action,
@@ -42,11 +42,20 @@ def _any_of(names: Sequence[str]) -> str:
     return "|".join(re.escape(name) for name in sorted(names, key=len, reverse=True))
 
 
+_NAMES = rf"(?:{_any_of(COMPASS)}|{_any_of(RELATIVE)})"
 # What varies between two texts of the task, and the wording between. The list of moves says which
-# of two rules holds, and no more.
-_VALUE = (
-    rf"Moves: [^\n]*\n|\b[OA]_\d+: |\b\d+\. |\b(?:{_any_of(OWNERS)})\b| (?:{_any_of(KINDS)})\b"
-    rf"|(?<=your )(?:{_any_of(SIDES)})\b|\b(?:{_any_of(RELATIVE)})\b|\b(?:{_any_of(COMPASS)})\b"
+# of two rules holds, and no more. What is copied as one is one, such as a turn with both its names.
+_VALUE = "|".join(
+    (
+        r"Moves: [^\n]*\n",
+        r"\b[OA]_\d+: ",
+        r"\b\d+\. (?:Turn|Move forward until the (?:next intersection|destination)) ?",
+        r", where ",
+        rf"\b(?:{_any_of(RELATIVE)}), to face (?:{_any_of(COMPASS)})\b",
+        rf"\bturn_direction\({_NAMES}\)",
+        rf"\b(?:{_any_of(OWNERS)}) (?:{_any_of(KINDS)})\b",
+        rf"(?: is|,) on your (?:{_any_of(SIDES)})\b",
+    )
 )
 _WORDING = rf"(?:(?!{_VALUE})[^\n])+\n?|\n"
 
@@ -84,7 +93,7 @@ class NavigationEnv(DialogueEnv):
       panoramas (ID.jpg, ID.metadata.json) and the table of their places (.pkl, or .json made of it
       by `python -m gym_virl.panoramas`). Without a path: the procedural city.
     - `city`: a name of `gym_virl.city.STYLES`, a list of them, or "mini_benchmark", all nine; each
-      with `num_routes` routes, of `city_seed`.
+      with `num_routes` routes of 2 to `max_legs` (8) legs. `city_seed`: which city of that name.
     - `split`: "train", "heldout" (10 % of the routes, held out for all time) or "all".
     - `absolute_action`: the rule, compass names or relative ones.
     - `relocation`: move positions to the nearest panorama within 20 m. Always done with images.
@@ -125,6 +134,7 @@ class NavigationEnv(DialogueEnv):
         city: str | Sequence[str] = "new_york",
         num_routes: int = 1000,
         city_seed: int = 0,
+        max_legs: int = MAX_LEGS,
         split: Split = "all",
         on_failure: OnFailure = "end",
         view_order: ViewOrder = "aligned",
@@ -135,6 +145,7 @@ class NavigationEnv(DialogueEnv):
         _whole("straight_line_length", straight_line_length, 0, 1000)
         _whole("num_routes", num_routes, 1, _MAX_ROUTES)
         _whole("city_seed", city_seed, 0, 2**32 - 1)
+        _whole("max_legs", max_legs, MIN_LEGS, MAX_LEGS)
         if isinstance(drop_rate, bool) or not isinstance(drop_rate, int | float):
             raise InputError(f"drop_rate={drop_rate!r}: must be a number from 0 to 1")
         if not 0 <= drop_rate <= 1:
@@ -170,7 +181,9 @@ class NavigationEnv(DialogueEnv):
             names = list(STYLES) if city == MINI_BENCHMARK else city
             names = [names] if isinstance(names, str) else list(names)
             side = resolution if self.has_image else None
-            self.atlas = Atlas([city_world(name, city_seed, num_routes, side) for name in names])
+            self.atlas = Atlas(
+                [city_world(name, city_seed, num_routes, max_legs, side) for name in names]
+            )
         charset = TEXT_CHARSET + "".join(sorted(self.atlas.foreign_characters(TEXT_CHARSET)))
         text = spaces.Text(self.max_text_length, min_length=0, charset=charset)
         self.observation_space = spaces.Dict({**self.observation_space.spaces, "text": text})

@@ -49,8 +49,8 @@ class World:
 class CityRoutes(Sequence[Route]):
     """The first so many routes of a city, made when they are asked for. Their text is ASCII."""
 
-    def __init__(self, city: City, count: int):
-        self.city, self.count = city, count
+    def __init__(self, city: City, count: int, max_legs: int):
+        self.city, self.count, self.max_legs = city, count, max_legs
 
     def __len__(self) -> int:
         return self.count
@@ -58,20 +58,21 @@ class CityRoutes(Sequence[Route]):
     def __getitem__(self, number: int) -> Route:
         if not 0 <= number < self.count:
             raise IndexError(number)
-        return _route_of(self.city.name, self.city.seed, number)
+        return _route_of(self.city.name, self.city.seed, number, self.max_legs)
 
 
 @lru_cache(maxsize=16384)
-def _route_of(city: str, seed: int, number: int) -> Route:
-    return city_of(city, seed).route(number)
+def _route_of(city: str, seed: int, number: int, max_legs: int) -> Route:
+    return city_of(city, seed).route(number, max_legs)
 
 
-def city_world(name: str, seed: int, count: int, side: int | None) -> World:
-    """The world of a procedural city, with panoramas for views of `side` pixels, or for places only
-    if that is None.
+def city_world(name: str, seed: int, count: int, max_legs: int, side: int | None) -> World:
+    """The world of a procedural city, its routes of 2 to `max_legs` legs; with panoramas for views
+    of `side` pixels, or for places only if that is None.
     """
     width = panorama_width(side or 1)
-    return World(CityRoutes(city_of(name, seed), count), city_panoramas(name, seed, width))
+    routes = CityRoutes(city_of(name, seed), count, max_legs)
+    return World(routes, city_panoramas(name, seed, width))
 
 
 @lru_cache(maxsize=4)

@@ -30,7 +30,13 @@ from gym_dialogue.images import open_image
 from gym_policy import ModelPolicy, Renderer, load_model, load_renderer
 from gym_policy.load import save_renderer, saved_checkpoints
 from gym_policy.zero import join_processes
-from sft.tiny import build_model, build_processor, build_tokenizer, build_vision_model
+from sft.tiny import (
+    INITIALIZER_RANGE,
+    build_model,
+    build_processor,
+    build_tokenizer,
+    build_vision_model,
+)
 from sft.train import Config as TrainConfig
 from sft.train import check_config, fit, load_start, prepare_run
 
@@ -62,6 +68,9 @@ class Config(TrainConfig):
     """Hands that each look plays."""
     max_new_tokens: int = 24
     """Tokens that a reply may have in it."""
+    initializer_range: float = INITIALIZER_RANGE
+    """Standard deviation of the initial weights of a model made from scratch. From 0.08 such a
+    model learned to copy within 200 steps, from 0.02 not within 600."""
 
 
 class _StopAtSuccess(TrainerCallback):
@@ -155,9 +164,11 @@ def _build(
     tokenizer = build_tokenizer(texts, list(patterns), with_images=image is not None)
     if image is None:
         special = tokenizer.pad_token_id, tokenizer.eos_token_id
-        return Renderer(tokenizer), build_model(len(tokenizer), *special, config.seed)
+        return Renderer(tokenizer), build_model(
+            len(tokenizer), *special, config.seed, config.initializer_range
+        )
     resolution = open_image(image).shape[0]
-    model = build_vision_model(tokenizer, resolution, config.seed)
+    model = build_vision_model(tokenizer, resolution, config.seed, config.initializer_range)
     return Renderer(tokenizer, build_processor(tokenizer, resolution)), model
 
 
@@ -185,8 +196,10 @@ def _recipe(config: Config) -> dict[str, Any]:
         "stop_at_recognition",
         "microbatch_size",
         "learns_prompts",
+        "initializer_range",
     )
-    return {k: v for k, v in recipe.items() if v or k not in later}
+    usual = asdict(Config())
+    return {k: v for k, v in recipe.items() if k not in later or v != usual[k]}
 
 
 def main(config: Config) -> None:

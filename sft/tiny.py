@@ -41,6 +41,8 @@ IMAGE_CHAT_TEMPLATE = (
     "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
 )
 
+INITIALIZER_RANGE = 0.02  # as in transformers
+
 _GATES = ("cross_attn_attn_gate", "cross_attn_mlp_gate", "gate_attn", "gate_ffn")
 
 
@@ -77,9 +79,15 @@ def build_tokenizer(
 
 
 def build_model(
-    vocab_size: int, pad_token_id: int, eos_token_id: int, seed: int
+    vocab_size: int,
+    pad_token_id: int,
+    eos_token_id: int,
+    seed: int,
+    initializer_range: float = INITIALIZER_RANGE,
 ) -> LlamaForCausalLM:
-    """A Llama with random weights from `seed`: 4 layers of 128, about 0.9 million parameters."""
+    """A Llama with random weights from `seed`, of a standard deviation of `initializer_range`: 4
+    layers of 128, about 0.9 million parameters.
+    """
     config = LlamaConfig(
         vocab_size=vocab_size,
         hidden_size=128,
@@ -88,6 +96,7 @@ def build_model(
         num_attention_heads=4,
         num_key_value_heads=4,
         max_position_embeddings=2048,
+        initializer_range=initializer_range,
         tie_word_embeddings=True,
         bos_token_id=None,
         eos_token_id=eos_token_id,
@@ -112,7 +121,10 @@ def _patch_size(resolution: int) -> int:
 
 
 def build_vision_model(
-    tokenizer: PreTrainedTokenizerFast, resolution: int, seed: int
+    tokenizer: PreTrainedTokenizerFast,
+    resolution: int,
+    seed: int,
+    initializer_range: float = INITIALIZER_RANGE,
 ) -> MllamaForConditionalGeneration:
     """A Mllama with random weights from `seed`: the decoder of `build_model` with two layers more
     that attend to the image, and a vision tower of 2 + 1 layers of 96; 1.8 million parameters.
@@ -132,6 +144,7 @@ def build_vision_model(
         num_key_value_heads=4,
         max_position_embeddings=2048,
         rope_parameters={"rope_type": "default", "rope_theta": 10000.0},
+        initializer_range=initializer_range,
         tie_word_embeddings=True,
         **special,
     )

@@ -1,0 +1,75 @@
+"""RL on routes: episodes of many dialogues, in words and by street views, from start to table."""
+
+import json
+
+import pytest
+from rl_parts import THAT_SEE, command, tiny_llama, tiny_tokenizer
+
+from gym_policy import Renderer
+from gym_policy.load import save_renderer
+
+TASK = """
+task: routes
+env_kwargs: {on_failure: go_on, num_routes: 20, max_legs: 2, straight_line_length: 2}
+suites:
+  - {name: id, env: {id: gym_virl/Navigation-v0, kwargs: {split: train}}}
+  - name: cities
+    shift: visual
+    env: {id: gym_virl/Navigation-v0, kwargs: {city: [lagos, london]}}
+"""
+SMALL = [
+    "--env.id=gym_virl/Navigation-v0",
+    "--env.kwargs.split=train",
+    "--env.kwargs.max_legs=2",
+    "--env.kwargs.verify_iter=2",
+    "--num_updates=1",
+    "--num_steps=8",
+    "--num_envs=2",
+    "--max_new_tokens=8",
+    "--epochs=1",
+    "--minibatch_size=8",
+    "--microbatch_size=4",
+    "--lr=1e-3",
+    "--ppo.value_hidden=[8]",
+    "--eval.episodes=2",
+    "--eval.verify_iter=2",
+    "--eval.max_new_tokens=8",
+    "--eval.decoding=[sampled]",
+]
+
+
+@pytest.mark.parametrize("views", [False, True], ids=["words", "views"])
+def test_a_run_on_routes(views, tmp_path):
+    tokenizer = tiny_tokenizer(with_images=views)
+    model, flags, task = tmp_path / "model", [*SMALL], TASK
+    if views:
+        make_model, make_processor = THAT_SEE["mllama"]
+        make_model(tokenizer).save_pretrained(model)
+        save_renderer(Renderer(tokenizer, make_processor(tokenizer)), model)
+        flags += ["--env.kwargs.language_only=false", "--env.kwargs.resolution=24"]
+        task = TASK.replace("{on_failure", "{language_only: false, resolution: 24, on_failure")
+    else:
+        tiny_llama(tokenizer).save_pretrained(model)
+        tokenizer.save_pretrained(model)
+    (tmp_path / "task.yaml").write_text(task)
+    run = tmp_path / "run"
+    flags += [f"--model={model}", f"--run_dir={run}", f"--task={tmp_path / 'task.yaml'}"]
+    done = command("rl.train", *flags, "--env.kwargs.on_failure=go_on")
+    assert done.returncode == 0, done.stderr
+    (metrics,) = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert metrics["logprob_gap"] < 1e-4
+    assert metrics["turns"] > metrics["episodes"] * 4  # two tries at each of several positions
+    assert ("recognition" in metrics) is views
+    table = (run / "table.txt").read_text()
+    for block in (
+        "first reply, turn positions",
+        "until the first failed position",
+        "whole episode",
+    ):
+        assert block in table
+    summary = json.loads((run / "summary.json").read_text())
+    found = summary["checkpoints"]["update-000001"]["sampled"]["id"]["metrics"]
+    assert {"first_reply/turn", "first_reply/forward", "first_reply/stop"} <= set(found)
+    played = json.loads((run / "dialogues.jsonl").read_text().splitlines()[0])["dialogues"]
+    assert len(played) > 2
+    assert "O_1: " in played[1][0]["content"]

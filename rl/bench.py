@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
+import resource
 import sys
 import time
 from collections.abc import Callable
@@ -17,6 +19,7 @@ from transformers import MllamaProcessor
 from transformers.models.mllama.image_processing_pil_mllama import MllamaImageProcessorPil
 
 import gym_cards
+import gym_virl
 from gym_cards import hands, solver
 from gym_dialogue import RandomPolicy, rollout
 from gym_dialogue.command import EnvConfig, make_envs, run_command
@@ -26,6 +29,9 @@ from gym_policy.architecture import load_architecture
 from gym_policy.load import auto_class, saved_checkpoints
 from gym_policy.vision import checkpoint_activations
 from gym_policy.zero import join_processes
+from gym_virl.city import City
+from gym_virl.scenery import CityPanoramas
+from gym_virl.streetview import Panorama, view_grid
 from rl.actor_critic import ActorCritic
 from rl.config import Config as TrainConfig
 from rl.config import LoraSettings
@@ -33,7 +39,7 @@ from rl.experience import to_experience
 from rl.learner import Learner
 from rl.train import TaskStream
 
-Section = Literal["env", "rollout", "vision"]
+Section = Literal["env", "navigation", "rollout", "vision"]
 
 
 @dataclass
@@ -42,7 +48,7 @@ class Config:
 
     model: str = ""
     """The checkpoint that section rollout uses."""
-    sections: list[Section] = field(default_factory=lambda: ["env", "rollout"])
+    sections: list[Section] = field(default_factory=lambda: ["env", "navigation", "rollout"])
     """What is measured."""
     turns: int = 512
     """Turns of the batched measurement."""
@@ -113,6 +119,51 @@ def bench_env() -> None:
     stream = TaskStream(TrainConfig(num_steps=5000), 1, 1, 0, 1)
     taken = _seconds(lambda: rollout(envs, RandomPolicy(), stream, stream.ended))
     print(f"env      dialogues by the random policy: {stream.played_turns / taken:,.0f} turns/s")
+
+
+def bench_navigation() -> None:
+    """V-IRL in one process: steps in words, grids of views, routes, and what memory does."""
+    city = City("new_york", seed=1)
+    taken = _seconds(lambda: [city.route(number) for number in range(1000)])
+    print(f"virl     1,000 routes of a new city: {taken:.2f} s")
+
+    env = gymnasium.make(gym_virl.ENV_ID)
+    replies = []
+    for seed in range(500):
+        env.reset(seed=seed)
+        replies.append([])
+        ended = False
+        while not ended:
+            replies[-1].append(env.unwrapped.oracle_reply())
+            _, _, ended, _, _ = env.step(replies[-1][-1])
+
+    def walk(times: int) -> None:
+        for _ in range(times):
+            for seed, said in enumerate(replies):
+                env.reset(seed=seed)
+                for reply in said:
+                    env.step(reply)
+
+    taken = _seconds(lambda: walk(1))
+    steps = sum(map(len, replies))
+    print(
+        f"virl     {steps:,} steps of {len(replies)} routes in words: {steps / taken:,.0f} steps/s"
+    )
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    walk(10_000 // len(replies))
+    grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+    print(f"virl     10,000 episodes more: {grown:.1f} MiB of memory more at the peak")
+
+    pixels = np.random.default_rng(0).integers(0, 256, (1024, 2048, 3), dtype=np.uint8)
+    panorama = Panorama(pixels, 30.0)
+    view_grid(panorama, 0.0, 320, "aligned")
+    taken = [_seconds(lambda: view_grid(panorama, 77.0, 320, "aligned")) for _ in range(20)]
+    print(f"virl     a grid of four views of 320 pixels: {1e3 * np.median(taken):.1f} ms")
+    for width in (256, 2048):
+        load = CityPanoramas(city, width).load
+        load(0)
+        taken = [_seconds(functools.partial(load, number)) for number in range(1, 9)]
+        print(f"virl     drawing a panorama {width} pixels wide: {1e3 * np.median(taken):.0f} ms")
 
 
 def bench_rollout(config: Config) -> None:
@@ -245,6 +296,8 @@ def main(config: Config) -> None:
     )
     if "env" in config.sections:
         bench_env()
+    if "navigation" in config.sections:
+        bench_navigation()
     if "rollout" in config.sections:
         bench_rollout(config)
     if "vision" in config.sections:

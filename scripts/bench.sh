@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# Purpose:  measures the environment, and sampling with learning in batches against one at a time;
+# Purpose:  measures the environments, and sampling with learning in batches against one at a time;
 #           and, if asked, an update of Llama-3.2-11B-Vision from images, with random weights.
-# Usage:    bash scripts/bench.sh [env] [rollout] [vision] [--key=value ...]
-#           (no section: env and rollout)
+# Usage:    bash scripts/bench.sh [env] [navigation] [rollout] [vision] [--key=value ...]
+#           (no section: all but vision)
 # Hardware: 2 CPU cores, about 2 minutes. vision: one GPU of 80 GB, or --architecture=DIRECTORY of a
 #           smaller Mllama.
 set -euo pipefail

@@ -26,6 +26,7 @@ IMAGINED_INTERSECTION = (
 WRONG_MOVE = "That move does not follow the directions. Answer again."
 UNREADABLE = "There is no move that can be read in your answer. Answer again."
 
+_FIELDS = dict.fromkeys(REPLY_KEYS, str)
 _ACTION = re.compile(r"(forward|stop|turn_direction)\s*\(\s*[\"']?([a-z_ ]*?)[\"']?\s*\)")
 _DENIAL = re.compile(r"\b(?:no|not|without|isn't|aren't|never|nor|until|before)\b[^.;,]*$")
 
@@ -59,7 +60,7 @@ def verify(reply: str, position: Position, absolute: bool, sees: bool = False) -
     about being at an intersection. With `sees` (the landmark is in an image only) `recognized` is
     whether the observation names it, at positions that have one. `info` has what was read.
     """
-    fields = read_fields(reply, dict.fromkeys(REPLY_KEYS, str))
+    fields = read_fields(reply, _FIELDS)
     observed, instructed, move = (fields[key] for key in REPLY_KEYS)
     done = read_action(move)
     if done == action(position, absolute):
@@ -70,9 +71,9 @@ def verify(reply: str, position: Position, absolute: bool, sees: bool = False) -
     else:
         outcome = INCORRECT_ACTION
         feedback = UNREADABLE if done is None else WRONG_MOVE
-    name = name_in(position.sight)
+    name = name_in(position.sight) if sees else None
     recognized = None
-    if sees and name is not None:
+    if name is not None:
         recognized = name.lower() in (observed or "").lower()
     return Verdict(
         reward=REWARDS[outcome],

@@ -34,13 +34,13 @@ _GROUND_FLOOR = 3.6  # metres
 _FRONT_COLORS: dict[str, tuple[Color, Color]] = {
     "Bank": ((226, 220, 200), (120, 104, 60)),
     "Bakery": ((240, 176, 84), (122, 62, 20)),
-    "Bookshop": ((30, 64, 150), (240, 220, 150)),
+    "Bookshop": ((24, 52, 164), (240, 220, 150)),
     "Cafe": ((250, 244, 236), (196, 30, 44)),
     "Cinema": ((28, 24, 34), (252, 208, 60)),
     "Hotel": ((110, 44, 130), (244, 226, 250)),
     "Laundry": ((120, 206, 232), (20, 70, 110)),
     "Market": ((34, 132, 58), (248, 246, 120)),
-    "Museum": ((206, 206, 214), (60, 60, 76)),
+    "Museum": ((206, 226, 220), (28, 108, 112)),
     "Pharmacy": ((252, 252, 252), (10, 150, 70)),
     "School": ((246, 214, 40), (160, 32, 24)),
     "Theatre": ((170, 20, 40), (246, 196, 120)),
@@ -363,7 +363,7 @@ def _arches(draw, w, h, color):
 
 
 def _books(draw, w, h, color):
-    for number, x in enumerate(range(6, w - 8, 9)):
+    for number, x in enumerate(range(6, w - 8, 15)):
         draw.rectangle((x, 44 + number * 7 % 17, x + 6, 100), fill=color)
 
 

@@ -54,6 +54,8 @@ class Config:
     """Turns of the batched measurement."""
     single_turns: int = 48
     """Turns of the measurement with one environment and minibatch 1."""
+    episodes: int = 10_000
+    """Episodes over which section navigation watches memory."""
     repeats: int = 3
     """Measurements of each kind, in turn; the median counts."""
     architecture: str = "meta-llama/Llama-3.2-11B-Vision-Instruct"
@@ -121,7 +123,7 @@ def bench_env() -> None:
     print(f"env      dialogues by the random policy: {stream.played_turns / taken:,.0f} turns/s")
 
 
-def bench_navigation() -> None:
+def bench_navigation(episodes: int) -> None:
     """V-IRL in one process: steps in words, grids of views, routes, and what memory does."""
     city = City("new_york", seed=1)
     taken = _seconds(lambda: [city.route(number) for number in range(1000)])
@@ -129,7 +131,7 @@ def bench_navigation() -> None:
 
     env = gymnasium.make(gym_virl.ENV_ID)
     replies = []
-    for seed in range(500):
+    for seed in range(min(500, episodes)):
         env.reset(seed=seed)
         replies.append([])
         ended = False
@@ -150,9 +152,9 @@ def bench_navigation() -> None:
         f"virl     {steps:,} steps of {len(replies)} routes in words: {steps / taken:,.0f} steps/s"
     )
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    walk(10_000 // len(replies))
+    walk(episodes // len(replies))
     grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
-    print(f"virl     10,000 episodes more: {grown:.1f} MiB of memory more at the peak")
+    print(f"virl     {episodes:,} episodes more: {grown:.1f} MiB of memory more at the peak")
 
     pixels = np.random.default_rng(0).integers(0, 256, (1024, 2048, 3), dtype=np.uint8)
     panorama = Panorama(pixels, 30.0)
@@ -297,7 +299,7 @@ def main(config: Config) -> None:
     if "env" in config.sections:
         bench_env()
     if "navigation" in config.sections:
-        bench_navigation()
+        bench_navigation(config.episodes)
     if "rollout" in config.sections:
         bench_rollout(config)
     if "vision" in config.sections:

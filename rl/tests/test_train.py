@@ -178,8 +178,9 @@ def test_an_update_plays_whole_groups_with_streams_of_their_own():
 
 
 def test_the_benchmark_runs(start):
-    flags = [f"--model={start}", "--turns=16", "--single_turns=2", "--repeats=1"]
+    flags = [f"--model={start}", "--turns=16", "--single_turns=2", "--repeats=1", "--episodes=40"]
     done = command("rl.bench", *flags)
     assert done.returncode == 0, done.stderr
     assert "1,000 deals" in done.stdout
+    assert "a grid of four views" in done.stdout
     assert "x end to end" in done.stdout

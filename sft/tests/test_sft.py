@@ -107,7 +107,7 @@ def test_tiny_tokenizer_is_lossless_and_short(source, mean_length):
     for text in [*texts[:50], "anything else, été 漢", ""]:
         assert tokenizer.decode(tokenizer(text)["input_ids"]) == text
     assert np.mean([len(tokenizer(text)["input_ids"]) for text in texts]) < mean_length
-    assert len(tokenizer) < 450
+    assert len(tokenizer) < 600
 
 
 def test_loss_falls_on_prompts_if_asked_to():

@@ -20,9 +20,10 @@ from transformers.models.mllama.image_processing_pil_mllama import MllamaImagePr
 
 import gym_cards
 import gym_virl
-from gym_cards import hands, solver
+from gym_cards import solver
 from gym_dialogue import RandomPolicy, rollout
 from gym_dialogue.command import EnvConfig, make_envs, run_command
+from gym_dialogue.split import is_held_out
 from gym_policy import ModelPolicy, Renderer, load_model, load_tokenizer
 from gym_policy.adapter import add_adapter
 from gym_policy.architecture import load_architecture
@@ -97,7 +98,7 @@ def bench_env() -> None:
                 if ended:
                     break
 
-    for cache in (solver._solve, solver._reachable_kept, hands._is_heldout):
+    for cache in (solver._solve, solver._reachable_kept, is_held_out):
         cache.cache_clear()
     print(f"env      1,000 deals and 5,000 verified replies: {_seconds(deals_and_replies):.2f} s")
 

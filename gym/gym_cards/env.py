@@ -11,14 +11,16 @@ from typing import Any, Literal, get_args
 import numpy as np
 from gymnasium import spaces
 
-from gym_cards.hands import DEALINGS, Dealing, Split, deal, hand_of, puzzle_name
+from gym_cards.hands import DEALINGS, Dealing, deal, hand_of, puzzle_name
 from gym_cards.prompts import OWN, load_wording
 from gym_cards.render import COLORS, LAYOUTS, TABLES, render_hand, suits_of_color
 from gym_cards.rules import RANKS, FaceRule, random_rule
 from gym_cards.solver import all_solutions, solve
 from gym_cards.verifier import RewardMode, verify, verify_cards
+from gym_dialogue.checks import check_choice, is_integer
 from gym_dialogue.env import TEXT_CHARSET, DialogueEnv, Prompt, Verdict
 from gym_dialogue.errors import InputError
+from gym_dialogue.split import Split
 
 _MIN_RESOLUTION, _MAX_RESOLUTION = 56, 4096  # of images: what can be read, and what is of use
 # What varies between two texts of the task: a number, a card's name in quotes, and the symbols of a
@@ -111,7 +113,7 @@ class GeneralPointsEnv(DialogueEnv):
         layout: Literal["grid", "row", "scatter"] = "grid",
         recognition_only: bool = False,
     ):
-        if not _is_integer(resolution) or resolution < 1:
+        if not is_integer(resolution) or resolution < 1:
             raise InputError(f"resolution={resolution!r}: must be an integer of at least 1 (pixel)")
         if not language_only and resolution < _MIN_RESOLUTION:
             raise InputError(
@@ -124,14 +126,14 @@ class GeneralPointsEnv(DialogueEnv):
         super().__init__(verify_iter, None if language_only else (resolution, resolution, 3))
         if language_only and recognition_only:
             raise InputError("recognition_only=True: needs images, that is language_only=False")
-        _choose("face_cards_color", face_cards_color, COLORS)
-        _choose("table_color", table_color, (*TABLES, "random"))
-        _choose("layout", layout, LAYOUTS)
-        _choose("split", split, get_args(Split))
-        _choose("dealing", dealing, DEALINGS)
-        _choose("reward_mode", reward_mode, get_args(RewardMode))
-        _choose("num_cards", num_cards, (4, 5))
-        if not _is_integer(target_points) or not 1 <= target_points <= 999:
+        check_choice("face_cards_color", face_cards_color, COLORS)
+        check_choice("table_color", table_color, (*TABLES, "random"))
+        check_choice("layout", layout, LAYOUTS)
+        check_choice("split", split, get_args(Split))
+        check_choice("dealing", dealing, DEALINGS)
+        check_choice("reward_mode", reward_mode, get_args(RewardMode))
+        check_choice("num_cards", num_cards, (4, 5))
+        if not is_integer(target_points) or not 1 <= target_points <= 999:
             raise InputError(f"target_points={target_points!r}: must be an integer from 1 to 999")
         if face_rule is None:
             face_rule = "10" if treat_face_cards_as_10 else "rank"
@@ -284,12 +286,3 @@ class GeneralPointsEnv(DialogueEnv):
     def _reply(self, formula: str, cards: Sequence[str] | None = None) -> str:
         cards = self.cards if cards is None else cards
         return self.wording.format_reply(cards, self.rule.numbers(cards), formula, self.target)
-
-
-def _is_integer(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-def _choose(name: str, value: Any, allowed: Any) -> None:
-    if value not in tuple(allowed):
-        raise InputError(f"{name}={value!r}: must be one of {', '.join(map(str, allowed))}")

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Literal
 
 import numpy as np
@@ -14,12 +12,11 @@ import numpy as np
 from gym_cards.rules import FACES, RANKS, FaceRule
 from gym_cards.solver import solve
 from gym_dialogue.errors import InputError
+from gym_dialogue.split import Split, belongs, is_held_out
 
 SUITS = ("spades", "hearts", "diamonds", "clubs")
-Split = Literal["train", "heldout", "all"]
 Dealing = Literal["deck", "independent"]
 
-HELDOUT_SHARE = 0.1
 _SPLIT_SALT = "GeneralPoints-heldout-4"  # never change it: the split is fixed for all time
 _MAX_DRAWS = 20000
 
@@ -37,24 +34,18 @@ def puzzle_name(numbers: Sequence[int]) -> str:
     return "-".join(map(str, sorted(numbers)))
 
 
-@lru_cache(maxsize=65536)
-def _is_heldout(puzzle: str) -> bool:
-    digest = hashlib.blake2b(f"{_SPLIT_SALT}:{puzzle}".encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "big") < HELDOUT_SHARE * 2**64
-
-
 def is_heldout(numbers: Sequence[int]) -> bool:
     """Whether a puzzle is one of the 10 % held out.
 
     Decided by the numbers that the rule makes of a hand (a hash of them), so that no held-out
     puzzle is met in training with other faces, in another order or under another rule.
     """
-    return _is_heldout(puzzle_name(numbers))
+    return is_held_out(_SPLIT_SALT, puzzle_name(numbers))
 
 
 def in_split(numbers: Sequence[int], split: Split) -> bool:
     """Whether a puzzle belongs to a split."""
-    return split == "all" or is_heldout(numbers) == (split == "heldout")
+    return belongs(is_heldout(numbers), split)
 
 
 def draw_deck(rng: np.random.Generator, size: int) -> Hand:

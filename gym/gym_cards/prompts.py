@@ -7,7 +7,6 @@ other text stands for itself, braces included. `python -m gym_cards.wording` der
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, fields
@@ -16,6 +15,7 @@ from typing import Any, Literal
 
 from gym_cards.rules import FACES, FaceRule
 from gym_cards.verifier import FEEDBACK, verify, verify_cards
+from gym_dialogue.checks import is_integer, read_json
 from gym_dialogue.errors import InputError
 
 FORMAT = "gym_cards wording 1"
@@ -222,13 +222,7 @@ def load_wording(path: str | Path) -> Wording:
     say what each face counts as, and a form of reply that the verifier does not accept.
     """
     where = f"prompt_file {path}"
-    try:
-        data = json.loads(Path(path).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"{where}: cannot be read: {error.strerror}") from error
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{where}: is not JSON: {error}") from error
-    return read_wording(data, where)
+    return read_wording(read_json(path, where), where)
 
 
 def read_wording(data: Any, where: str) -> Wording:
@@ -244,7 +238,7 @@ def read_wording(data: Any, where: str) -> Wording:
         if key not in known:
             raise InputError(f"{at}: is unknown; must be one of {', '.join(known)}")
         if key in ("num_cards", "target_points"):
-            if not isinstance(value, int) or isinstance(value, bool):
+            if not is_integer(value):
                 raise InputError(f"{at}: must be an integer")
             found[key] = value
         elif key in ("cards", "reply_cards", "reply_numbers"):

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from gym_dialogue.checks import is_integer
 from gym_dialogue.errors import InputError
 
 RANKS = ("A", "2", "3", "4", "5", "6", "7", "8", "9", "10", "J", "Q", "K")
@@ -45,7 +46,7 @@ class FaceRule:
                     f"face rule {dict(spec)}: needs exactly the keys J, Q and K, each an integer"
                 )
             values = tuple(spec[face] for face in FACES)
-        elif isinstance(spec, int) and not isinstance(spec, bool):
+        elif is_integer(spec):
             values = (spec,) * 3
         elif spec in NAMED_RULES:
             values = NAMED_RULES[spec]
@@ -55,7 +56,7 @@ class FaceRule:
                 "or a mapping of J, Q and K to integers"
             )
         for value in values:
-            if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= MAX_VALUE:
+            if not is_integer(value) or not 1 <= value <= MAX_VALUE:
                 raise InputError(
                     f"face rule {spec!r}: the value {value!r} must be an integer from 1 to "
                     f"{MAX_VALUE}"

@@ -11,6 +11,7 @@ import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
 
+from gym_dialogue.checks import is_integer
 from gym_dialogue.errors import InputError
 
 TEXT_CHARSET = string.printable
@@ -81,7 +82,7 @@ class DialogueEnv(gym.Env[dict[str, Any], str]):
     made for this task alone (`sft.tiny`)."""
 
     def __init__(self, verify_iter: int, image_shape: tuple[int, int, int] | None = None):
-        if isinstance(verify_iter, bool) or not isinstance(verify_iter, int) or verify_iter < 1:
+        if not is_integer(verify_iter) or verify_iter < 1:
             raise InputError(f"verify_iter={verify_iter!r}: must be an integer of at least 1")
         self.verify_iter = verify_iter
         text = spaces.Text(self.max_text_length, min_length=0, charset=TEXT_CHARSET)

@@ -17,7 +17,7 @@ import numpy as np
 
 from gym_dialogue.errors import InputError
 from gym_virl.geo import EARTH_RADIUS, Place, heading, side, wrap
-from gym_virl.routes import Milestone, Route, destination_sight
+from gym_virl.routes import Milestone, Route, destination_sight, landmark_sight
 
 KINDS = (
     "Bank",
@@ -235,6 +235,17 @@ class City:
             for b in self.neighbours[a]
         }
 
+    def node_at(self, row: int, column: int) -> int | None:
+        """The node at a place of the lattice; None on the ring around the streets."""
+        if not (0 < row <= _SIZE and 0 < column <= _SIZE):
+            return None
+        return (row - 1) * _SIZE + column - 1
+
+    def place_in_lattice(self, node: int) -> tuple[int, int]:
+        """The row and the column of a node in the lattice."""
+        row, column = divmod(node, _SIZE)
+        return row + 1, column + 1
+
     def to_place(self, xy: Sequence[float]) -> Place:
         """Degrees, to 7 digits, of a position on the ground."""
         lat, lng = self.style.centre
@@ -249,11 +260,8 @@ class City:
         while True:
             walk = self._walk(rng, legs)
             if walk is not None:
-                return self._to_route(
-                    walk,
-                    rng,
-                    f"{self.name}-{number}" + (f"-{max_legs}" if max_legs < MAX_LEGS else ""),
-                )
+                kind = f"-{max_legs}" if max_legs < MAX_LEGS else ""
+                return self._to_route(walk, rng, f"{self.name}-{number}{kind}")
 
     def points_between(self, a: int, b: int) -> np.ndarray:
         """(n, 2) where panoramas stand on a street, without its ends: about 10 m apart, the same in
@@ -284,9 +292,9 @@ class City:
         return xy.reshape(_SIZE + 2, _SIZE + 2, 2)
 
     def _beside(self, node: int) -> list[int]:
-        row, column = divmod(node, _SIZE)
+        row, column = self.place_in_lattice(node)
         beside = [(row + 1, column), (row, column + 1), (row - 1, column), (row, column - 1)]
-        return [r * _SIZE + c for r, c in beside if 0 <= r < _SIZE and 0 <= c < _SIZE]
+        return [other for place in beside if (other := self.node_at(*place)) is not None]
 
     def _open_corner(self, node: int, rng: np.random.Generator) -> Landmark | None:
         """A landmark on one of the four blocks around an intersection, or none."""
@@ -294,7 +302,7 @@ class City:
         place = self._name(rng)
         if rng.random() >= _CORNER_SHARE:
             return None
-        row, column = (i + 1 for i in divmod(node, _SIZE))
+        row, column = self.place_in_lattice(node)
         up, right = 2 * (quadrant // 2) - 1, 2 * (quadrant % 2) - 1
         here = self.lattice[row, column]
         ways = [self.lattice[row + up, column] - here, self.lattice[row, column + right] - here]
@@ -355,7 +363,7 @@ class City:
             sight = None
             if landmark is not None:
                 where = side(headings[i], _bearing(way[i + 1], landmark.at))
-                sight = f"{landmark.name} is on your {where}"
+                sight = landmark_sight(landmark.name, where)
             milestones.append(Milestone(places[i + 1], sight, headings[i], headings[i + 1]))
             landmarks.append(landmark and self.to_place(landmark.at))
         where = side(headings[-1], _bearing(way[-1], goal.at))

@@ -13,18 +13,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import gymnasium
 import numpy as np
 
 from gym_dialogue import Episode, NoisyOraclePolicy, Policy, Reply, Task, rollout
-from gym_dialogue.command import Kwargs, run_command
+from gym_dialogue.command import EnvConfig, Kwargs, make_envs, run_command
 from gym_dialogue.errors import InputError
 from gym_virl import ENV_ID
 from gym_virl.env import NavigationEnv
-from gym_virl.rail import Position
+from gym_virl.geo import EARTH_RADIUS
 from gym_virl.scenery import city_panoramas, panorama_width
-from gym_virl.streetview import Panorama, view_grid
-from gym_virl.world import REACH, CityRoutes, World
+from gym_virl.streetview import view_grid
+from gym_virl.world import CityRoutes, World
 
 _SIDE = 320  # pixels of a view
 _MARKS = {"turn": "^", "forward": "o", "stop": "s"}
@@ -102,7 +101,7 @@ def draw_episode(env: NavigationEnv, episode: Episode, number: int, path: str | 
     grid = figure.add_gridspec(2, 2, width_ratios=(1.25, 1), height_ratios=(1.15, 1))
     _draw_map(figure.add_subplot(grid[:, 0]), env, positions, won, number)
     views = figure.add_subplot(grid[0, 1])
-    panorama = _panorama_at(env.world, positions[number])
+    panorama = _with_views(env.world).panorama_at(positions[number].place)
     if panorama is None:
         views.text(0.5, 0.5, "no panorama", ha="center", va="center")
     else:
@@ -180,26 +179,20 @@ def _draw_map(axis, env, positions, won, number):
 def _to_metres(places, origin):
     """(n, 2) east and north of `origin`, near enough for a map."""
     places = np.asarray(places) - np.asarray(origin)
-    return places[:, ::-1] * 111_195 * [np.cos(np.radians(origin[0])), 1]
+    return np.radians(places[:, ::-1]) * EARTH_RADIUS * [np.cos(np.radians(origin[0])), 1]
 
 
-def _panorama_at(world: World, position: Position) -> Panorama | None:
-    panoramas = world.panoramas
-    if isinstance(world.routes, CityRoutes):
-        city = world.routes.city
-        panoramas = city_panoramas(city.name, city.seed, panorama_width(_SIDE))
-    if panoramas is None:
-        return None
-    number = panoramas.nearest.find(position.place, REACH)
-    return None if number is None else panoramas.load(number)
+def _with_views(world: World) -> World:
+    """The world with panoramas that are sharp enough to be looked at, where it is a city's."""
+    if not isinstance(world.routes, CityRoutes):
+        return world
+    city = world.routes.city
+    return World(world.routes, city_panoramas(city.name, city.seed, panorama_width(_SIDE)))
 
 
 def main(config: Config) -> None:
     """The command."""
-    try:
-        env = gymnasium.make(ENV_ID, **config.env_kwargs)
-    except TypeError as error:
-        raise InputError(f"env_kwargs: {error}") from error
+    (env,) = make_envs(EnvConfig(ENV_ID, config.env_kwargs), 1)
     policy: Policy = NoisyOraclePolicy(config.error_rate)
     if config.turns is not None:
         replies = read_replies(config.turns, config.seed, config.checkpoint)

@@ -10,8 +10,10 @@ from typing import Any, Literal, get_args
 import numpy as np
 from gymnasium import spaces
 
+from gym_dialogue.checks import check_choice, is_integer
 from gym_dialogue.env import TEXT_CHARSET, DialogueEnv, Prompt, Verdict
 from gym_dialogue.errors import InputError
+from gym_dialogue.split import Split
 from gym_virl.city import KINDS, MAX_LEGS, MIN_LEGS, OWNERS, STYLES
 from gym_virl.geo import COMPASS, RELATIVE, SIDES
 from gym_virl.prompts import (
@@ -23,7 +25,7 @@ from gym_virl.prompts import (
     present,
     reply,
 )
-from gym_virl.routes import Split
+from gym_virl.rail import Position, lay_rail
 from gym_virl.streetview import HEADINGS, LINE, ViewOrder, view_grid
 from gym_virl.verifier import verify
 from gym_virl.world import Atlas, city_world, file_world
@@ -150,13 +152,9 @@ class NavigationEnv(DialogueEnv):
             raise InputError(f"drop_rate={drop_rate!r}: must be a number from 0 to 1")
         if not 0 <= drop_rate <= 1:
             raise InputError(f"drop_rate={drop_rate}: must be from 0 to 1")
-        for name, value, allowed in (
-            ("split", split, get_args(Split)),
-            ("on_failure", on_failure, get_args(OnFailure)),
-            ("view_order", view_order, tuple(HEADINGS)),
-        ):
-            if value not in allowed:
-                raise InputError(f"{name}={value!r}: must be one of {', '.join(allowed)}")
+        check_choice("split", split, get_args(Split))
+        check_choice("on_failure", on_failure, get_args(OnFailure))
+        check_choice("view_order", view_order, HEADINGS)
         size = 2 * resolution + LINE
         super().__init__(verify_iter, None if language_only else (size, size, 3))
         self.absolute_action = absolute_action
@@ -180,7 +178,9 @@ class NavigationEnv(DialogueEnv):
                 raise InputError("panorama_dir, gps_to_pano_path: need route_info_path as well")
             names = list(STYLES) if city == MINI_BENCHMARK else city
             names = [names] if isinstance(names, str) else list(names)
-            side = resolution if self.has_image else None
+            side = None
+            if self.relocates:  # in words, to the places of panoramas, whatever their size
+                side = resolution if self.has_image else 1
             self.atlas = Atlas(
                 [city_world(name, city_seed, num_routes, max_legs, side) for name in names]
             )
@@ -197,12 +197,12 @@ class NavigationEnv(DialogueEnv):
         elif isinstance(number, bool) or not isinstance(number, int | np.integer):
             raise InputError(f"route_idx={number!r}: must be an integer")
         self.world, self.route = self.atlas[int(number)]
-        self.rail = self.world.rail(
+        self.rail = lay_rail(
             self.route,
             self.np_random,
             self.straight_line_length,
             self.drop_rate,
-            self.relocates,
+            self.world.nearest if self.relocates else None,
         )
         self.steps = instruction_steps(self.rail.stretches)
         text = "\n".join(self.steps)
@@ -216,8 +216,8 @@ class NavigationEnv(DialogueEnv):
         return self._show()
 
     @property
-    def position(self):
-        """The present position (`rail.Position`)."""
+    def position(self) -> Position:
+        """The present position."""
         return self.rail.positions[self._at]
 
     def _show(self) -> Prompt:
@@ -236,14 +236,13 @@ class NavigationEnv(DialogueEnv):
 
     def _look(self) -> np.ndarray:
         """The views at the present position."""
-        position, panoramas = self.position, self.world.panoramas
-        number = panoramas.nearest.find(position.place, 20.0)
-        if number is None:
+        position = self.position
+        panorama = self.world.panorama_at(position.place)
+        if panorama is None:
             raise InputError(
                 f"route {self.route.name}, position {self._at + 1}: there is no panorama within "
                 f"20 m of {position.place}"
             )
-        panorama = panoramas.load(number)
         return view_grid(panorama, position.heading, self.resolution, self.view_order)
 
     def _advance(self, is_right: bool) -> Prompt | None:
@@ -279,7 +278,6 @@ class NavigationEnv(DialogueEnv):
 
 
 def _whole(name: str, value: Any, low: int, high: int | None) -> None:
-    is_whole = isinstance(value, int) and not isinstance(value, bool)
-    if not is_whole or value < low or (high is not None and value > high):
+    if not is_integer(value) or value < low or (high is not None and value > high):
         limits = f"at least {low}" if high is None else f"from {low} to {high}"
         raise InputError(f"{name}={value!r}: must be an integer, {limits}")

@@ -27,7 +27,7 @@ from gym_virl.streetview import Panorama
 FORMAT = "gym_virl panoramas 1"
 IMAGE_QUALITY = 90  # of JPEG files that are written
 
-_CACHE_BYTES = 256 * 2**20  # of decoded panoramas that are kept
+_CACHE_BYTES = 512 * 2**20  # of decoded panoramas that are kept
 _MAX_PIXELS = 16384 * 8192
 _CODES = {"f8", "f4", "i8", "i4", "i2", "u8", "u4", "u2"}
 
@@ -41,9 +41,10 @@ class Panoramas(Protocol):
         """Raises InputError, naming the panorama, if it cannot be had."""
 
 
-def cached(load: Any, example_bytes: int) -> Any:
-    """A loader of panoramas that keeps as many, of so many bytes each, as memory allows."""
-    return lru_cache(maxsize=max(4, _CACHE_BYTES // example_bytes))(load)
+def cached(load: Any, width: int, height: int) -> Any:
+    """A loader of panoramas of this size that keeps as many as memory allows."""
+    each = width * height * (3 + 4)  # bytes of its pixels, and of these packed
+    return lru_cache(maxsize=max(4, _CACHE_BYTES // each))(load)
 
 
 class PanoramaFiles:
@@ -62,7 +63,9 @@ class PanoramaFiles:
         """Raises InputError, naming the file, if it is missing or damaged."""
         if self._kept is None:
             first = self._read(number)
-            self._kept = cached(self._read, first.pixels.nbytes)
+            height, width, _ = first.pixels.shape
+            self._kept = cached(self._read, width, height)
+            return first
         return self._kept(number)
 
     def _read(self, number: int) -> Panorama:

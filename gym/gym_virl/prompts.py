@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from gym_virl.geo import COMPASS, RELATIVE
 from gym_virl.rail import Position, Stretch
-from gym_virl.routes import NO_LANDMARK, name_in, side_in
+from gym_virl.routes import NO_LANDMARK, read_sight
 
 REPLY_KEYS = ("current observation", "current instruction", "action")
 
@@ -39,8 +39,8 @@ def instruction_steps(stretches: Sequence[Stretch]) -> list[str]:
             where = f", where {stretch.sight}" if stretch.sight else ""
             steps.append(f"Move forward until the next intersection{where}.")
         else:
-            name, side = name_in(stretch.sight), side_in(stretch.sight)
-            where = f" {name}, on your {side}" if name else ""
+            found = read_sight(stretch.sight)
+            where = f" {found[0]}, on your {found[1]}" if found else ""
             steps.append(f"Move forward until the destination{where}.")
     return [f"{number}. {step}" for number, step in enumerate(steps, start=1)]
 

@@ -5,22 +5,20 @@ A route is a start, milestones at intersections, and a destination, the last mil
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
+from gym_dialogue.checks import read_json
 from gym_dialogue.errors import InputError
+from gym_dialogue.split import is_held_out
 from gym_virl.geo import SIDES, Place, compass, distance, heading, is_place
 
-Split = Literal["train", "heldout", "all"]
-
 NO_LANDMARK = "No landmark nearby"
-HELDOUT_SHARE = 0.1
 _SPLIT_SALT = "V-IRL-heldout-1"  # never change it: the split is fixed for all time
 
 _LINE = re.compile(r'\s*"(\w+)"\s*:\s*"(.*)"\s*,?\s*')
@@ -62,25 +60,35 @@ class Route:
         """Whether it is one of the 10 % held out; decided by where it goes, not by its number."""
         way = [self.start, *(milestone.place for milestone in self.milestones)]
         text = ";".join(f"{lat:.6f},{lng:.6f}" for lat, lng in way)
-        digest = hashlib.blake2b(f"{_SPLIT_SALT}:{text}".encode(), digest_size=8).digest()
-        return int.from_bytes(digest, "big") < HELDOUT_SHARE * 2**64
+        return is_held_out(_SPLIT_SALT, text)
 
 
-def name_in(sight: str | None) -> str | None:
-    """The name of the landmark, or destination, in a sentence such as `X is on your left`."""
+def read_sight(sight: str | None) -> tuple[str, str] | None:
+    """(name of the landmark, or destination; side) of a sentence such as `X is on your left`."""
     match = _SIGHT.fullmatch(sight or "")
-    return match and match["name"].removeprefix(_DESTINATION)
+    return match and (match["name"].removeprefix(_DESTINATION), match["side"])
 
 
-def side_in(sight: str | None) -> str | None:
-    """The side in such a sentence."""
-    match = _SIGHT.fullmatch(sight or "")
-    return match and match["side"]
+def landmark_sight(name: str, side: str) -> str:
+    """What is to be seen where there is a landmark, as the released data words it."""
+    return f"{name} is on your {side}"
 
 
 def destination_sight(name: str, side: str) -> str:
     """What is to be seen at the destination, as the released data words it."""
-    return f"{_DESTINATION}{name} is on your {side}"
+    return landmark_sight(_DESTINATION + name, side)
+
+
+def name_in(sight: str | None) -> str | None:
+    """The name in such a sentence."""
+    found = read_sight(sight)
+    return found and found[0]
+
+
+def side_in(sight: str | None) -> str | None:
+    """The side in such a sentence."""
+    found = read_sight(sight)
+    return found and found[1]
 
 
 def read_routes(path: str | Path) -> list[Route]:
@@ -90,12 +98,7 @@ def read_routes(path: str | Path) -> list[Route]:
     cut short, a route without milestones, and places that are none.
     """
     where = f"route_info_path {path}"
-    try:
-        data = json.loads(Path(path).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"{where}: cannot be read: {error.strerror}") from error
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{where}: is not whole JSON: {error}") from error
+    data = read_json(path, where)
     if not (isinstance(data, list) and len(data) == 2 and isinstance(data[0], list)):
         raise InputError(f"{where}: must be a list [routes, count], with a list of routes")
     if not data[0]:

@@ -7,13 +7,14 @@ front of their own kind, with their name on it; the ground is a map of roads, pa
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from gym_virl.city import KINDS, City, Landmark, city_of
+from gym_virl.city import City, Landmark, city_of
 from gym_virl.geo import NearestPlace
 from gym_virl.panoramas import cached, decode_image, encode_image
 from gym_virl.streetview import Panorama
@@ -30,22 +31,6 @@ _LOT_STREAM, _CAR_STREAM = 0x107, 0xCA2
 _GLASS = np.array([58.0, 70.0, 86.0])
 _GROUND_FLOOR = 3.6  # metres
 
-# What is painted on the front of each kind: (wall, sign) colours.
-_FRONT_COLORS: dict[str, tuple[Color, Color]] = {
-    "Bank": ((226, 220, 200), (120, 104, 60)),
-    "Bakery": ((240, 176, 84), (122, 62, 20)),
-    "Bookshop": ((24, 52, 164), (240, 220, 150)),
-    "Cafe": ((250, 244, 236), (196, 30, 44)),
-    "Cinema": ((28, 24, 34), (252, 208, 60)),
-    "Hotel": ((110, 44, 130), (244, 226, 250)),
-    "Laundry": ((120, 206, 232), (20, 70, 110)),
-    "Market": ((34, 132, 58), (248, 246, 120)),
-    "Museum": ((206, 226, 220), (28, 108, 112)),
-    "Pharmacy": ((252, 252, 252), (10, 150, 70)),
-    "School": ((246, 214, 40), (160, 32, 24)),
-    "Theatre": ((170, 20, 40), (246, 196, 120)),
-}
-
 _ROAD, _PAVEMENT, _PAINT, _BLOCK = range(4)  # classes of ground
 
 
@@ -59,6 +44,8 @@ class _Walls:
     light: np.ndarray  # (n,) by how much the sun brightens it
     first_lot: np.ndarray  # (n,) index into the lots
     num_lots: np.ndarray  # (n,)
+    lot_heights: np.ndarray  # (lots,) metres
+    lot_colors: np.ndarray  # (lots, 3)
     front: np.ndarray  # (n, 3) number of the place at the start, middle and end; -1 for none
 
 
@@ -68,7 +55,6 @@ class Scenery:
     def __init__(self, city: City):
         self.city = city
         self.places: list[Landmark] = []
-        self._rng = np.random.default_rng([_LOT_STREAM, city.seed, *map(ord, city.name)])
         self.walls = self._build()
         self.fronts = np.stack([front_of(place.name, place.kind) for place in self.places])
         self.ground, self._ground_origin = self._lay_ground()
@@ -135,7 +121,7 @@ class Scenery:
         lot = walls.first_lot[wall] + np.minimum(
             (share * walls.num_lots[wall]).astype(np.int64), walls.num_lots[wall] - 1
         )
-        tops = np.where(is_there, (self.lot_heights[lot] - EYE) / t, -np.inf)
+        tops = np.where(is_there, (walls.lot_heights[lot] - EYE) / t, -np.inf)
         seen = np.full((height, width), -1, np.int8)
         for layer in reversed(range(layers)):
             covers = (slopes[:, None] < tops[:, layer]) & (slopes[:, None] > -EYE / t[:, layer])
@@ -154,7 +140,7 @@ class Scenery:
     def _wall_colors(self, wall, lot, u, z):
         """(n, 3) float32 of points on walls: u metres along, z metres up."""
         walls, (cell_w, cell_h) = self.walls, self.city.style.windows
-        colors = self.lot_colors[lot]
+        colors = walls.lot_colors[lot]
         column, row = u / cell_w, z / cell_h
         in_x, in_y = column - np.floor(column), row - np.floor(row)
         is_window = (in_x > 0.22) & (in_x < 0.78) & (in_y > 0.25) & (in_y < 0.8)
@@ -176,8 +162,8 @@ class Scenery:
         return colors
 
     def _build(self) -> _Walls:
-        city, rng = self.city, self._rng
-        style = city.style
+        city, style = self.city, self.city.style
+        rng = np.random.default_rng([_LOT_STREAM, city.seed, *map(ord, city.name)])
         rows, columns, _ = city.lattice.shape
         start, way, front = [], [], []
         corner_places = self._corner_places()
@@ -202,33 +188,31 @@ class Scenery:
         num_lots = np.maximum(1, np.round(length / style.lot)).astype(np.int64)
         first_lot = np.concatenate([[0], np.cumsum(num_lots)[:-1]])
         total = int(num_lots.sum())
-        self.lot_heights = rng.uniform(*style.heights, total).astype(np.float32)
+        lot_heights = rng.uniform(*style.heights, total).astype(np.float32)
         base = np.array(style.walls, dtype=np.float32)[rng.integers(len(style.walls), size=total)]
-        self.lot_colors = base * rng.uniform(0.85, 1.12, (total, 1)).astype(np.float32)
+        lot_colors = base * rng.uniform(0.85, 1.12, (total, 1)).astype(np.float32)
         outward = np.stack([way[:, 1], -way[:, 0]], axis=1) / length[:, None]
         sun = np.array([math.sin(math.radians(style.sun)), math.cos(math.radians(style.sun))])
         light = (0.82 + 0.2 * (outward @ sun)).astype(np.float32)
-        return _Walls(start, way, length, light, first_lot, num_lots, np.array(front))
+        return _Walls(
+            start, way, length, light, first_lot, num_lots, lot_heights, lot_colors, np.array(front)
+        )
 
     def _corner_places(self) -> dict[tuple[tuple[int, int], tuple[int, int]], int]:
         """Numbers of the places at corners, by (node in the lattice, block)."""
         found = {}
-        columns = self.city.lattice.shape[1] - 2
         for node, landmark in enumerate(self.city.corners):
             if landmark is not None:
-                row, column = divmod(node, columns)
-                found[(row + 1, column + 1), landmark.block] = len(self.places)
+                found[self.city.place_in_lattice(node), landmark.block] = len(self.places)
                 self.places.append(landmark)
         return found
 
     def _street_place(self, here: tuple[int, int], after: tuple[int, int]) -> int:
         """The number of the place along a block's side; -1 at the rim, where no street is."""
-        columns = self.city.lattice.shape[1] - 2
-        rows = self.city.lattice.shape[0] - 2
-        if not all(0 < r <= rows and 0 < c <= columns for r, c in (here, after)):
-            return -1
         # Walking with the block on the right is walking clockwise round it.
-        a, b = ((r - 1) * columns + c - 1 for r, c in (after, here))
+        a, b = self.city.node_at(*after), self.city.node_at(*here)
+        if a is None or b is None:
+            return -1
         self.places.append(self.city.fronts[a, b])
         return len(self.places) - 1
 
@@ -286,7 +270,7 @@ class CityPanoramas:
         rng = np.random.default_rng([_CAR_STREAM, city.seed, *map(ord, city.name)])
         self.rotations = rng.integers(0, 360, len(self.xy)).astype(float)
         self.ids = [f"{city.name}_{city.seed}_{number:05d}" for number in range(len(self.xy))]
-        self.load = cached(self._draw, width * width // 2 * 3)
+        self.load = cached(self._draw, width, width // 2)
 
     def encoded(self, number: int) -> bytes:
         """A panorama as a JPEG file. `load` decodes it, so what is read from files is equal."""
@@ -332,11 +316,11 @@ def _inset(corners: np.ndarray, by: float) -> np.ndarray:
 @lru_cache(maxsize=4096)
 def front_of(name: str, kind: str) -> np.ndarray:
     """(H, W, 3) uint8: the front of a place, with the motif of its kind and its name on a sign."""
-    wall, sign = _FRONT_COLORS[kind]
+    wall, sign, draw_motif = _FRONTS[kind]
     w, h = 168, 108
     image = Image.new("RGB", (w, h), wall)
     draw = ImageDraw.Draw(image)
-    _MOTIFS[KINDS.index(kind) % len(_MOTIFS)](draw, w, h, sign)
+    draw_motif(draw, w, h, sign)
     draw.rectangle((6, 4, w - 7, 30), fill=sign)
     size = 22
     while size > 8 and draw.textlength(name, font=_font(size)) > w - 20:
@@ -423,17 +407,18 @@ def _curtain(draw, w, h, color):
     draw.polygon([(w, 36), (w * 0.6, 36), (w, h)], fill=color)
 
 
-_MOTIFS = (
-    _columns,
-    _arches,
-    _books,
-    _awning,
-    _lights,
-    _star,
-    _drums,
-    _crates,
-    _pediment,
-    _cross,
-    _panes,
-    _curtain,
-)
+# What each kind is painted like: colour of the wall, of the sign, and what is drawn between.
+_FRONTS: dict[str, tuple[Color, Color, Callable[..., None]]] = {
+    "Bank": ((226, 220, 200), (120, 104, 60), _columns),
+    "Bakery": ((240, 176, 84), (122, 62, 20), _arches),
+    "Bookshop": ((24, 52, 164), (240, 220, 150), _books),
+    "Cafe": ((250, 244, 236), (196, 30, 44), _awning),
+    "Cinema": ((28, 24, 34), (252, 208, 60), _lights),
+    "Hotel": ((110, 44, 130), (244, 226, 250), _star),
+    "Laundry": ((120, 206, 232), (20, 70, 110), _drums),
+    "Market": ((34, 132, 58), (248, 246, 120), _crates),
+    "Museum": ((206, 226, 220), (28, 108, 112), _pediment),
+    "Pharmacy": ((252, 252, 252), (10, 150, 70), _cross),
+    "School": ((246, 214, 40), (160, 32, 24), _panes),
+    "Theatre": ((170, 20, 40), (246, 196, 120), _curtain),
+}

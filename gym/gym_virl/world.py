@@ -10,12 +10,13 @@ from pathlib import Path
 import numpy as np
 
 from gym_dialogue.errors import InputError
+from gym_dialogue.split import Split, belongs
 from gym_virl.city import City, city_of
 from gym_virl.geo import Place
 from gym_virl.panoramas import PanoramaFiles, Panoramas
-from gym_virl.rail import Rail, lay_rail
-from gym_virl.routes import Route, Split, read_routes
+from gym_virl.routes import Route, read_routes
 from gym_virl.scenery import city_panoramas, panorama_width
+from gym_virl.streetview import Panorama
 
 REACH = 20.0  # metres within which a position has a panorama
 _MAX_DRAWS = 10_000
@@ -33,17 +34,12 @@ class World:
         number = self.panoramas.nearest.find(place, REACH)
         return None if number is None else self.panoramas.nearest.places[number]
 
-    def rail(
-        self,
-        route: Route,
-        rng: np.random.Generator,
-        straight_line_length: int,
-        drop_rate: float,
-        relocates: bool,
-    ) -> Rail:
-        """The rail of one of its routes (`rail.lay_rail`), moved to panoramas if it `relocates`."""
-        relocate = self.nearest if relocates else None
-        return lay_rail(route, rng, straight_line_length, drop_rate, relocate)
+    def panorama_at(self, place: Place) -> Panorama | None:
+        """The panorama nearest to a place, None if there is none within 20 m. Raises InputError for
+        one that cannot be read.
+        """
+        number = self.panoramas and self.panoramas.nearest.find(place, REACH)
+        return None if number is None else self.panoramas.load(number)
 
 
 class CityRoutes(Sequence[Route]):
@@ -68,11 +64,11 @@ def _route_of(city: str, seed: int, number: int, max_legs: int) -> Route:
 
 def city_world(name: str, seed: int, count: int, max_legs: int, side: int | None) -> World:
     """The world of a procedural city, its routes of 2 to `max_legs` legs; with panoramas for views
-    of `side` pixels, or for places only if that is None.
+    of `side` pixels, or without if that is None.
     """
-    width = panorama_width(side or 1)
     routes = CityRoutes(city_of(name, seed), count, max_legs)
-    return World(routes, city_panoramas(name, seed, width))
+    panoramas = None if side is None else city_panoramas(name, seed, panorama_width(side))
+    return World(routes, panoramas)
 
 
 @lru_cache(maxsize=4)
@@ -119,6 +115,6 @@ class Atlas:
         """The number of a random route of a split. Raises InputError if it seems to have none."""
         for _ in range(_MAX_DRAWS):
             number = int(rng.integers(len(self)))
-            if split == "all" or self[number][1].is_heldout == (split == "heldout"):
+            if belongs(self[number][1].is_heldout, split):
                 return number
         raise InputError(f"split={split}: none of {len(self)} routes is in it")

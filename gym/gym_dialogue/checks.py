@@ -1,0 +1,35 @@
+"""Checks of arguments and files that the environments share; each raises InputError."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from gym_dialogue.errors import InputError
+
+
+def is_integer(value: Any) -> bool:
+    """Whether a value is an integer, which True and False are not."""
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def check_choice(name: str, value: Any, allowed: Iterable[Any]) -> None:
+    """Raises InputError unless the argument `name` is one of the allowed values."""
+    allowed = tuple(allowed)
+    if value not in allowed:
+        raise InputError(f"{name}={value!r}: must be one of {', '.join(map(str, allowed))}")
+
+
+def read_json(path: str | Path, where: str) -> Any:
+    """The content of a JSON file; `where` opens the line of an error.
+
+    Raises InputError for a file that cannot be read, or is not JSON, or not all of it.
+    """
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"{where}: cannot be read: {error.strerror}") from error
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{where}: is not whole JSON: {error}") from error

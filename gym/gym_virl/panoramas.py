@@ -43,7 +43,7 @@ class Panoramas(Protocol):
 
 def cached(load: Any, width: int, height: int) -> Any:
     """A loader of panoramas of this size that keeps as many as memory allows."""
-    each = width * height * (3 + 4)  # bytes of its pixels, and of these packed
+    each = width * height * (3 + 8)  # bytes of its pixels, and of these packed
     return lru_cache(maxsize=max(4, _CACHE_BYTES // each))(load)
 
 

@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from rl_parts import THAT_SEE, command, tiny_llama, tiny_tokenizer
+from rl_parts import SMALL, THAT_SEE, command, tiny_llama, tiny_tokenizer
 
 from gym_policy import Renderer
 from gym_policy.load import save_renderer
@@ -17,23 +17,16 @@ suites:
     shift: visual
     env: {id: gym_virl/Navigation-v0, kwargs: {city: [lagos, london]}}
 """
-SMALL = [
+ROUTES = [
     "--env.id=gym_virl/Navigation-v0",
     "--env.kwargs.split=train",
     "--env.kwargs.max_legs=2",
-    "--env.kwargs.verify_iter=2",
+    "--env.kwargs.on_failure=go_on",
     "--num_updates=1",
-    "--num_steps=8",
     "--num_envs=2",
-    "--max_new_tokens=8",
     "--epochs=1",
-    "--minibatch_size=8",
-    "--microbatch_size=4",
-    "--lr=1e-3",
-    "--ppo.value_hidden=[8]",
+    "--eval_every=0",
     "--eval.episodes=2",
-    "--eval.verify_iter=2",
-    "--eval.max_new_tokens=8",
     "--eval.decoding=[sampled]",
 ]
 
@@ -41,7 +34,7 @@ SMALL = [
 @pytest.mark.parametrize("views", [False, True], ids=["words", "views"])
 def test_a_run_on_routes(views, tmp_path):
     tokenizer = tiny_tokenizer(with_images=views)
-    model, flags, task = tmp_path / "model", [*SMALL], TASK
+    model, flags, task = tmp_path / "model", [*SMALL, *ROUTES], TASK
     if views:
         make_model, make_processor = THAT_SEE["mllama"]
         make_model(tokenizer).save_pretrained(model)
@@ -54,7 +47,7 @@ def test_a_run_on_routes(views, tmp_path):
     (tmp_path / "task.yaml").write_text(task)
     run = tmp_path / "run"
     flags += [f"--model={model}", f"--run_dir={run}", f"--task={tmp_path / 'task.yaml'}"]
-    done = command("rl.train", *flags, "--env.kwargs.on_failure=go_on")
+    done = command("rl.train", *flags)
     assert done.returncode == 0, done.stderr
     (metrics,) = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert metrics["logprob_gap"] < 1e-4

@@ -44,3 +44,19 @@ def draw_tokens(logprobs: torch.Tensor, uniforms: torch.Tensor) -> torch.Tensor:
     # Scaled by the total, so that rounding cannot leave a draw beyond the last token.
     points = uniforms.double().unsqueeze(-1) * cumulative[:, -1:]
     return torch.searchsorted(cumulative, points, right=True).squeeze(-1)
+
+
+def choose_tokens(
+    logits: torch.Tensor,
+    temperature: float,
+    forbidden: int | None = None,
+    uniforms: torch.Tensor | None = None,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The next token (B,) after each row of logits (B, V) and its log-probability (B,): drawn by
+    `uniforms` (B,), or without them the most likely one. Drawing from uniforms that each dialogue
+    brings along keeps what is sampled and what is recorded the same, and a row independent of its
+    neighbours.
+    """
+    logprobs = tempered_logprobs(logits, temperature, forbidden)
+    chosen = logprobs.argmax(-1) if uniforms is None else draw_tokens(logprobs, uniforms)
+    return chosen, logprobs.gather(-1, chosen.unsqueeze(-1)).squeeze(-1)

@@ -344,6 +344,9 @@ def _join(
         else:
             buffers = [aligned(tensors, 2, GrowingLayer.SPARE) for tensors in both]
             layers.append(GrowingLayer.of(*buffers, width))
+        for part in parts:  # the memory of one layer after the other
+            part.keys = part.values = part._buffers = None
+        del both
     return _Filled(
         Cache(layers=layers),
         aligned([part.valid for part in filled], 1, 0),

@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import torch
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+
+LOGITS_AT_ONCE = 1 << 24
+"""Logits that are held at a time while tokens are scored, as opposed to sampled."""
 
 _NEVER = -1e9  # finite, so that probability times logarithm is 0 and not undefined
 
@@ -34,6 +39,48 @@ def score_tokens(
     chosen = logprobs.gather(-1, token_ids.unsqueeze(-1)).squeeze(-1)
     entropy = -(logprobs.exp() * logprobs).sum(-1)
     return chosen, entropy
+
+
+def score_states(
+    head: nn.Module,
+    states: torch.Tensor,
+    token_ids: torch.Tensor,
+    temperature: float,
+    forbidden: int | None = None,
+    entropy_learns: bool = True,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The same from hidden states (N, H), whose logits are `head(states)` (N, V): some at a time,
+    and again in the backward pass, so that there never are more than about LOGITS_AT_ONCE of them.
+    Without `entropy_learns`, the entropy has no gradient.
+    """
+
+    def score(states: torch.Tensor, token_ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        logits = head(states)
+        if entropy_learns:
+            return score_tokens(logits, token_ids, temperature, forbidden)
+        logprobs = tempered_logprobs(logits, temperature, forbidden)
+        chosen = logprobs.gather(-1, token_ids.unsqueeze(-1)).squeeze(-1)
+        with torch.no_grad():
+            entropy = -torch.linalg.vecdot(logprobs.exp(), logprobs)
+        return chosen, entropy
+
+    rows = states_at_once(head.weight.shape[0])
+    if len(states) <= rows:
+        return score(states, token_ids)
+    parts = []
+    for start in range(0, len(states), rows):
+        part = states[start : start + rows], token_ids[start : start + rows]
+        if torch.is_grad_enabled():
+            parts.append(checkpoint(score, *part, use_reentrant=False))
+        else:
+            parts.append(score(*part))
+    logprobs, entropy = (torch.cat(values) for values in zip(*parts, strict=True))
+    return logprobs, entropy
+
+
+def states_at_once(vocabulary: int) -> int:
+    """How many tokens are scored together."""
+    return max(64, LOGITS_AT_ONCE // vocabulary)
 
 
 def draw_tokens(logprobs: torch.Tensor, uniforms: torch.Tensor) -> torch.Tensor:

@@ -49,8 +49,8 @@ class PagedSampler:
         return [Completion(f.generated_tokens, f.logprobs) for f in found.values()]
 
     def _size(self, requests: Sequence[Request], decoding: Decoding) -> dict[str, int]:
-        """The size of the paged cache: on a GPU transformers finds what fits; on a CPU it would take
-        most of the memory, and gets what the call needs.
+        """The size of the paged cache: on a GPU transformers finds what fits; on a CPU it would
+        take most of the memory, and gets what the call needs.
         """
         if self.model.device.type != "cpu":
             return {}

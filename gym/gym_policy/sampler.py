@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Literal
@@ -91,15 +92,40 @@ class ModelPolicy(Policy):
         order = sorted(range(len(requests)), key=lambda i: len(requests[i].token_ids))
         replies: list[Reply | None] = [None] * len(requests)
         vocabulary = self.model.config.get_text_config().vocab_size
+        start = 0
         with self.sampling():
-            for start in range(0, len(order), self.batch_size):
+            while start < len(order):
                 rows = order[start : start + self.batch_size]
                 batch = [requests[i] for i in rows]
-                found = self.sampler.sample(batch, self.decoding)
+                try:
+                    found = self.sampler.sample(batch, self.decoding)
+                except torch.OutOfMemoryError as error:
+                    self._use_less(batch, error)
+                    continue
                 check_completions(found, batch, self.decoding, vocabulary)
                 for i, completion in zip(rows, found, strict=True):
                     replies[i] = self._reply(completion)
+                start += len(rows)
         return replies
+
+    def _use_less(self, batch: Sequence[Request], error: torch.OutOfMemoryError) -> None:
+        """Go on with half as many dialogues together. Raises InputError where it is one."""
+        if len(batch) == 1:
+            raise InputError(
+                "out of memory while sampling a single reply: lower max_new_tokens, or use a "
+                f"smaller model or dtype=bfloat16 ({error})"
+            ) from error
+        self.batch_size = len(batch) // 2
+        for request in batch:
+            request.shared.clear()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        warnings.warn(
+            f"out of memory while sampling {len(batch)} dialogues together: going on with "
+            f"{self.batch_size}; lower sampling_batch (in an evaluation batch_size), or set "
+            "sampler=cached_once",
+            stacklevel=3,
+        )
 
     def _request(self, dialogue: Dialogue) -> Request:
         prompt = self.renderer.render(dialogue)

@@ -206,7 +206,9 @@ def test_sampling_peaks_where_planned(name, batch, prompt, reply):
     renderer.stop_ids = (work.sizes.vocabulary,)  # no token: replies are as long as they may be
     policy = ModelPolicy(model, renderer, max_new_tokens=reply, batch_size=batch)
     with Live(model) as live:
-        policy.act([Dialogue([Message("user", text)], key=(i,)) for i in range(batch)])
+        # No two are equal, which would be computed once.
+        texts = [chr(ord("A") + i) + text[1:] for i in range(batch)]
+        policy.act([Dialogue([Message("user", t)], key=(i,)) for i, t in enumerate(texts)])
     parts = work.sampling(batch, prompt, reply)
     planned = parts["key-value cache"] + max(parts[memory.LAYER], parts[memory.LOGITS])
     # A bound from above: Mllama's cache allocates nothing ahead, and its layers are few here.
@@ -442,6 +444,7 @@ def test_the_paper_scale_is_planned_without_weights_network_or_gpu():
 
 def test_a_plan_that_does_not_fit_says_what_would():
     config = replace(PAPER, num_envs=512, sampling_batch=512, gradient_checkpointing=False)
+    config = replace(config, microbatch_size=8, eval=EvalConfig(batch_size=32))
     lines = memory.describe(config, EIGHT)
     text = "\n".join(lines)
     assert "This exceeds 80.0 GiB in sampling, learning" in text
@@ -459,7 +462,5 @@ def test_a_frozen_start_is_counted_only_where_there_is_one(tiny_start):
     assert part in memory.plan(config, Launch(on_cpu=True)).phases["sampling"]
     adapters = replace(config, lora=LoraSettings(rank=2))
     assert part not in memory.plan(adapters, Launch(on_cpu=True)).phases["sampling"]
-    assert (
-        "scoring"
-        not in memory.plan(Config(model=tiny_start, algorithm="grpo"), Launch(on_cpu=True)).phases
-    )
+    as_sampled = Config(model=tiny_start, algorithm="grpo", old_logprobs="sampled")
+    assert "scoring" not in memory.plan(as_sampled, Launch(on_cpu=True)).phases

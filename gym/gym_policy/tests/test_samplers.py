@@ -208,3 +208,28 @@ def test_samplers_of_text_refuse_models_that_see(name):
     model = THAT_SEE["mllama"][0](tokenizer)
     with pytest.raises(InputError, match=f"sampler={name}"):
         make_sampler(name, model)
+
+
+def test_sampling_goes_on_with_fewer_together():
+    tokenizer = tiny_tokenizer()
+    model = tiny_llama(tokenizer)
+    dialogues = [Dialogue([Message("user", "a" * i)], key=(i,)) for i in range(1, 9)]
+    wanted = ModelPolicy(model, Renderer(tokenizer), max_new_tokens=4).act(dialogues)
+    policy = ModelPolicy(model, Renderer(tokenizer), max_new_tokens=4)
+    sample, limit = policy.sampler.sample, 3
+
+    def little_memory(requests, decoding):
+        if len(requests) > limit:
+            raise torch.OutOfMemoryError("too much")
+        return sample(requests, decoding)
+
+    policy.sampler.sample = little_memory
+    with pytest.warns(UserWarning, match="going on with 2; lower sampling_batch"):
+        found = policy.act(dialogues)
+    assert [r.token_ids for r in found] == [r.token_ids for r in wanted]
+    limit = 0
+    with (
+        pytest.warns(UserWarning, match="going on with 1"),
+        pytest.raises(InputError, match="max_new_tokens"),
+    ):
+        policy.act(dialogues)

@@ -363,6 +363,7 @@ class Activations:
     precision: Precision
     dropout: bool = False
     """Whether adapters have it."""
+    device: str = "cpu"
 
     @property
     def casts(self) -> int:
@@ -464,7 +465,7 @@ class Activations:
     def _scored_together(self, replies: int) -> int:
         """Logits of the tokens that are scored together."""
         vocabulary = self.sizes.vocabulary
-        return min(replies, states_at_once(vocabulary)) * vocabulary
+        return min(replies, states_at_once(vocabulary, self.device)) * vocabulary
 
     def drawn_logits(self, batch: int) -> int:
         """Of one token for each of B dialogues: z, in float32 z and log softmax(z), in float64 the
@@ -490,7 +491,8 @@ def plan(config: Config, launch: Launch, facts: Facts | None = None) -> MemoryPl
     counts, lengths = facts.counts, facts.lengths
     precision = precision_of(config, launch)
     dropout = config.lora.rank > 0 and config.lora.dropout > 0
-    work = Activations(text_sizes(facts.architecture), counts, precision, dropout)
+    device = "cpu" if launch.on_cpu else "cuda"
+    work = Activations(text_sizes(facts.architecture), counts, precision, dropout, device)
     states = model_states(counts, precision, launch)
     if config.kl_coef > 0 and not config.lora.rank:
         # The start, frozen; with adapters it is the base, which is there.

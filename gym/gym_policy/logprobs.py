@@ -6,8 +6,8 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-LOGITS_AT_ONCE = 1 << 24
-"""Logits that are held at a time while tokens are scored, as opposed to sampled."""
+LOGITS_AT_ONCE = {"cpu": 1 << 23, "cuda": 1 << 27}
+"""Logits that are held at a time while tokens are scored, as opposed to sampled, by device."""
 
 _NEVER = -1e9  # finite, so that probability times logarithm is 0 and not undefined
 
@@ -50,7 +50,7 @@ def score_states(
     entropy_learns: bool = True,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """The same from hidden states (N, H), whose logits are `head(states)` (N, V): some at a time,
-    and again in the backward pass, so that there never are more than about LOGITS_AT_ONCE of them.
+    and again in the backward pass, so that there never are many of them (LOGITS_AT_ONCE).
     Without `entropy_learns`, the entropy has no gradient.
     """
 
@@ -64,7 +64,7 @@ def score_states(
             entropy = -torch.linalg.vecdot(logprobs.exp(), logprobs)
         return chosen, entropy
 
-    rows = states_at_once(head.weight.shape[0])
+    rows = states_at_once(head.weight.shape[0], states.device.type)
     if len(states) <= rows:
         return score(states, token_ids)
     parts = []
@@ -78,9 +78,9 @@ def score_states(
     return logprobs, entropy
 
 
-def states_at_once(vocabulary: int) -> int:
+def states_at_once(vocabulary: int, device: str) -> int:
     """How many tokens are scored together."""
-    return max(64, LOGITS_AT_ONCE // vocabulary)
+    return max(64, LOGITS_AT_ONCE.get(device, LOGITS_AT_ONCE["cuda"]) // vocabulary)
 
 
 def draw_tokens(logprobs: torch.Tensor, uniforms: torch.Tensor) -> torch.Tensor:

@@ -13,7 +13,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from gym_dialogue import InputError
-from gym_policy.logprobs import score_tokens
+from gym_policy.logprobs import score_states
 from gym_policy.reach import some_tokens
 from gym_policy.vision import Images, image_inputs, image_token_id
 
@@ -52,6 +52,7 @@ class ActorCritic(nn.Module):
         self._adapter = [adapter]
         self.base_fingerprint = base_fingerprint
         self.temperature, self.forbidden = temperature, image_token_id(model)
+        self.entropy_learns = True  # whether a loss has the entropy in it
         self.detach_value = detach_value
         hidden = model.config.get_text_config().hidden_size
         layers: list[nn.Module] = []
@@ -89,8 +90,14 @@ class ActorCritic(nn.Module):
         seen = image_inputs(self.model, input_ids, images)
         hidden = body(input_ids=input_ids, use_cache=False, **seen).last_hidden_state.flatten(0, 1)
         # The head runs on reply tokens only: prompts are most of a dialogue and need no logits.
-        logits = self.model.get_output_embeddings()(hidden[predict_at])
-        logprobs, entropy = score_tokens(logits, targets, self.temperature, self.forbidden)
+        logprobs, entropy = score_states(
+            self.model.get_output_embeddings(),
+            hidden[predict_at],
+            targets,
+            self.temperature,
+            self.forbidden,
+            self.entropy_learns,
+        )
         state = hidden[value_at]
         if self.detach_value:
             state = state.detach()

@@ -11,6 +11,7 @@ from evaluation.play import EvalConfig, check_eval_config
 from gym_dialogue import InputError
 from gym_dialogue.command import EnvConfig
 from gym_policy.parts import Part, check_rates
+from gym_policy.sampler import SamplerName
 
 RatioLevel = Literal["turn", "token"]
 
@@ -125,6 +126,18 @@ class Config:
     """Tokens a reply may have. Paper: 512."""
     sampling_batch: int = 512
     """Dialogues that go through the model together while sampling, per rank."""
+    sampler: SamplerName = "cached"
+    """What samples while it learns: cached keeps keys and values over the turns of an episode,
+    cached_once within a turn only (half the memory); generate and static are transformers'
+    `generate` with a growing or a fixed cache (compiled on a GPU); paged its continuous batching.
+    The last two are for models of text."""
+    old_logprobs: Literal["auto", "sampled", "recomputed"] = "auto"
+    """Log-probabilities that ratios start from: those recorded in sampling, or recomputed by the
+    learner; auto: recomputed where the two differ by more than 0.02 nats a token in the mean."""
+    importance_cap: float = 2.0
+    """With recomputed ones, the loss of a token (or turn) is weighted by its probability under the
+    learner's weights over that under the sampler, at most this: truncated importance sampling
+    (Ionides 2008; for samplers of their own, Yao et al. 2025)."""
 
     epochs: int = 4
     """Passes over the collected episodes. Paper: 4."""
@@ -203,7 +216,7 @@ def check_config(config: Config) -> None:
         raise InputError("model: name a start checkpoint with --model=DIRECTORY_OR_HUB_NAME")
     positive = (
         "num_updates num_steps num_envs max_new_tokens sampling_batch epochs minibatch_size "
-        "microbatch_size lr temperature max_grad_norm"
+        "microbatch_size lr temperature max_grad_norm importance_cap"
     )
     for name in positive.split():
         if not getattr(config, name) > 0:

@@ -29,7 +29,8 @@ class Experience:
     token_turn: np.ndarray  # (n,) which of the m turns each belongs to
     token_weight: np.ndarray  # (n,) what each counts for in its reply's log-probability
     prompt_ends: np.ndarray  # (m,)
-    old_logprobs: np.ndarray  # (n,) as recorded while sampling
+    sampled_logprobs: np.ndarray  # (n,) as recorded while sampling
+    old_logprobs: np.ndarray  # (n,) the same, or as the learner computes them
     start_logprobs: np.ndarray  # (n,) under the start policy
     old_values: np.ndarray  # (m,)
     advantages: np.ndarray  # (m,)
@@ -64,6 +65,7 @@ def to_experience(
             if picture is not None and not keep_features:
                 picture.features = None  # the dialogue's own, too: they are large
             zeros = np.zeros(len(turns))
+            recorded = np.concatenate([reply.logprobs for reply in replies])
             experiences.append(
                 Experience(
                     episode=number,
@@ -75,7 +77,8 @@ def to_experience(
                         [token_weights(reply, field, renderer, prefix_weight) for reply in replies]
                     ),
                     prompt_ends=np.asarray(rendered.prompt_ends),
-                    old_logprobs=np.concatenate([reply.logprobs for reply in replies]),
+                    sampled_logprobs=recorded,
+                    old_logprobs=recorded,
                     start_logprobs=np.zeros(len(reply_at)),
                     old_values=zeros.copy(),
                     advantages=zeros.copy(),
@@ -115,6 +118,7 @@ class Batch:
     value_at: torch.Tensor  # (M,)
     token_turn: torch.Tensor  # (N,) index into the M turns
     token_weight: torch.Tensor  # (N,)
+    sampled_logprobs: torch.Tensor  # (N,)
     old_logprobs: torch.Tensor  # (N,)
     start_logprobs: torch.Tensor  # (N,)
     old_values: torch.Tensor  # (M,)
@@ -167,7 +171,7 @@ def collate(
     def whole(parts: list[np.ndarray]) -> torch.Tensor:
         return torch.from_numpy(np.concatenate(parts)).to(device)
 
-    per_token = ("token_weight", "old_logprobs", "start_logprobs")
+    per_token = ("token_weight", "sampled_logprobs", "old_logprobs", "start_logprobs")
     per_turn = ("old_values", "advantages", "returns")
     real = {
         name: whole([getattr(e, name) for e in experiences]).float()

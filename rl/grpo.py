@@ -22,8 +22,9 @@ class GRPO:
     uses_values = False
     normalize = False
 
-    def __init__(self, config: GRPOConfig):
+    def __init__(self, config: GRPOConfig, importance_cap: float = 2.0):
         self.config = config
+        self.importance_cap = importance_cap
         self.group_size = config.group_size
         self.ratio = config.ratio
         self.entropy_coef = config.entropy_coef
@@ -48,4 +49,5 @@ class GRPO:
     def sums(self, scores: Scores, batch: Batch) -> Sums:
         """The parts of the loss, summed over a batch."""
         c = self.config
-        return clipped_policy_sums(scores, batch, c.ratio, c.clip_low, c.clip_high)
+        cap = self.importance_cap
+        return clipped_policy_sums(scores, batch, c.ratio, c.clip_low, c.clip_high, cap)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 
@@ -25,6 +26,9 @@ _SHUFFLE_STREAM = 2
 _TORCH_STREAM = 3
 SCORED_TOGETHER = 4
 """Microbatches whose values are computed in one pass."""
+TOLERATED_GAP = 0.02
+"""Mean difference, in nats a token, between the log-probabilities of sampler and learner up to
+which the sampler's are taken as they are."""
 
 
 def _rank_seed(seed: int, update: int, rank: int) -> int:
@@ -84,8 +88,11 @@ class Learner:
         self.config = config
         self.accelerator = accelerator
         self.pad_token_id = pad_token_id
+        self.microbatch_size = config.microbatch_size
         is_ppo = config.algorithm == "ppo"
-        self.algorithm = PPO(config.ppo) if is_ppo else GRPO(config.grpo)
+        cap = config.importance_cap
+        self.algorithm = PPO(config.ppo, cap) if is_ppo else GRPO(config.grpo, cap)
+        actor_critic.entropy_learns = self.algorithm.entropy_coef != 0
         if not is_ppo:  # its parameters get no gradient, which a distributed wrapper would miss
             actor_critic.value_head.requires_grad_(False)
         self.inner, self.start = actor_critic, start
@@ -113,8 +120,8 @@ class Learner:
         config, algorithm = self.config, self.algorithm
         stats: dict[str, float] = {}
         torch.manual_seed(_rank_seed(config.seed, update, self.accelerator.process_index))
-        if algorithm.uses_values or config.kl_coef > 0:
-            self._score(experiences)
+        if algorithm.uses_values or config.kl_coef > 0 or config.old_logprobs != "sampled":
+            stats |= self._score(experiences)
         algorithm.set_advantages(episodes, experiences)
         if algorithm.uses_values:
             stats["explained_variance"] = self._explained_variance(experiences)
@@ -130,12 +137,13 @@ class Learner:
             [config.seed, _SHUFFLE_STREAM, update, self.accelerator.process_index]
         )
         totals: dict[str, float] = {}
+        self._spare = experiences[0]  # keeps a rank that has less in step with the others
         self.actor_critic.train()
         for _ in range(config.epochs):
-            for minibatch in self._minibatches(experiences, rng):
-                found = self._step(minibatch, value_only)
-                # The gap between sampled and recomputed log-probabilities is that of the first
-                # minibatch: after it the weights have moved.
+            for part in self._minibatches(experiences, rng):
+                found = self._step_in_memory(part, value_only)
+                # Where nothing was recomputed, the gap between the log-probabilities of sampler
+                # and learner is that of the first minibatch: after it the weights have moved.
                 stats.setdefault("logprob_gap", found["gap"] / max(found["tokens"], 1))
                 for name, value in found.items():
                     totals[name] = totals.get(name, 0.0) + value
@@ -213,26 +221,54 @@ class Learner:
             "grad_norm": grad_norm,
         }
 
-    def _minibatches(self, experiences: Sequence[Experience], rng: np.random.Generator):
-        """Shuffled minibatches of microbatches; every rank gets the same number of each.
-
-        Within a minibatch, sequences of similar length share a microbatch.
+    def _step_in_memory(self, part: Sequence[Experience], value_only: bool) -> dict[str, float]:
+        """The same on a minibatch, in smaller microbatches from where the memory does not suffice.
+        Raises InputError where it cannot be begun anew: other ranks would wait.
         """
-        size, micro = self.config.minibatch_size, self.config.microbatch_size
+        while True:
+            try:
+                return self._step(self._microbatches(part), value_only)
+            except torch.OutOfMemoryError as error:
+                what = (
+                    f"out of memory while learning from {self.microbatch_size} dialogues together: "
+                )
+                alone = self.accelerator.num_processes == 1 and not zero_stage(self.accelerator)
+                if self.microbatch_size == 1 or not alone:
+                    raise InputError(
+                        f"{what}lower microbatch_size, or set gradient_checkpointing=true or "
+                        "lora.rank; --resume goes on from the last checkpoint (--dry_run tells "
+                        "what a run needs)"
+                    ) from error
+                self.optimizer.zero_grad()
+                if torch.cuda.is_available():
+                    torch.cuda.empty_cache()
+                self.microbatch_size //= 2
+                warnings.warn(
+                    f"{what}going on with {self.microbatch_size}; lower microbatch_size, or set "
+                    "gradient_checkpointing=true",
+                    stacklevel=3,
+                )
+
+    def _minibatches(self, experiences: Sequence[Experience], rng: np.random.Generator):
+        """Shuffled minibatches; every rank gets as many."""
+        size = self.config.minibatch_size
         count = self._over_ranks(max(1, math.ceil(len(experiences) / size)), "max")
         order = rng.permutation(len(experiences))
         for part in np.array_split(order, int(count)):
-            indices = sorted(part, key=lambda i: len(experiences[i].token_ids))
-            chunks = [indices[i : i + micro] for i in range(0, len(indices), micro)]
-            passes = int(self._over_ranks(len(chunks), "max"))
-            # They go to the device one by one: images are large.
-            batches = [
-                collate([experiences[i] for i in chunk], self.pad_token_id, "cpu")
-                for chunk in chunks
-            ]
-            while len(batches) < passes:
-                batches.append(collate([experiences[0]], self.pad_token_id, "cpu", 0.0))
-            yield batches
+            yield [experiences[i] for i in part]
+
+    def _microbatches(self, part: Sequence[Experience]) -> list[Batch]:
+        """A minibatch cut into microbatches of sequences of similar length; every rank gets as
+        many. They go to the device one by one: images are large.
+        """
+        micro = self.microbatch_size
+        ordered = sorted(part, key=lambda experience: len(experience.token_ids))
+        chunks = [ordered[i : i + micro] for i in range(0, len(ordered), micro)]
+        passes = int(self._over_ranks(len(chunks), "max"))
+        batches = [collate(chunk, self.pad_token_id, "cpu") for chunk in chunks]
+        while len(batches) < passes:
+            batches.append(collate([self._spare], self.pad_token_id, "cpu", 0.0))
+        return batches
 
     @contextmanager
     def _accumulating(self, is_last: bool) -> Iterator[None]:
@@ -246,25 +282,39 @@ class Learner:
             self.accelerator.sync_gradients = True
 
     @torch.no_grad()
-    def _score(self, experiences: Sequence[Experience]) -> None:
-        """The critic's value of every turn, and the start policy's log-probabilities where they are
-        needed, before anything is learned.
+    def _score(self, experiences: Sequence[Experience]) -> dict[str, float]:
+        """What is needed of the weights before anything is learned: the critic's value of every
+        turn, the start policy's log-probabilities, and the policy's own, in the place of those
+        recorded in sampling where these are off. Returns how far off they are, where that is known.
         """
         self.actor_critic.eval()
         order = sorted(range(len(experiences)), key=lambda i: len(experiences[i].token_ids))
         wants_start = self.config.kl_coef > 0
-        # No gradients are kept, so more fit; but not where logits are needed, the largest part.
-        together = 1 if wants_start else SCORED_TOGETHER
-        micro = together * self.config.microbatch_size
+        recomputes = self.config.old_logprobs == "recomputed"
+        is_open = self.config.old_logprobs == "auto"  # until a first batch has been looked at
+        stats: dict[str, float] = {}
+        micro = SCORED_TOGETHER * self.microbatch_size  # no gradients are kept: more fit
         passes = int(self._over_ranks(math.ceil(len(order) / micro), "max"))
         for number in range(passes):
             part = [experiences[i] for i in order[number * micro : (number + 1) * micro]]
             batch = collate(part or experiences[:1], self.pad_token_id, self.accelerator.device)
-            if self.algorithm.uses_values:
+            if is_open or recomputes:
+                scores = self.actor_critic(**batch.model_inputs)
+                gap = (scores.logprobs - batch.sampled_logprobs).abs().mean()
+                stats.setdefault("logprob_gap", self._over_ranks(gap, "mean"))
+                if is_open:
+                    is_open, recomputes = False, stats["logprob_gap"] > TOLERATED_GAP
+                if recomputes:
+                    _hand_out(part, "old_logprobs", scores.logprobs.cpu().numpy())
+                _hand_out(part, "old_values", scores.values.cpu().numpy())
+            elif self.algorithm.uses_values:
                 values = self.actor_critic(**batch.value_inputs).values.cpu().numpy()
                 _hand_out(part, "old_values", values)
             if wants_start:
                 _hand_out(part, "start_logprobs", self._start_logprobs(batch).cpu().numpy())
+            if not (recomputes or wants_start or self.algorithm.uses_values):
+                break
+        return stats
 
     def _start_logprobs(self, batch: Batch) -> torch.Tensor:
         if self.start is not None:

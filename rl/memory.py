@@ -37,6 +37,7 @@ from gym_policy.architecture import (
     text_parameters,
     text_sizes,
 )
+from gym_policy.logprobs import states_at_once
 from gym_policy.parts import freeze_parts
 from rl.actor_critic import ActorCritic
 from rl.backend import check_stage
@@ -362,6 +363,7 @@ class Activations:
     precision: Precision
     dropout: bool = False
     """Whether adapters have it."""
+    device: str = "cpu"
 
     @property
     def casts(self) -> int:
@@ -447,18 +449,23 @@ class Activations:
         }
 
     def learnt_logits(self, replies: int, checkpointing: bool) -> int:
-        """Logits z of N reply tokens, forward and backward.
+        """Logits z of N reply tokens, or of those scored together, forward and backward.
 
         softmax(z) and log softmax(z) are kept in float32; the entropy adds the gradients of their
         product to both and that of the exponential: 20 bytes. Casts that are not kept are there in
         the forward pass all the same.
         """
         forward = self.scored_logits(replies) + checkpointing * self.casts
-        return max(20 * replies * self.sizes.vocabulary, forward)
+        return max(20 * self._scored_together(replies), forward)
 
     def scored_logits(self, replies: int) -> int:
         """Without gradients: z, and in float32 its log softmax, exponential and their product."""
-        return replies * self.sizes.vocabulary * (self.precision.compute + 12)
+        return self._scored_together(replies) * (self.precision.compute + 12)
+
+    def _scored_together(self, replies: int) -> int:
+        """Logits of the tokens that are scored together."""
+        vocabulary = self.sizes.vocabulary
+        return min(replies, states_at_once(vocabulary, self.device)) * vocabulary
 
     def drawn_logits(self, batch: int) -> int:
         """Of one token for each of B dialogues: z, in float32 z and log softmax(z), in float64 the
@@ -484,7 +491,8 @@ def plan(config: Config, launch: Launch, facts: Facts | None = None) -> MemoryPl
     counts, lengths = facts.counts, facts.lengths
     precision = precision_of(config, launch)
     dropout = config.lora.rank > 0 and config.lora.dropout > 0
-    work = Activations(text_sizes(facts.architecture), counts, precision, dropout)
+    device = "cpu" if launch.on_cpu else "cuda"
+    work = Activations(text_sizes(facts.architecture), counts, precision, dropout, device)
     states = model_states(counts, precision, launch)
     if config.kl_coef > 0 and not config.lora.rank:
         # The start, frozen; with adapters it is the base, which is there.
@@ -497,6 +505,8 @@ def plan(config: Config, launch: Launch, facts: Facts | None = None) -> MemoryPl
         gathered = (launch.zero_stage == 3) * precision.base * counts.total
         context = lengths.context(replies, max_new_tokens)
         parts = work.sampling(batch, context, max_new_tokens)
+        if config.sampler == "cached":  # of the turn before, while the next is begun
+            parts["keys and values kept"] = work.cache(batch, context)
         return resting | {"weights gathered whole": gathered} | parts
 
     turns, longest, micro = lengths.verify_iter, config.max_new_tokens, config.microbatch_size
@@ -510,13 +520,12 @@ def plan(config: Config, launch: Launch, facts: Facts | None = None) -> MemoryPl
             evaluated.batch_size, evaluated.verify_iter, evaluated.max_new_tokens
         ),
     }
-    if config.algorithm == "ppo" or config.kl_coef > 0:
-        with_start = config.kl_coef > 0  # its log-probabilities need logits; values do not
-        together = 1 if with_start else SCORED_TOGETHER
+    with_logits = config.old_logprobs != "sampled" or config.kl_coef > 0
+    if config.algorithm == "ppo" or with_logits:
         phases["scoring"] = resting | {
             "modules gathered in turn": states.get("modules gathered in turn", 0),
-            LAYER: work.forward(together * tokens),
-            LOGITS: with_start * work.scored_logits(replies),
+            LAYER: work.forward(SCORED_TOGETHER * tokens),
+            LOGITS: with_logits * work.scored_logits(SCORED_TOGETHER * replies),
         }
     phases["learning"] = states | {
         "activations kept": work.kept(tokens, checkpointing),

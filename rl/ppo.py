@@ -23,15 +23,24 @@ diagnostics `kl`, `clipped`, `gap`."""
 
 
 def clipped_policy_sums(
-    scores: Scores, batch: Batch, level: RatioLevel, clip_low: float, clip_high: float
+    scores: Scores,
+    batch: Batch,
+    level: RatioLevel,
+    clip_low: float,
+    clip_high: float,
+    importance_cap: float = 2.0,
 ) -> Sums:
     """The clipped surrogate, negated and summed over turns or tokens, with its diagnostics."""
     log_ratio = scores.logprobs - batch.old_logprobs
-    gap = log_ratio.detach().abs().sum()
+    gap = (scores.logprobs.detach() - batch.sampled_logprobs).abs().sum()
+    behind = batch.old_logprobs - batch.sampled_logprobs
     # r_t = pi(a_t | s_t) / pi_old(a_t | s_t), for a turn with log pi = sum_i w_i log pi(token i)
     if level == "turn":
-        log_ratio = torch.zeros_like(batch.advantages).index_add(
-            0, batch.token_turn, batch.token_weight * log_ratio
+        log_ratio, behind = (
+            torch.zeros_like(batch.advantages).index_add(
+                0, batch.token_turn, batch.token_weight * values
+            )
+            for values in (log_ratio, behind)
         )
         advantages = batch.advantages
     else:
@@ -40,6 +49,9 @@ def clipped_policy_sums(
     # L_clip = min(r_t A_t, clip(r_t, 1 - low, 1 + high) A_t)
     clipped = ratio.clamp(1 - clip_low, 1 + clip_high)
     surrogate = torch.minimum(ratio * advantages, clipped * advantages)
+    # w_t = min(pi_old(a_t | s_t) / pi_sampler(a_t | s_t), C), which is 1 where the sampler's own
+    # log-probabilities are the old ones.
+    surrogate = surrogate * behind.exp().clamp(max=importance_cap)
     with torch.no_grad():
         # KL(pi_old || pi), estimated as (r - 1) - log r: unbiased and never negative
         # (Schulman 2020, "Approximating KL divergence", k3).
@@ -81,8 +93,9 @@ class PPO:
     group_size = 1
     uses_values = True
 
-    def __init__(self, config: PPOConfig):
+    def __init__(self, config: PPOConfig, importance_cap: float = 2.0):
         self.config = config
+        self.importance_cap = importance_cap
         self.ratio = config.ratio
         self.entropy_coef = config.entropy_coef
 
@@ -113,5 +126,6 @@ class PPO:
     def sums(self, scores: Scores, batch: Batch) -> Sums:
         """The parts of the loss, summed over a batch."""
         clip = self.config.clip
-        sums = clipped_policy_sums(scores, batch, self.config.ratio, clip, clip)
+        cap = self.importance_cap
+        sums = clipped_policy_sums(scores, batch, self.config.ratio, clip, clip, cap)
         return sums | {"value": value_loss_sum(scores, batch, self.config.value_clip)}

@@ -220,6 +220,7 @@ def train(config: Config) -> Path:
         temperature=config.temperature,
         max_new_tokens=config.max_new_tokens,
         batch_size=config.sampling_batch,
+        sampler=config.sampler,
     )
     sizes = [getattr(p, "ds_numel", p.numel()) for p in model.parameters()]
     trained = sum(

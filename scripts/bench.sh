@@ -1,22 +1,30 @@
 #!/usr/bin/env bash
-# Purpose:  measures the environments, and sampling with learning in batches against one at a time;
-#           and, if asked, an update of Llama-3.2-11B-Vision from images, with random weights.
-# Usage:    bash scripts/bench.sh [env] [navigation] [rollout] [vision] [--key=value ...]
-#           (no section: all but vision)
-# Hardware: 2 CPU cores, about 2 minutes. vision: one GPU of 80 GB, or --architecture=DIRECTORY of a
-#           smaller Mllama.
+# Purpose:  measures this project on this machine, by ratios within one run: the environments (env,
+#           navigation), every sampler on the same dialogues (rollout), the learner's passes (learner)
+#           and memory (memory), an update against one dialogue at a time (end_to_end), against TRL's
+#           GRPO (peer), against what a GPU could do (limits), and one of Llama-3.2-11B-Vision from
+#           images (vision). limits and vision have random weights.
+# Usage:    bash scripts/bench.sh [SECTION ...] [--key=value ...]    (--help lists every key)
+#           (no section: all but peer, limits and vision)
+# Hardware: 2 CPU cores, about 6 minutes; peer installs TRL in an environment of its own, .venv-peer.
+#           limits, vision: one GPU of 80 GB, or --shape= and --architecture=DIRECTORY of smaller ones.
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/env.sh"
 
 sections=() options=()
 for argument in "$@"; do
-  if [[ $argument == --* ]]; then options+=("$argument"); else sections+=("$argument"); fi
+  if [[ $argument == --* ]]; then options+=("$argument"); else sections+=("${argument//-/_}"); fi
 done
 [[ ${#sections[@]} -gt 0 ]] && options+=("--sections=[$(IFS=,; echo "${sections[*]}")]")
-if [[ " ${sections[*]} " == *" vision "* ]]; then
+asked=" ${sections[*]:-rollout} "
+if [[ $asked == *" vision "* ]]; then
   options+=("--vision_tokenizer=$(start_checkpoint gp_vl tiny 0)")
 fi
-if [[ " ${sections[*]:-rollout} " == *" rollout "* && -z $(option model "" "$@") ]]; then
+if [[ $asked =~ " "(rollout|learner|end_to_end|peer)" " && -z $(option model "" "$@") ]]; then
   options+=("--model=$(start_checkpoint gp_l tiny 0)")
+fi
+if [[ $asked == *" peer "* ]]; then
+  make_environment .venv-peer requirements.txt rl/bench/peer_requirements.txt
+  python=.venv-peer/bin/python
 fi
 "$python" -m rl.bench "${options[@]}"

@@ -7,18 +7,25 @@ fail() {
   exit 2
 }
 
-wanted=$(cat requirements.txt gym/pyproject.toml)
-if [[ ! -f .venv/made-from || $(<.venv/made-from) != "$wanted" ]]; then
-  base=${PYTHON:-python3}
+# make_environment DIRECTORY REQUIREMENTS...: a virtual environment with these and ./gym, made anew
+# where they have changed.
+make_environment() {
+  local place=$1 base=${PYTHON:-python3} file wanted files=()
+  shift
+  for file in "$@"; do files+=(-r "$file"); done
+  wanted=$(cat "$@" gym/pyproject.toml)
+  [[ -f $place/made-from && $(<"$place/made-from") == "$wanted" ]] && return
   "$base" -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null ||
     fail "$base: Python 3.10 or newer is needed; name one with PYTHON=/path/to/python"
-  echo "Making the environment .venv from requirements.txt (minutes, the first time only)"
-  [[ -x .venv/bin/python ]] || "$base" -m venv .venv ||
-    fail ".venv: cannot be made with $base -m venv (on Debian: apt-get install python3-venv)"
-  .venv/bin/python -m pip install --quiet --disable-pip-version-check -r requirements.txt -e ./gym ||
-    fail ".venv: pip could not install requirements.txt; its message is above"
-  printf '%s\n' "$wanted" >.venv/made-from
-fi
+  echo "Making the environment $place from $* (minutes, the first time only)"
+  [[ -x $place/bin/python ]] || "$base" -m venv "$place" ||
+    fail "$place: cannot be made with $base -m venv (on Debian: apt-get install python3-venv)"
+  "$place/bin/python" -m pip install --quiet --disable-pip-version-check "${files[@]}" -e ./gym ||
+    fail "$place: pip could not install $*; its message is above"
+  printf '%s\n' "$wanted" >"$place/made-from"
+}
+
+make_environment .venv requirements.txt
 python=$PWD/.venv/bin/python
 export PYTHONPATH=$PWD${PYTHONPATH:+:$PYTHONPATH} TOKENIZERS_PARALLELISM=false
 

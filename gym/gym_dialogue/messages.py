@@ -68,6 +68,8 @@ class Dialogue:
     memo: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
     """What a policy has worked out about the dialogue and will need again, such as its image as the
     model takes it."""
+    shared: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
+    """The same for all dialogues of an episode, until it ends."""
 
     @property
     def num_replies(self) -> int:

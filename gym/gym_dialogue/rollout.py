@@ -74,13 +74,14 @@ class _Slot:
         self.index = index
         obs, info = self.env.reset(seed=task.env_seed, options=task.options)
         self.episode = Episode(task, info)
+        self.shared: dict[str, Any] = {}
         self._hear(obs)
 
     def _hear(self, obs: dict[str, Any]) -> None:
         episode = self.episode
         if obs["new_dialogue"]:
             key = (*episode.task.sample_key, len(episode.dialogues))
-            episode.dialogues.append(Dialogue(key=key, expert=self.expert))
+            episode.dialogues.append(Dialogue(key=key, expert=self.expert, shared=self.shared))
         image = obs.get("image") if obs["new_dialogue"] else None
         self.dialogue.messages.append(Message("user", obs["text"], image))
 
@@ -140,6 +141,7 @@ def rollout(
                 episodes[slot.index] = slot.episode
                 for dialogue in slot.episode.dialogues:
                     dialogue.expert = None  # its environment goes on to another task
+                slot.shared.clear()
                 if on_episode:
                     on_episode(slot.episode)
                 following = next(waiting, None)

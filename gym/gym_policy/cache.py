@@ -10,13 +10,26 @@ import torch
 from transformers import Cache, PreTrainedConfig
 from transformers.cache_utils import DynamicLayer
 
-_SPARE = 64  # positions that are allocated beyond those needed
 
-
-class _GrowingLayer(DynamicLayer):
+class GrowingLayer(DynamicLayer):
     """Keys and values (B, heads, length, head_dim) as views of larger buffers."""
 
+    SPARE = 64  # positions that are allocated beyond those needed
+
     _buffers: tuple[torch.Tensor, torch.Tensor] | None = None
+
+    @classmethod
+    def of(
+        cls, keys: torch.Tensor, values: torch.Tensor, length: int | None = None
+    ) -> GrowingLayer:
+        """A layer with these as its buffers, of which `length` positions are in use: all of them by
+        default.
+        """
+        layer = cls()
+        layer.lazy_initialization(keys, values)
+        layer._buffers = (keys, values)
+        layer.keys, layer.values = keys[:, :, :length], values[:, :, :length]
+        return layer
 
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, *args, **kwargs
@@ -27,7 +40,7 @@ class _GrowingLayer(DynamicLayer):
         needed = length + key_states.shape[-2]
         if self._buffers is None or self._buffers[0].shape[-2] < needed:
             self._buffers = tuple(
-                _larger(old, new, length, needed + _SPARE)
+                _larger(old, new, length, needed + self.SPARE)
                 for old, new in ((self.keys, key_states), (self.values, value_states))
             )
         for buffer, new in zip(self._buffers, (key_states, value_states), strict=True):
@@ -35,9 +48,19 @@ class _GrowingLayer(DynamicLayer):
         self.keys, self.values = (buffer[:, :, :needed] for buffer in self._buffers)
         return self.keys, self.values
 
+    def keep_rows(self, rows: torch.Tensor) -> None:
+        """Drop all rows of the batch but these (n,)."""
+        length = self.get_seq_length()
+        self._buffers = tuple(
+            _larger(part[rows], part, length, length + self.SPARE)
+            for part in (self.keys, self.values)
+        )
+        self.keys, self.values = (buffer[:, :, :length] for buffer in self._buffers)
+
 
 def _larger(old: torch.Tensor, like: torch.Tensor, length: int, capacity: int) -> torch.Tensor:
-    buffer = like.new_empty(*like.shape[:2], capacity, like.shape[-1])
+    rows = old.shape[0] if length else like.shape[0]
+    buffer = like.new_empty(rows, like.shape[1], capacity, like.shape[-1])
     if length:
         buffer[:, :, :length] = old
     return buffer
@@ -51,4 +74,4 @@ def make_cache(config: PreTrainedConfig) -> Cache | None:
     types = set(getattr(text, "layer_types", None) or ["full_attention"])
     if types != {"full_attention"} or getattr(text, "sliding_window", None):
         return None
-    return Cache(layer_class_to_replicate=_GrowingLayer)
+    return Cache(layer_class_to_replicate=GrowingLayer)

@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import torch
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+
+LOGITS_AT_ONCE = {"cpu": 1 << 23, "cuda": 1 << 27}
+"""Logits that are held at a time while tokens are scored, as opposed to sampled, by device."""
 
 _NEVER = -1e9  # finite, so that probability times logarithm is 0 and not undefined
 
@@ -36,6 +41,48 @@ def score_tokens(
     return chosen, entropy
 
 
+def score_states(
+    head: nn.Module,
+    states: torch.Tensor,
+    token_ids: torch.Tensor,
+    temperature: float,
+    forbidden: int | None = None,
+    entropy_learns: bool = True,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The same from hidden states (N, H), whose logits are `head(states)` (N, V): some at a time,
+    and again in the backward pass, so that there never are many of them (LOGITS_AT_ONCE).
+    Without `entropy_learns`, the entropy has no gradient.
+    """
+
+    def score(states: torch.Tensor, token_ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        logits = head(states)
+        if entropy_learns:
+            return score_tokens(logits, token_ids, temperature, forbidden)
+        logprobs = tempered_logprobs(logits, temperature, forbidden)
+        chosen = logprobs.gather(-1, token_ids.unsqueeze(-1)).squeeze(-1)
+        with torch.no_grad():
+            entropy = -torch.linalg.vecdot(logprobs.exp(), logprobs)
+        return chosen, entropy
+
+    rows = states_at_once(head.weight.shape[0], states.device.type)
+    if len(states) <= rows:
+        return score(states, token_ids)
+    parts = []
+    for start in range(0, len(states), rows):
+        part = states[start : start + rows], token_ids[start : start + rows]
+        if torch.is_grad_enabled():
+            parts.append(checkpoint(score, *part, use_reentrant=False))
+        else:
+            parts.append(score(*part))
+    logprobs, entropy = (torch.cat(values) for values in zip(*parts, strict=True))
+    return logprobs, entropy
+
+
+def states_at_once(vocabulary: int, device: str) -> int:
+    """How many tokens are scored together."""
+    return max(64, LOGITS_AT_ONCE.get(device, LOGITS_AT_ONCE["cuda"]) // vocabulary)
+
+
 def draw_tokens(logprobs: torch.Tensor, uniforms: torch.Tensor) -> torch.Tensor:
     """One token id (B,) for each row of log-probabilities (B, V), by inverting the cumulative
     distribution at `uniforms` (B,), each in [0, 1).
@@ -44,3 +91,19 @@ def draw_tokens(logprobs: torch.Tensor, uniforms: torch.Tensor) -> torch.Tensor:
     # Scaled by the total, so that rounding cannot leave a draw beyond the last token.
     points = uniforms.double().unsqueeze(-1) * cumulative[:, -1:]
     return torch.searchsorted(cumulative, points, right=True).squeeze(-1)
+
+
+def choose_tokens(
+    logits: torch.Tensor,
+    temperature: float,
+    forbidden: int | None = None,
+    uniforms: torch.Tensor | None = None,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The next token (B,) after each row of logits (B, V) and its log-probability (B,): drawn by
+    `uniforms` (B,), or without them the most likely one. Drawing from uniforms that each dialogue
+    brings along keeps what is sampled and what is recorded the same, and a row independent of its
+    neighbours.
+    """
+    logprobs = tempered_logprobs(logits, temperature, forbidden)
+    chosen = logprobs.argmax(-1) if uniforms is None else draw_tokens(logprobs, uniforms)
+    return chosen, logprobs.gather(-1, chosen.unsqueeze(-1)).squeeze(-1)

@@ -10,11 +10,13 @@ Axes: B dialogues, T positions, n images, S positions of an image's features, H 
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
@@ -38,11 +40,12 @@ class Picture:
     """One image as a model takes it: the processor's tensors, with a first axis that batches join.
 
     `features`, once computed, is the output of the vision tower, which outlives an update where the
-    tower is frozen.
+    tower is frozen. Equal images have equal digests.
     """
 
     tensors: dict[str, torch.Tensor]
     features: torch.Tensor | None = None
+    digest: bytes = b""
 
 
 def read_prompt(processor: ProcessorMixin, text: str, image: Image) -> tuple[list[int], Picture]:
@@ -55,15 +58,18 @@ def read_prompt(processor: ProcessorMixin, text: str, image: Image) -> tuple[lis
             f"the chat template leaves no place for an image ({processor.image_token} is not in "
             "the prompt that it writes): use a checkpoint whose template knows images"
         )
-    images, names = [open_image(image)], processor.image_processor.model_input_names
+    opened = open_image(image)
+    images, names = [opened], processor.image_processor.model_input_names
     if isinstance(processor, MllamaProcessor):  # one token an image: the text stays as it is
         found = dict(processor.image_processor(images=images, return_tensors="pt"))
         found["input_ids"] = processor.tokenizer([text], add_special_tokens=False)["input_ids"]
         names = [name for name in names if name != "num_tiles"]
     else:
         found = processor(images=images, text=[text], add_special_tokens=False, return_tensors="pt")
+    digest = hashlib.blake2b(str(opened.shape).encode(), digest_size=16)
+    digest.update(np.ascontiguousarray(opened))
     return list(map(int, found["input_ids"][0])), Picture(
-        {k: found[k] for k in names if k in found}
+        {k: found[k] for k in names if k in found}, digest=digest.digest()
     )
 
 
@@ -183,9 +189,10 @@ def encode_pictures(model: PreTrainedModel, pictures: Sequence[Picture]) -> None
     """Compute the features of pictures that have none yet, where the model keeps them apart from
     its decoder. They are kept in main memory.
     """
-    new = [p for p in pictures if p.features is None]
     if not attends_to_images(model):
         return
+    known = {p.digest: p.features for p in pictures if p.features is not None}
+    new = list({p.digest: p for p in pictures if p.digest not in known}.values())
     # Some at a time: the tower's attention mask alone grows with the square of the positions.
     for first in range(0, len(new), _ENCODED_TOGETHER):
         part = new[first : first + _ENCODED_TOGETHER]
@@ -193,7 +200,10 @@ def encode_pictures(model: PreTrainedModel, pictures: Sequence[Picture]) -> None
         with torch.no_grad():
             found = _tower(model, joined).cpu()
         for picture, features in zip(part, found.split(1), strict=True):
-            picture.features = features.clone()
+            picture.features = known[picture.digest] = features.clone()
+    for picture in pictures:
+        if picture.features is None:
+            picture.features = known[picture.digest]
 
 
 def _tower(model: PreTrainedModel, images: Images) -> torch.Tensor:

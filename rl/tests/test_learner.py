@@ -19,7 +19,7 @@ from rl_parts import (
 
 import gym_cards
 from gym_dialogue import InputError, Reply
-from gym_policy import Renderer
+from gym_policy import Renderer, logprobs
 from gym_policy.adapter import add_adapter
 from gym_policy.reach import freeze_unreached
 from rl.actor_critic import ActorCritic, Scores, check_linear_head
@@ -114,6 +114,7 @@ def _batch(advantages, old_logprobs, token_turn, old_values=0.0, returns=0.0, to
         value_at=torch.zeros(m, dtype=torch.long),
         token_turn=torch.tensor(token_turn),
         token_weight=torch.tensor(token_weight or [1.0] * n),
+        sampled_logprobs=torch.tensor(old_logprobs),
         old_logprobs=torch.tensor(old_logprobs),
         start_logprobs=torch.zeros(n),
         old_values=torch.full((m,), old_values),
@@ -139,6 +140,85 @@ def test_the_clipped_surrogate_by_hand():
     assert token["gap"].item() == pytest.approx(0.7, abs=1e-5)
     kl = 2 * (math.exp(0.1) - 1 - 0.1) + (math.exp(-0.5) - 1 + 0.5)
     assert token["kl"].item() == pytest.approx(kl, abs=1e-5)
+
+
+def test_the_importance_of_what_another_sampled_by_hand():
+    batch = _batch([1.0, -2.0], [-1.0, -1.0, -1.0], [0, 0, 1])
+    batch.sampled_logprobs = torch.tensor([-1.2, -0.9, -3.0])
+    scores = _scores([-1.0, -1.0, -1.0], [0.0, 0.0])  # the learner's own: every ratio is 1
+    token = clipped_policy_sums(scores, batch, "token", 0.2, 0.2, importance_cap=2.0)
+    expected = math.exp(0.2) + math.exp(-0.1) - 2 * 2.0  # exp(2) is cut to 2
+    assert token["policy"].item() == pytest.approx(-expected, abs=1e-5)
+    assert token["gap"].item() == pytest.approx(0.2 + 0.1 + 2.0, abs=1e-5)
+    turn = clipped_policy_sums(scores, batch, "turn", 0.2, 0.2, importance_cap=2.0)
+    assert turn["policy"].item() == pytest.approx(-(math.exp(0.1) - 2 * 2.0), abs=1e-5)
+
+
+@pytest.mark.parametrize("algorithm", ["ppo", "grpo"])
+@pytest.mark.parametrize("off", [0.0, 0.1])
+def test_old_logprobs_are_the_samplers_unless_they_are_off(algorithm, off):
+    config = small_config(algorithm, max_new_tokens=6)
+    _, learner, episodes, experiences = _card_episodes(config)
+    right = [e.sampled_logprobs for e in experiences]
+    for experience in experiences:
+        experience.sampled_logprobs = experience.old_logprobs = experience.sampled_logprobs - off
+    given = [e.sampled_logprobs for e in experiences]
+    stats = learner.learn(1, episodes, experiences)
+    assert stats["logprob_gap"] == pytest.approx(off, abs=1e-4)
+    for experience, wanted in zip(experiences, right if off else given, strict=True):
+        np.testing.assert_allclose(experience.old_logprobs, wanted, atol=1e-4)
+
+
+@pytest.mark.parametrize("entropy_learns", [False, True])
+def test_scoring_in_parts_is_scoring_at_once(entropy_learns, monkeypatch):
+    head = torch.nn.Linear(8, 50, bias=False)
+    torch.manual_seed(0)
+    states = torch.randn(200, 8, requires_grad=True)
+    targets = torch.randint(0, 50, (200,))
+    weights = torch.randn(2, 200)
+
+    def score():
+        found = logprobs.score_states(head, states, targets, 0.7, 3, entropy_learns)
+        sum((w * f).sum() for w, f in zip(weights, found, strict=True)).backward()
+        gradients = [head.weight.grad.clone(), states.grad.clone()]
+        head.weight.grad = states.grad = None
+        return [*found, *gradients]
+
+    at_once = score()
+    monkeypatch.setitem(logprobs.LOGITS_AT_ONCE, "cpu", 50 * 70)
+    for part, whole in zip(score(), at_once, strict=True):
+        torch.testing.assert_close(part, whole)
+    simple = logprobs.score_tokens(head(states), targets, 0.7, 3)
+    torch.testing.assert_close(at_once[0], simple[0])
+    torch.testing.assert_close(at_once[1], simple[1])
+
+
+def test_learning_goes_on_in_smaller_microbatches():
+    after = []
+    for limit in (100, 3):
+        config = small_config("ppo", max_new_tokens=6, microbatch_size=8)
+        policy, learner, episodes, experiences = _card_episodes(config)
+        forward = learner.actor_critic.forward
+
+        def little_memory(input_ids, *args, limit=limit, forward=forward, **kwargs):
+            if torch.is_grad_enabled() and len(input_ids) > limit:
+                raise torch.OutOfMemoryError("too much")
+            return forward(input_ids, *args, **kwargs)
+
+        learner.actor_critic.forward = little_memory
+        if limit == 3:
+            with pytest.warns(UserWarning, match="going on with 2; lower microbatch_size"):
+                learner.learn(1, episodes, experiences)
+        else:
+            learner.learn(1, episodes, experiences)
+        after.append(torch.cat([p.detach().flatten() for p in policy.model.parameters()]))
+    torch.testing.assert_close(after[1], after[0], atol=2e-5, rtol=0)
+    learner.actor_critic.forward = lambda *args, **kwargs: little_memory(*args, limit=0, **kwargs)
+    with (
+        pytest.warns(UserWarning, match="going on with 1"),
+        pytest.raises(InputError, match="lower microbatch_size"),
+    ):
+        learner._step_in_memory(experiences[:2], False)
 
 
 def test_tokens_before_the_answer_count_for_less_by_hand():
@@ -204,7 +284,9 @@ def test_the_value_loss_by_hand():
 def test_the_entropy_bonus_is_applied():
     def entropy_after(coefficient):
         ppo = PPOConfig(value_hidden=[16], entropy_coef=coefficient)
-        config = small_config("ppo", ppo=ppo, max_new_tokens=6, lr=5e-3, epochs=4)
+        config = small_config(
+            "ppo", ppo=ppo, max_new_tokens=6, lr=5e-3, epochs=4, old_logprobs="sampled"
+        )
         _, learner, episodes, experiences = _card_episodes(config)
         learner.learn(1, episodes, experiences)
         return learner.learn(2, episodes, experiences)["entropy"]

@@ -3,15 +3,12 @@
 import json
 import re
 import sys
-import weakref
 from dataclasses import replace
 
 import pytest
 import torch
 import yaml
 from rl_parts import tiny_llama, tiny_mllama, tiny_tokenizer
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 from transformers import LlamaConfig
 
 from evaluation.play import EvalConfig
@@ -24,6 +21,7 @@ from gym_policy.load import auto_class
 from gym_policy.reach import freeze_unreached
 from rl import memory
 from rl.actor_critic import ActorCritic
+from rl.bench.memory import Live, loss_against_body
 from rl.config import Config, LoraSettings, PPOConfig
 from rl.devices import Launch, read_launch
 from rl.learner import make_optimizer
@@ -98,30 +96,6 @@ def activations(architecture, config, launch):
 def autocast(config, launch):
     on = memory.precision_of(config, launch).autocast
     return torch.autocast("cpu", torch.bfloat16, enabled=on)
-
-
-class Live(TorchDispatchMode):
-    """Bytes of the tensors that are alive, and at most were; those of a module do not count."""
-
-    def __init__(self, module):
-        super().__init__()
-        self.now = self.peak = 0
-        self.seen = {p.untyped_storage()._cdata for p in module.parameters()}
-
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        result = function(*args, **(kwargs or {}))
-        for tensor in tree_leaves(result):
-            storage = tensor.untyped_storage() if isinstance(tensor, torch.Tensor) else None
-            if storage is not None and storage._cdata not in self.seen:
-                self.seen.add(storage._cdata)
-                self.now += storage.nbytes()
-                weakref.finalize(storage, self.freed, storage._cdata, storage.nbytes())
-        self.peak = max(self.peak, self.now)
-        return result
-
-    def freed(self, key, size):
-        self.seen.remove(key)
-        self.now -= size
 
 
 def kept_for_backward(critic, arguments):
@@ -206,7 +180,9 @@ def test_sampling_peaks_where_planned(name, batch, prompt, reply):
     renderer.stop_ids = (work.sizes.vocabulary,)  # no token: replies are as long as they may be
     policy = ModelPolicy(model, renderer, max_new_tokens=reply, batch_size=batch)
     with Live(model) as live:
-        policy.act([Dialogue([Message("user", text)], key=(i,)) for i in range(batch)])
+        # No two are equal, which would be computed once.
+        texts = [chr(ord("A") + i) + text[1:] for i in range(batch)]
+        policy.act([Dialogue([Message("user", t)], key=(i,)) for i, t in enumerate(texts)])
     parts = work.sampling(batch, prompt, reply)
     planned = parts["key-value cache"] + max(parts[memory.LAYER], parts[memory.LOGITS])
     # A bound from above: Mllama's cache allocates nothing ahead, and its layers are few here.
@@ -442,6 +418,7 @@ def test_the_paper_scale_is_planned_without_weights_network_or_gpu():
 
 def test_a_plan_that_does_not_fit_says_what_would():
     config = replace(PAPER, num_envs=512, sampling_batch=512, gradient_checkpointing=False)
+    config = replace(config, microbatch_size=8, eval=EvalConfig(batch_size=32))
     lines = memory.describe(config, EIGHT)
     text = "\n".join(lines)
     assert "This exceeds 80.0 GiB in sampling, learning" in text
@@ -459,7 +436,12 @@ def test_a_frozen_start_is_counted_only_where_there_is_one(tiny_start):
     assert part in memory.plan(config, Launch(on_cpu=True)).phases["sampling"]
     adapters = replace(config, lora=LoraSettings(rank=2))
     assert part not in memory.plan(adapters, Launch(on_cpu=True)).phases["sampling"]
-    assert (
-        "scoring"
-        not in memory.plan(Config(model=tiny_start, algorithm="grpo"), Launch(on_cpu=True)).phases
-    )
+    as_sampled = Config(model=tiny_start, algorithm="grpo", old_logprobs="sampled")
+    assert "scoring" not in memory.plan(as_sampled, Launch(on_cpu=True)).phases
+
+
+def test_the_loss_takes_little_beside_the_body():
+    loss, body = loss_against_body(vocabulary=16_384, tokens=128, device="cpu")
+    logits = 4 * 8 * 128 * 16_384
+    assert loss < body + 4 * 64 * 16_384 * 8  # a part of the logits, and what is made of them
+    assert loss < body + logits  # which all of them at once would take several times

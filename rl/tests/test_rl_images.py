@@ -17,8 +17,8 @@ from gym_dialogue.command import parse_config
 from gym_policy import Renderer, load_model
 from gym_policy.load import save_renderer
 from gym_policy.parts import Part, part_of
-from rl.bench import Config as BenchConfig
-from rl.bench import main as bench
+from rl.bench.command import main as bench
+from rl.bench.config import Config as BenchConfig
 from rl.config import Config
 from rl.train import train
 

@@ -1,0 +1,98 @@
+"""Sampling with transformers' `generate`: the simple way, for any model it can load."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from transformers import GenerationConfig, LogitsProcessor, PreTrainedModel
+
+from gym_dialogue.errors import InputError
+from gym_policy.cache import make_cache
+from gym_policy.completion import Completion, Decoding, Request
+from gym_policy.logprobs import choose_tokens
+from gym_policy.vision import encode_pictures, generate_inputs, join_pictures
+
+_STATIC_STEP = 64  # tokens that a static cache's prompts are padded to a multiple of
+
+
+class _Draw(LogitsProcessor):
+    """Chooses the next token and keeps its log-probability; `generate` then has one choice left."""
+
+    def __init__(self, decoding: Decoding, uniforms: torch.Tensor | None):
+        self.decoding, self.uniforms = decoding, uniforms
+        self.logprobs: list[torch.Tensor] = []
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        draws = None if self.uniforms is None else self.uniforms[:, len(self.logprobs)]
+        decoding = self.decoding
+        chosen, logprobs = choose_tokens(scores, decoding.temperature, decoding.forbidden, draws)
+        self.logprobs.append(logprobs)
+        return torch.full_like(scores, -torch.inf).scatter_(-1, chosen.unsqueeze(-1), 0.0)
+
+
+class GenerateSampler:
+    """Samples with `generate`. With `static`, for models of text, the cache has one size from the
+    start, and on a GPU transformers compiles the decoding of a token and captures it as a graph.
+    """
+
+    def __init__(self, model: PreTrainedModel, static: bool = False):
+        if static and hasattr(model.config, "vision_config"):
+            raise InputError("sampler=static: serves models of text only; use cached")
+        self.model, self.static = model, static
+
+    def sample(self, requests: Sequence[Request], decoding: Decoding) -> list[Completion]:
+        """One completion of each request, in order."""
+        device = self.model.device
+        width = max(len(request.token_ids) for request in requests)
+        if self.static:  # another width is another graph
+            width = -(-width // _STATIC_STEP) * _STATIC_STEP
+        ids = torch.full((len(requests), width), decoding.pad_token_id)
+        mask = torch.zeros_like(ids)
+        for row, request in enumerate(requests):
+            ids[row, width - len(request.token_ids) :] = torch.tensor(request.token_ids)
+            mask[row, width - len(request.token_ids) :] = 1
+        ids, mask = ids.to(device), mask.to(device)
+        draw = _Draw(decoding, self._uniforms(requests, decoding))
+        cache = None if self.static else make_cache(self.model.config)
+        sequences = self.model.generate(
+            inputs=ids,
+            attention_mask=mask,
+            logits_processor=[draw],
+            past_key_values=cache,
+            **self._images(requests, ids, cache),
+            synced_gpus=False,  # under ZeRO-3 whole_weights has gathered them; ranks sample alone
+            generation_config=GenerationConfig(
+                max_new_tokens=decoding.max_new_tokens,
+                do_sample=False,
+                eos_token_id=list(decoding.stop_ids),
+                pad_token_id=decoding.pad_token_id,
+                cache_implementation="static" if self.static else None,
+            ),
+        )
+        sampled = sequences[:, width:].tolist()
+        logprobs = torch.stack(draw.logprobs, dim=1).tolist()
+        return [_cut(*both, decoding.stop_ids) for both in zip(sampled, logprobs, strict=True)]
+
+    def _images(self, requests, ids, cache) -> dict[str, torch.Tensor]:
+        pictures = [request.picture for request in requests]
+        encode_pictures(self.model, [p for p in pictures if p is not None])
+        width = ids.shape[1]
+        starts = [
+            None if r.image_at is None else width - len(r.token_ids) + r.image_at for r in requests
+        ]
+        images = join_pictures(pictures, starts, self.model.device)
+        return generate_inputs(self.model, ids, images, cache)
+
+    def _uniforms(self, requests, decoding: Decoding) -> torch.Tensor | None:
+        if decoding.greedy:
+            return None
+        return torch.from_numpy(np.stack([r.uniforms for r in requests])).to(self.model.device)
+
+
+def _cut(token_ids: list[int], logprobs: list[float], stop_ids: Sequence[int]) -> Completion:
+    """A row up to the token that ended it."""
+    ends = (i + 1 for i, token in enumerate(token_ids) if token in stop_ids)
+    length = next(ends, len(token_ids))
+    return Completion(token_ids[:length], logprobs[:length])

@@ -1,0 +1,235 @@
+"""Every sampler against the simple one, and the seam that any other has to fit."""
+
+from dataclasses import replace
+
+import gymnasium
+import numpy as np
+import pytest
+import torch
+from tiny_models import SIDE, THAT_SEE, tiny_llama, tiny_tokenizer
+
+import gym_cards
+import gym_virl
+from gym_dialogue import Dialogue, InputError, Message, Task, rollout
+from gym_policy import ModelPolicy, Renderer
+from gym_policy.cached_sampler import CachedSampler
+from gym_policy.completion import Completion, Decoding, Request
+from gym_policy.generate_sampler import GenerateSampler
+from gym_policy.logprobs import score_tokens
+from gym_policy.sampler import make_sampler
+
+# A fifth of all tokens ends a reply, so that rows end at different times.
+STOPS = tuple(range(0, 256, 5))
+
+
+def decoding(greedy=False, tokens=24):
+    return Decoding(0.7, tokens, greedy, STOPS, pad_token_id=256)
+
+
+def requests(count, seed=0, shared=None):
+    """Prompts of 4 to 40 tokens; every third is the one before it again."""
+    rng = np.random.default_rng(seed)
+    prompts = [rng.integers(1, 250, rng.integers(4, 40)).tolist() for _ in range(count)]
+    for i in range(2, count, 3):
+        prompts[i] = prompts[i - 1]
+    shared = shared or [{} for _ in prompts]
+    return [Request(p, rng.random(24), shared=s) for p, s in zip(prompts, shared, strict=True)]
+
+
+def assert_same(found, wanted):
+    assert [list(c.token_ids) for c in found] == [list(c.token_ids) for c in wanted]
+    for a, b in zip(found, wanted, strict=True):
+        np.testing.assert_allclose(a.logprobs, b.logprobs, atol=1e-4)
+
+
+@pytest.mark.parametrize("greedy", [False, True])
+@pytest.mark.parametrize("name", ["cached", "cached_once", "static"])
+@torch.no_grad()
+def test_samplers_agree_with_the_simple_one(name, greedy):
+    model = tiny_llama(tiny_tokenizer())
+    prompts = requests(21)
+    wanted = GenerateSampler(model).sample(prompts, decoding(greedy))
+    assert len({len(c.token_ids) for c in wanted}) > 5
+    assert_same(make_sampler(name, model).sample(prompts, decoding(greedy)), wanted)
+
+
+@torch.no_grad()
+def test_what_is_known_of_a_prompt_changes_nothing():
+    """Later prompts of an episode: longer, cut off, different early, different late, the same."""
+    model = tiny_llama(tiny_tokenizer())
+    sampler, simple = CachedSampler(model), GenerateSampler(model)
+    rng = np.random.default_rng(1)
+    now = requests(20)
+    for turn in range(4):
+        found = sampler.sample(now, decoding())
+        assert_same(found, simple.sample(now, decoding()))
+        following = []
+        for number, (request, completion) in enumerate(zip(now, found, strict=True)):
+            ids = [*request.token_ids, *completion.token_ids]
+            more = rng.integers(1, 250, rng.integers(1, 9)).tolist()
+            at = [len(ids), len(ids) * 2 // 3, 1, len(ids) - 1, len(ids)][number % 5]
+            ids = ids[:at] + (more if number % 5 != 4 else [])
+            following.append(Request(ids, rng.random(24), shared=request.shared))
+        # They come in another order, and some episodes are new.
+        now = following[::-1][:-2] + requests(3, seed=turn + 5)
+
+
+@torch.no_grad()
+def test_nothing_is_computed_twice():
+    model = tiny_llama(tiny_tokenizer())
+    computed = []
+    model.model.register_forward_pre_hook(
+        lambda module, args, kwargs: computed.append(kwargs["input_ids"].numel()),
+        with_kwargs=True,
+    )
+    prompt = list(range(1, 41))
+    shared = [{} for _ in range(8)]
+    group = [Request(prompt, np.full(24, i / 8), shared=s) for i, s in enumerate(shared)]
+    sampler = CachedSampler(model)
+    found = sampler.sample(group, decoding(tokens=4))
+    assert computed[0] == 40  # of eight equal prompts one
+    computed.clear()
+    again = [
+        Request([*prompt, *c.token_ids, 7], np.full(24, 0.5), shared=s)
+        for c, s in zip(found, shared, strict=True)
+    ]
+    sampler.sample(again, decoding(tokens=4))
+    assert computed[0] <= 8 * 2  # the last token of a reply, and what is new
+    assert sum(computed[1:]) <= 8 * 3  # rows that have ended are not sampled on
+
+
+def play(name, env_id, **kwargs):
+    tokenizer = tiny_tokenizer()
+    model = tiny_llama(tokenizer)
+    policy = ModelPolicy(model, Renderer(tokenizer), max_new_tokens=6, sampler=name)
+    envs = [gymnasium.make(env_id, **kwargs) for _ in range(3)]
+    tasks = [Task(i // 2, (i,)) for i in range(4)]
+    return rollout(envs, policy, tasks)
+
+
+@pytest.mark.parametrize(
+    ("env_id", "kwargs"),
+    [
+        (gym_cards.ENV_ID, {"verify_iter": 3}),
+        (gym_virl.ENV_ID, {"verify_iter": 2, "on_failure": "go_on", "max_legs": 2}),
+    ],
+    ids=["cards", "routes"],
+)
+def test_episodes_are_the_same(env_id, kwargs):
+    found = play("cached", env_id, **kwargs)
+    wanted = play("generate", env_id, **kwargs)
+    for a, b in zip(found, wanted, strict=True):
+        assert [t.reply.text for t in a.turns] == [t.reply.text for t in b.turns]
+        for x, y in zip(a.turns, b.turns, strict=True):
+            np.testing.assert_allclose(x.reply.logprobs, y.reply.logprobs, atol=1e-4)
+        assert not any(dialogue.shared for dialogue in a.dialogues)  # nothing stays behind
+
+
+@pytest.mark.parametrize("kind", THAT_SEE)
+def test_dialogues_on_images_are_the_same(kind):
+    tokenizer = tiny_tokenizer(with_images=True)
+    model, processor = (make(tokenizer) for make in THAT_SEE[kind])
+    rng = np.random.default_rng(0)
+    images = [rng.integers(0, 256, (SIDE, SIDE, 3), dtype=np.uint8) for _ in range(3)]
+    # Two show the same; one has none.
+    shown = [images[0], images[0], images[1], None, images[2]]
+
+    def said(name):
+        policy = ModelPolicy(model, Renderer(tokenizer, processor), 1.0, 6, sampler=name)
+        dialogues = [
+            Dialogue([Message("user", "Make 24." + "?" * (i // 2), image)], key=(i,))
+            for i, image in enumerate(shown)
+        ]
+        for _ in range(3):
+            for dialogue, reply in zip(dialogues, policy.act(dialogues), strict=True):
+                dialogue.messages += [
+                    Message("assistant", reply.text, reply=reply),
+                    Message("user", "Again."),
+                ]
+        return [m.reply for d in dialogues for m in d.messages if m.reply is not None]
+
+    for a, b in zip(said("cached"), said("generate"), strict=True):
+        assert a.token_ids == b.token_ids
+        np.testing.assert_allclose(a.logprobs, b.logprobs, atol=1e-4)
+
+
+@torch.no_grad()
+def test_continuous_batching_samples_the_same_distribution():
+    model = tiny_llama(tiny_tokenizer())
+    sampler = make_sampler("paged", model)
+    prompts = requests(8)
+    greedy = sampler.sample(prompts, decoding(greedy=True))
+    wanted = GenerateSampler(model).sample(prompts, decoding(greedy=True))
+    assert [list(c.token_ids) for c in greedy] == [list(c.token_ids) for c in wanted]
+    drawn = sampler.sample(prompts, decoding())
+    assert [c.token_ids for c in drawn] != [c.token_ids for c in greedy]
+    for request, completion in zip(prompts, drawn, strict=True):
+        ids = torch.tensor([[*request.token_ids, *completion.token_ids]])
+        at = len(request.token_ids)
+        found, _ = score_tokens(model(ids).logits[0, at - 1 : -1], ids[0, at:], 0.7)
+        np.testing.assert_allclose(found, completion.logprobs, atol=1e-3)
+    again = sampler.sample(prompts, decoding())
+    assert [c.token_ids for c in again] == [c.token_ids for c in drawn]
+
+
+class _Broken:
+    def __init__(self, break_one):
+        self.break_one = break_one
+
+    def sample(self, asked, decoding):
+        good = Completion([3] * decoding.max_new_tokens, [-1.0] * decoding.max_new_tokens)
+        return self.break_one([good] * len(asked))
+
+
+@pytest.mark.parametrize(
+    ("break_one", "word"),
+    [
+        (lambda all: all[1:], "1 replies to 2 prompts"),
+        (lambda all: [replace(all[0], logprobs=[-1.0]), *all[1:]], "log-probabilities"),
+        (lambda all: [all[0], Completion([], [])], "0 tokens"),
+        (lambda all: [all[0], Completion([3] * 9, [-1.0] * 9)], "9 tokens"),
+        (lambda all: [all[0], Completion([10**6], [-1.0])], "vocabulary"),
+        (lambda all: [all[0], Completion([3], [float("nan")])], "finite"),
+    ],
+)
+def test_what_a_sampler_gives_is_checked(break_one, word):
+    tokenizer = tiny_tokenizer()
+    policy = ModelPolicy(
+        tiny_llama(tokenizer), Renderer(tokenizer), max_new_tokens=4, sampler=_Broken(break_one)
+    )
+    dialogues = [Dialogue([Message("user", "a")], key=(i,)) for i in range(2)]
+    with pytest.raises(InputError, match=word):
+        policy.act(dialogues)
+
+
+@pytest.mark.parametrize("name", ["static", "paged"])
+def test_samplers_of_text_refuse_models_that_see(name):
+    tokenizer = tiny_tokenizer(with_images=True)
+    model = THAT_SEE["mllama"][0](tokenizer)
+    with pytest.raises(InputError, match=f"sampler={name}"):
+        make_sampler(name, model)
+
+
+def test_sampling_goes_on_with_fewer_together():
+    tokenizer = tiny_tokenizer()
+    model = tiny_llama(tokenizer)
+    dialogues = [Dialogue([Message("user", "a" * i)], key=(i,)) for i in range(1, 9)]
+    wanted = ModelPolicy(model, Renderer(tokenizer), max_new_tokens=4).act(dialogues)
+    policy = ModelPolicy(model, Renderer(tokenizer), max_new_tokens=4)
+    sample, limit = policy.sampler.sample, 3
+
+    def little_memory(requests, decoding):
+        if len(requests) > limit:
+            raise torch.OutOfMemoryError("too much")
+        return sample(requests, decoding)
+
+    policy.sampler.sample = little_memory
+    with pytest.warns(UserWarning, match="going on with 2; lower sampling_batch"):
+        found = policy.act(dialogues)
+    assert [r.token_ids for r in found] == [r.token_ids for r in wanted]
+    limit = 0
+    with (
+        pytest.warns(UserWarning, match="going on with 1"),
+        pytest.raises(InputError, match="max_new_tokens"),
+    ):
+        policy.act(dialogues)

@@ -1,0 +1,8 @@
+"""`python -m rl.bench`."""
+
+from gym_dialogue.command import run_command
+from rl.bench.command import main
+from rl.bench.config import Config
+
+if __name__ == "__main__":
+    run_command(main, Config)

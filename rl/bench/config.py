@@ -1,0 +1,77 @@
+"""What is measured, and how much of it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Literal
+
+Section = Literal[
+    "env",
+    "navigation",
+    "rollout",
+    "learner",
+    "memory",
+    "end_to_end",
+    "peer",
+    "limits",
+    "vision",
+]
+
+
+@dataclass
+class Config:
+    """Measure environments, sampling and learning, by ratios within one run."""
+
+    model: str = ""
+    """The checkpoint that sections rollout, learner, end_to_end and peer use."""
+    sections: list[Section] = field(
+        default_factory=lambda: ["env", "navigation", "rollout", "learner", "memory", "end_to_end"]
+    )
+    """What is measured."""
+    turns: int = 512
+    """Turns of a batched measurement, at least."""
+    single_turns: int = 48
+    """Turns of the measurement with one environment and minibatch 1."""
+    episodes: int = 10_000
+    """Episodes over which section navigation watches memory."""
+    repeats: int = 3
+    """Measurements of each kind, in turn; the median counts."""
+    vocabulary: int = 128_256
+    """Of section memory: that of Llama 3."""
+    memory_tokens: int = 2048
+    """Tokens of each of its 8 sequences; all of them are scored."""
+    peer_prompts: int = 32
+    """Prompts of an update in section peer, each sampled 8 times."""
+    peer_updates: int = 6
+    """Updates of each side there, the first of which does not count."""
+    shape: str = "llama-1b"
+    """Of section limits: llama-1b or llama-8b, with random weights, or a directory or hub name with
+    a Llama's configuration."""
+    limit_batches: list[int] = field(default_factory=lambda: [64, 256])
+    """Dialogues that it samples together."""
+    limit_prompt: int = 512
+    """Tokens of its prompts."""
+    limit_reply: int = 128
+    """Tokens of its replies."""
+    architecture: str = "meta-llama/Llama-3.2-11B-Vision-Instruct"
+    """What section vision builds with random weights: a directory or a hub name with a Mllama's
+    configuration."""
+    vision_tokenizer: str = ""
+    """A checkpoint whose tokenizer section vision uses, in place of the architecture's own."""
+    vision_turns: int = 64
+    """Turns of the update in section vision."""
+    vision_batch: int = 16
+    """Dialogues that section vision samples together; it learns from two together."""
+    vision_new_tokens: int = 128
+    """Tokens of each reply there: random weights hardly ever end one."""
+    lora_rank: int = 16
+    """Of the adapters that section vision trains, on all linear layers but the vision tower's."""
+
+
+def seconds(function: Callable[..., object], *args: object) -> float:
+    """How long a call takes."""
+    began = time.perf_counter()
+    function(*args)
+    return time.perf_counter() - began

@@ -1,0 +1,165 @@
+"""GRPO by TRL (rl/bench/peer_requirements.txt) on the same model, prompts, group size and tokens."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from typing import Any
+
+import gymnasium
+import numpy as np
+import torch
+from accelerate import Accelerator
+
+import gym_cards
+from gym_dialogue import InputError, Message, rollout
+from gym_dialogue.command import EnvConfig, make_envs
+from gym_policy import ModelPolicy, Renderer, load_model, load_renderer
+from gym_policy.load import saved_checkpoints
+from rl.actor_critic import ActorCritic
+from rl.bench.config import Config
+from rl.config import Config as TrainConfig
+from rl.config import GRPOConfig
+from rl.experience import to_experience
+from rl.learner import Learner
+from rl.train import TaskStream
+
+GROUP = 8
+MAX_NEW_TOKENS = 40
+LR = 1e-5
+
+
+def bench_peer(config: Config) -> None:
+    """Seconds and tokens of an update on both sides, taken in turn: sampling, verifying, one
+    optimizer step on all of it.
+    """
+    try:
+        import trl
+    except ImportError as error:
+        raise InputError(
+            "section peer: needs TRL; bash scripts/bench.sh peer installs it beside the rest (or "
+            "pip install -r rl/bench/peer_requirements.txt)"
+        ) from error
+    path = saved_checkpoints(config.model)[-1]
+    rates: dict[str, list[float]] = {"here": [], "trl": []}
+    for repeat in range(config.repeats):
+        for name, measure in (("here", _here), ("trl", _trl)):
+            tokens, taken = measure(config, path, repeat)
+            rates[name].append(tokens / taken)
+            per_update = taken / (config.peer_updates - 1)
+            print(
+                f"peer     {name}: {tokens:,} tokens sampled and learned in {taken:.1f} s, "
+                f"{per_update:.2f} s an update"
+            )
+    here, there = (float(np.median(rates[name])) for name in ("here", "trl"))
+    print(
+        f"peer     GRPO, {config.peer_prompts} prompts x {GROUP} replies of up to {MAX_NEW_TOKENS} "
+        f"tokens: {here:,.0f} tokens/s, TRL {trl.__version__} {there:,.0f}; {here / there:.2f} x"
+    )
+
+
+def _here(config: Config, path: str, repeat: int) -> tuple[int, float]:
+    """(reply tokens, seconds) of all updates but the first."""
+    count = config.peer_prompts * GROUP
+    settings = TrainConfig(
+        algorithm="grpo",
+        num_steps=count,
+        max_new_tokens=MAX_NEW_TOKENS,
+        epochs=1,
+        minibatch_size=count,
+        microbatch_size=64,
+        lr=LR,
+        seed=repeat,
+        grpo=GRPOConfig(group_size=GROUP),
+        env=EnvConfig(kwargs={"verify_iter": 1}),
+    )
+    model, renderer = load_model(path), load_renderer(path)
+    policy = ModelPolicy(model, renderer, max_new_tokens=MAX_NEW_TOKENS)
+    learner = Learner(
+        settings,
+        ActorCritic(model, 1.0),
+        Accelerator(cpu=not torch.cuda.is_available()),
+        renderer.tokenizer.pad_token_id,
+    )
+    envs = make_envs(settings.env, count)
+    tokens, began = 0, 0.0
+    for update in range(1, config.peer_updates + 1):
+        if update == 2:
+            began, tokens = time.perf_counter(), 0
+        stream = TaskStream(settings, GROUP, update, 0, 1)
+        with learner.sampling():
+            episodes = rollout(envs, policy, stream, stream.ended)
+        stats = learner.learn(update, episodes, to_experience(episodes, renderer))
+        tokens += int(stats["tokens_learned"])
+    return tokens, time.perf_counter() - began
+
+
+def _trl(config: Config, path: str, repeat: int) -> tuple[int, float]:
+    """The same by TRL's GRPOTrainer, with transformers sampling."""
+    from datasets import Dataset
+    from transformers import TrainerCallback
+    from trl import GRPOConfig as PeerConfig
+    from trl import GRPOTrainer
+
+    renderer = load_renderer(path)
+    env = gymnasium.make(gym_cards.ENV_ID, verify_iter=1)
+    rows = []
+    for number in range(config.peer_prompts * config.peer_updates):
+        seed = 1_000_000 * (repeat + 1) + number
+        text = env.reset(seed=seed)[0]["text"]
+        rows.append({"prompt": _prompt(renderer, text), "env_seed": seed})
+    count = config.peer_prompts * GROUP
+    moments: list[float] = []
+    tokens: list[int] = []
+
+    def reward(completion_ids: list[list[int]], env_seed: list[int], **_: Any) -> list[float]:
+        tokens.append(sum(map(len, completion_ids)))
+        rewards = []
+        for ids, seed in zip(completion_ids, env_seed, strict=True):
+            env.reset(seed=seed)
+            rewards.append(float(env.step(renderer.reply_text(ids))[1]))
+        return rewards
+
+    class Clock(TrainerCallback):
+        def on_step_end(self, *args: Any, **kwargs: Any) -> None:
+            moments.append(time.perf_counter())
+
+    with tempfile.TemporaryDirectory() as directory:
+        arguments = PeerConfig(
+            output_dir=directory,
+            per_device_train_batch_size=64,
+            gradient_accumulation_steps=count // 64,
+            num_generations=GROUP,
+            max_completion_length=MAX_NEW_TOKENS,
+            num_iterations=1,
+            max_steps=config.peer_updates,
+            learning_rate=LR,
+            lr_scheduler_type="constant",
+            beta=0.0,
+            temperature=1.0,
+            top_k=0,
+            bf16=False,
+            gradient_checkpointing=False,
+            use_cpu=not torch.cuda.is_available(),
+            report_to="none",
+            save_strategy="no",
+            logging_strategy="no",
+            disable_tqdm=True,
+            shuffle_dataset=False,
+            seed=repeat,
+        )
+        trainer = GRPOTrainer(
+            model=load_model(path),
+            reward_funcs=reward,
+            args=arguments,
+            train_dataset=Dataset.from_list(rows),
+            processing_class=renderer.tokenizer,
+            callbacks=[Clock()],
+        )
+        trainer.train()
+    return sum(tokens[1:]), moments[-1] - moments[0]
+
+
+def _prompt(renderer: Renderer, text: str) -> str:
+    """A prompt as both sides' tokenizer reads it."""
+    return renderer.tokenizer.decode(renderer.render([Message("user", text)]).token_ids)

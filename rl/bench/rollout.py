@@ -1,0 +1,55 @@
+"""What samples the replies: every sampler on the same dialogues."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from gym_dialogue import rollout
+from gym_dialogue.command import EnvConfig, make_envs
+from gym_policy import ModelPolicy, load_model, load_renderer
+from gym_policy.load import saved_checkpoints
+from rl.bench.config import Config, seconds
+from rl.config import Config as TrainConfig
+from rl.train import TaskStream
+
+SAMPLERS = ("cached", "cached_once", "generate", "paged")
+SETTINGS = {
+    "dialogues of up to 5 replies": (EnvConfig(kwargs={"verify_iter": 5}), 1),
+    "groups of 8 on one hand": (EnvConfig(kwargs={"verify_iter": 1}), 8),
+    "routes, up to 2 replies a position": (
+        EnvConfig("gym_virl/Navigation-v0", {"verify_iter": 2, "on_failure": "go_on"}),
+        1,
+    ),
+}
+
+
+def bench_rollout(config: Config) -> None:
+    """Turns per second of each sampler, and of one dialogue at a time, on the same episodes."""
+    path = saved_checkpoints(config.model)[-1]
+    model, renderer = load_model(path), load_renderer(path)
+    for what, (env, group) in SETTINGS.items():
+        rates: dict[str, list[float]] = {}
+        envs = make_envs(env, config.turns)
+        for repeat in range(config.repeats):
+            for name in (*SAMPLERS, "single"):
+                is_single = name == "single"
+                policy = ModelPolicy(
+                    model,
+                    renderer,
+                    max_new_tokens=40,
+                    sampler="generate" if is_single else name,
+                )
+                turns = config.single_turns if is_single else config.turns
+                stream = TaskStream(TrainConfig(num_steps=turns), group, repeat + 1, 0, 1)
+                mine = envs[:1] if is_single else envs
+                taken = seconds(lambda: rollout(mine, policy, stream, stream.ended))
+                rates.setdefault(name, []).append(stream.played_turns / taken)
+        medians = {name: float(np.median(values)) for name, values in rates.items()}
+        said = ", ".join(f"{name} {rate:,.0f}" for name, rate in medians.items())
+        print(f"rollout  {what}, turns/s: {said}")
+        ratios = (medians["cached"] / medians[name] for name in ("generate", "single"))
+        print(
+            "rollout  cached against generate {:.2f} x, against one at a time {:.1f} x".format(
+                *ratios
+            )
+        )

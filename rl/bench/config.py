@@ -34,6 +34,8 @@ class Config:
     """Turns of a batched measurement, at least."""
     single_turns: int = 48
     """Turns of the measurement with one environment and minibatch 1."""
+    max_new_tokens: int = 40
+    """Tokens of a reply in sections rollout, learner, end_to_end and peer."""
     episodes: int = 10_000
     """Episodes over which section navigation watches memory."""
     repeats: int = 3

@@ -30,7 +30,7 @@ def bench_end_to_end(config: Config) -> None:
         algorithm="ppo",
         num_steps=config.turns,
         num_envs=config.turns,
-        max_new_tokens=40,
+        max_new_tokens=config.max_new_tokens,
         epochs=1,
         minibatch_size=256,
         microbatch_size=64,
@@ -45,7 +45,9 @@ def bench_end_to_end(config: Config) -> None:
         for name, settings in (("batched", batched), ("single", single)):
             model = load_model(path)
             sampler = "cached" if name == "batched" else "generate"
-            policy = ModelPolicy(model, renderer, max_new_tokens=40, sampler=sampler)
+            policy = ModelPolicy(
+                model, renderer, max_new_tokens=config.max_new_tokens, sampler=sampler
+            )
             learner = Learner(
                 settings, ActorCritic(model, 1.0), Accelerator(cpu=True), tokenizer.pad_token_id
             )
@@ -65,11 +67,11 @@ def bench_end_to_end(config: Config) -> None:
         both = float(np.median([turns / (a + b) for a, b, turns in runs]))
         rates[name] = (sampling, learning, both)
         print(
-            f"end to end  {name}: {sampling:,.0f} turns/s sampled, {learning:,.0f} turns/s learned, "
+            f"update   {name}: {sampling:,.0f} turns/s sampled, {learning:,.0f} turns/s learned, "
             f"{both:,.0f} turns/s end to end"
         )
     ratios = [a / b for a, b in zip(rates["batched"], rates["single"], strict=True)]
     print(
-        f"end to end  batched against one environment and minibatch 1: {ratios[0]:.1f} x sampling, "
+        f"update   batched against one environment and minibatch 1: {ratios[0]:.1f} x sampling, "
         f"{ratios[1]:.1f} x learning, {ratios[2]:.1f} x end to end"
     )

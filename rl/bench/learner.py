@@ -23,7 +23,7 @@ def bench_learner(config: Config) -> None:
     path = saved_checkpoints(config.model)[-1]
     model, renderer = load_model(path), load_renderer(path)
     env = EnvConfig(kwargs={"verify_iter": 5})
-    policy = ModelPolicy(model, renderer, max_new_tokens=40)
+    policy = ModelPolicy(model, renderer, max_new_tokens=config.max_new_tokens)
     stream = TaskStream(TrainConfig(num_steps=config.turns), 1, 1, 0, 1)
     episodes = rollout(make_envs(env, config.turns), policy, stream, stream.ended)
     rates: dict[str, list[float]] = {}

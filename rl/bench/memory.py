@@ -77,7 +77,7 @@ def bench_memory(config: Config) -> None:
     loss, body = loss_against_body(config.vocabulary, config.memory_tokens, device)
     whole = 4 * BATCH * config.memory_tokens * config.vocabulary
     print(
-        f"memory   {BATCH} x {config.memory_tokens:,} tokens, vocabulary {config.vocabulary:,}: with "
-        f"the loss {loss / 2**30:.2f} GiB, the body alone {body / 2**30:.2f} GiB, "
+        f"memory   {BATCH} x {config.memory_tokens:,} tokens, vocabulary {config.vocabulary:,}: "
+        f"with the loss {loss / 2**30:.2f} GiB, the body alone {body / 2**30:.2f} GiB, "
         f"{loss / body:.2f} x (all logits at once would be {whole / 2**30:.1f} GiB)"
     )

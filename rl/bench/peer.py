@@ -1,4 +1,4 @@
-"""GRPO by TRL (rl/bench/peer_requirements.txt) on the same model, prompts, group size and tokens."""
+"""GRPO by TRL (peer_requirements.txt) on the same model, prompts, group size and tokens."""
 
 from __future__ import annotations
 
@@ -25,7 +25,6 @@ from rl.learner import Learner
 from rl.train import TaskStream
 
 GROUP = 8
-MAX_NEW_TOKENS = 40
 LR = 1e-5
 
 
@@ -53,8 +52,8 @@ def bench_peer(config: Config) -> None:
             )
     here, there = (float(np.median(rates[name])) for name in ("here", "trl"))
     print(
-        f"peer     GRPO, {config.peer_prompts} prompts x {GROUP} replies of up to {MAX_NEW_TOKENS} "
-        f"tokens: {here:,.0f} tokens/s, TRL {trl.__version__} {there:,.0f}; {here / there:.2f} x"
+        f"peer     GRPO, {config.peer_prompts} prompts x {GROUP} replies of up to "
+        f"{config.max_new_tokens} tokens: {here:,.0f} tokens/s, TRL {trl.__version__} {there:,.0f}; {here / there:.2f} x"
     )
 
 
@@ -64,7 +63,7 @@ def _here(config: Config, path: str, repeat: int) -> tuple[int, float]:
     settings = TrainConfig(
         algorithm="grpo",
         num_steps=count,
-        max_new_tokens=MAX_NEW_TOKENS,
+        max_new_tokens=config.max_new_tokens,
         epochs=1,
         minibatch_size=count,
         microbatch_size=64,
@@ -74,7 +73,7 @@ def _here(config: Config, path: str, repeat: int) -> tuple[int, float]:
         env=EnvConfig(kwargs={"verify_iter": 1}),
     )
     model, renderer = load_model(path), load_renderer(path)
-    policy = ModelPolicy(model, renderer, max_new_tokens=MAX_NEW_TOKENS)
+    policy = ModelPolicy(model, renderer, max_new_tokens=config.max_new_tokens)
     learner = Learner(
         settings,
         ActorCritic(model, 1.0),
@@ -130,7 +129,7 @@ def _trl(config: Config, path: str, repeat: int) -> tuple[int, float]:
             per_device_train_batch_size=64,
             gradient_accumulation_steps=count // 64,
             num_generations=GROUP,
-            max_completion_length=MAX_NEW_TOKENS,
+            max_completion_length=config.max_new_tokens,
             num_iterations=1,
             max_steps=config.peer_updates,
             learning_rate=LR,

@@ -13,43 +13,41 @@ from rl.config import Config as TrainConfig
 from rl.train import TaskStream
 
 SAMPLERS = ("cached", "cached_once", "generate", "paged")
+ROUTES = {"verify_iter": 2, "on_failure": "go_on", "max_legs": 4, "straight_line_length": 3}
 SETTINGS = {
-    "dialogues of up to 5 replies": (EnvConfig(kwargs={"verify_iter": 5}), 1),
-    "groups of 8 on one hand": (EnvConfig(kwargs={"verify_iter": 1}), 8),
-    "routes, up to 2 replies a position": (
-        EnvConfig("gym_virl/Navigation-v0", {"verify_iter": 2, "on_failure": "go_on"}),
-        1,
-    ),
+    "dialogues of up to 5 replies": (EnvConfig(kwargs={"verify_iter": 5}), 1, 1),
+    "groups of 8 on one hand": (EnvConfig(kwargs={"verify_iter": 1}), 8, 1),
+    "routes, up to 2 replies a position": (EnvConfig("gym_virl/Navigation-v0", ROUTES), 1, 32),
 }
+"""What is played, the size of groups on one puzzle, and how many turns an episode has at least."""
 
 
 def bench_rollout(config: Config) -> None:
     """Turns per second of each sampler, and of one dialogue at a time, on the same episodes."""
     path = saved_checkpoints(config.model)[-1]
     model, renderer = load_model(path), load_renderer(path)
-    for what, (env, group) in SETTINGS.items():
+    for what, (env, group, length) in SETTINGS.items():
         rates: dict[str, list[float]] = {}
-        envs = make_envs(env, config.turns)
+        envs = make_envs(env, max(1, config.turns // length))
         for repeat in range(config.repeats):
             for name in (*SAMPLERS, "single"):
                 is_single = name == "single"
                 policy = ModelPolicy(
                     model,
                     renderer,
-                    max_new_tokens=40,
+                    max_new_tokens=config.max_new_tokens,
                     sampler="generate" if is_single else name,
                 )
                 turns = config.single_turns if is_single else config.turns
                 stream = TaskStream(TrainConfig(num_steps=turns), group, repeat + 1, 0, 1)
                 mine = envs[:1] if is_single else envs
-                taken = seconds(lambda: rollout(mine, policy, stream, stream.ended))
+                taken = seconds(rollout, mine, policy, stream, stream.ended)
                 rates.setdefault(name, []).append(stream.played_turns / taken)
         medians = {name: float(np.median(values)) for name, values in rates.items()}
         said = ", ".join(f"{name} {rate:,.0f}" for name, rate in medians.items())
         print(f"rollout  {what}, turns/s: {said}")
-        ratios = (medians["cached"] / medians[name] for name in ("generate", "single"))
+        cached = medians["cached"]
         print(
-            "rollout  cached against generate {:.2f} x, against one at a time {:.1f} x".format(
-                *ratios
-            )
+            f"rollout  cached against generate {cached / medians['generate']:.2f} x, against one "
+            f"at a time {cached / medians['single']:.1f} x"
         )

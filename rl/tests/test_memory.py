@@ -18,6 +18,7 @@ from gym_policy import ModelPolicy, Renderer
 from gym_policy.adapter import add_adapter
 from gym_policy.architecture import text_parameters, text_sizes
 from gym_policy.load import auto_class
+from gym_policy.logprobs import LOGITS_AT_ONCE
 from gym_policy.reach import freeze_unreached
 from rl import memory
 from rl.actor_critic import ActorCritic
@@ -440,8 +441,10 @@ def test_a_frozen_start_is_counted_only_where_there_is_one(tiny_start):
     assert "scoring" not in memory.plan(as_sampled, Launch(on_cpu=True)).phases
 
 
-def test_the_loss_takes_little_beside_the_body():
-    loss, body = loss_against_body(vocabulary=16_384, tokens=128, device="cpu")
-    logits = 4 * 8 * 128 * 16_384
-    assert loss < body + 4 * 64 * 16_384 * 8  # a part of the logits, and what is made of them
-    assert loss < body + logits  # which all of them at once would take several times
+def test_the_loss_takes_little_beside_the_body(monkeypatch):
+    vocabulary, tokens = 32_768, 128
+    loss, body = loss_against_body(vocabulary, tokens, "cpu")
+    assert loss < body + 24 * LOGITS_AT_ONCE["cpu"]
+    monkeypatch.setitem(LOGITS_AT_ONCE, "cpu", 1 << 40)
+    at_once, _ = loss_against_body(vocabulary, tokens, "cpu")
+    assert loss - body < (at_once - body) / 2

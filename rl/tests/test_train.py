@@ -179,7 +179,7 @@ def test_an_update_plays_whole_groups_with_streams_of_their_own():
 
 def test_the_benchmark_runs(start):
     flags = [f"--model={start}", "--turns=16", "--single_turns=2", "--repeats=1", "--episodes=40"]
-    flags += ["--vocabulary=1000", "--memory_tokens=32"]
+    flags += ["--vocabulary=1000", "--memory_tokens=32", "--max_new_tokens=3"]
     flags += [f"--shape={start}", "--limit_batches=[2]", "--limit_prompt=8", "--limit_reply=4"]
     parts = "env,navigation,rollout,learner,memory,end_to_end,limits"
     done = command("rl.bench", f"--sections=[{parts}]", *flags)

@@ -53,7 +53,8 @@ def bench_peer(config: Config) -> None:
     here, there = (float(np.median(rates[name])) for name in ("here", "trl"))
     print(
         f"peer     GRPO, {config.peer_prompts} prompts x {GROUP} replies of up to "
-        f"{config.max_new_tokens} tokens: {here:,.0f} tokens/s, TRL {trl.__version__} {there:,.0f}; {here / there:.2f} x"
+        f"{config.max_new_tokens} tokens: {here:,.0f} tokens/s, "
+        f"TRL {trl.__version__} {there:,.0f}; {here / there:.2f} x"
     )
 
 

@@ -64,6 +64,8 @@ def test_a_run_leaves_everything_that_it_should(algorithm, processes, start, tmp
         (["--env.kwargs.colour=red"], "colour"),
         (["--env.kwargs.face_rule=eleven"], "face rule"),
         (["--microbatch_size=3"], "microbatch_size"),
+        (["--sampler=telepathy"], "sampler"),
+        (["--importance_cap=0"], "importance_cap"),
         (["--run_dir=/dev/null/run"], "cannot be written"),
         (["--trackers=[abacus]"], "abacus"),
         (["--trackers=[clearml]"], "pip install clearml"),
@@ -175,6 +177,16 @@ def test_an_update_plays_whole_groups_with_streams_of_their_own():
     other = list(TaskStream(config, 4, 2, 0, 2))
     assert not {t.env_seed for t in other} & set(groups)
     assert isinstance(other[0], Task)
+
+
+def test_a_run_learns_from_what_another_sampler_says(start, tmp_path):
+    run = tmp_path / "run"
+    flags = [f"--model={start}", f"--run_dir={run}", *SMALL, "--num_updates=1", "--eval_every=0"]
+    done = command("rl.train", *flags, "--sampler=paged", "--old_logprobs=recomputed")
+    assert done.returncode == 0, done.stderr
+    (metrics,) = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert 0 < metrics["logprob_gap"] < 1e-3
+    assert metrics["grad_norm"] > 0
 
 
 def test_the_benchmark_runs(start):

@@ -61,7 +61,9 @@ class Config(TrainConfig):
     """Training stops early once this share of first replies, sampled at temperature 1, is right on
     hands of the first source. How fast a model gets there differs from seed to seed."""
     stop_at_recognition: float = 0.0
-    """With images, training goes on until this share of the hands is read right as well."""
+    """With images, training goes on until this share of what is to be seen is read right too."""
+    stop_above: float = 1.0
+    """Training stops at this share of first replies, whatever is read: a start is to leave room."""
     probe_every: int = 20
     """Steps between looks at that share."""
     probe_episodes: int = 256
@@ -107,7 +109,7 @@ class _StopAtSuccess(TrainerCallback):
             append_json(Path(self.config.run_dir) / "metrics.jsonl", record)
             print(said)
         sees = recognition is None or recognition >= self.config.stop_at_recognition
-        if success >= self.config.stop_at and sees:
+        if (success >= self.config.stop_at and sees) or success >= self.config.stop_above:
             control.should_training_stop = True
             control.should_evaluate = self.config.validation > 0
 
@@ -194,6 +196,7 @@ def _recipe(config: Config) -> dict[str, Any]:
         "part_lr",
         "freeze",
         "stop_at_recognition",
+        "stop_above",
         "microbatch_size",
         "learns_prompts",
         "initializer_range",

@@ -130,6 +130,25 @@ def test_loss_falls_on_prompts_if_asked_to():
     assert "A<|end|>" not in whole
 
 
+@pytest.mark.parametrize(
+    ("rule", "steps"), [({}, 6), ({"stop_at": 0.0}, 2), ({"stop_above": 0.0}, 2)]
+)
+def test_a_start_is_done_where_it_should_be(rule, steps, tmp_path):
+    config = StartConfig(
+        cache=str(tmp_path / "cache"),
+        sources=[_source()],
+        num_dialogues=50,
+        num_steps=6,
+        batch_size=4,
+        probe_every=2,
+        probe_episodes=4,
+        max_new_tokens=4,
+        **rule,
+    )
+    lines = (make_start(config) / "metrics.jsonl").read_text().splitlines()
+    assert max(json.loads(line)["update"] for line in lines) == steps
+
+
 def test_a_start_is_made_once_and_then_trained_on(tmp_path):
     config = StartConfig(
         cache=str(tmp_path / "cache"),

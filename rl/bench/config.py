@@ -7,6 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal
 
+from gym_policy.sampler import SamplerName
+
 Section = Literal[
     "env",
     "navigation",
@@ -44,6 +46,10 @@ class Config:
     """Of section memory: that of Llama 3."""
     memory_tokens: int = 2048
     """Tokens of each of its 8 sequences; all of them are scored."""
+    samplers: list[SamplerName] = field(
+        default_factory=lambda: ["cached", "cached_once", "generate", "paged"]
+    )
+    """What section rollout compares, the first with all others and with one at a time."""
     peer_prompts: int = 32
     """Prompts of an update in section peer, each sampled 8 times."""
     peer_updates: int = 6

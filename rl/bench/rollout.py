@@ -12,7 +12,6 @@ from rl.bench.config import Config, seconds
 from rl.config import Config as TrainConfig
 from rl.train import TaskStream
 
-SAMPLERS = ("cached", "cached_once", "generate", "paged")
 ROUTES = {"verify_iter": 2, "on_failure": "go_on", "max_legs": 4, "straight_line_length": 3}
 SETTINGS = {
     "dialogues of up to 5 replies": (EnvConfig(kwargs={"verify_iter": 5}), 1, 1),
@@ -30,7 +29,7 @@ def bench_rollout(config: Config) -> None:
         rates: dict[str, list[float]] = {}
         envs = make_envs(env, max(1, config.turns // length))
         for repeat in range(config.repeats):
-            for name in (*SAMPLERS, "single"):
+            for name in (*config.samplers, "single"):
                 is_single = name == "single"
                 policy = ModelPolicy(
                     model,
@@ -46,8 +45,10 @@ def bench_rollout(config: Config) -> None:
         medians = {name: float(np.median(values)) for name, values in rates.items()}
         said = ", ".join(f"{name} {rate:,.0f}" for name, rate in medians.items())
         print(f"rollout  {what}, turns/s: {said}")
-        cached = medians["cached"]
-        print(
-            f"rollout  cached against generate {cached / medians['generate']:.2f} x, against one "
-            f"at a time {cached / medians['single']:.1f} x"
+        first = config.samplers[0]
+        ratios = ", ".join(
+            f"{name} {medians[first] / rate:.2f} x"
+            for name, rate in medians.items()
+            if name != first
         )
+        print(f"rollout  {first} against {ratios}")

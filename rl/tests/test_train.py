@@ -192,6 +192,7 @@ def test_a_run_learns_from_what_another_sampler_says(start, tmp_path):
 def test_the_benchmark_runs(start):
     flags = [f"--model={start}", "--turns=16", "--single_turns=2", "--repeats=1", "--episodes=40"]
     flags += ["--vocabulary=1000", "--memory_tokens=32", "--max_new_tokens=3"]
+    flags += ["--samplers=[cached,generate]"]
     flags += [f"--shape={start}", "--limit_batches=[2]", "--limit_prompt=8", "--limit_reply=4"]
     parts = "env,navigation,rollout,learner,memory,end_to_end,limits"
     done = command("rl.bench", f"--sections=[{parts}]", *flags)

@@ -295,7 +295,7 @@ def train(config: Config) -> Path:
 
     stop.immediately = False
     save(0)
-    first = evaluate(0)
+    first = evaluate(0) if config.eval_ends else None
     progress = tqdm(
         range(done + 1, config.num_updates + 1),
         desc="updates",
@@ -347,10 +347,12 @@ def train(config: Config) -> Path:
             leave(update)
         del episodes, experiences  # with their images, before the next are played
     save(config.num_updates)
-    last = evaluate(config.num_updates)
+    if first is not None:
+        last = evaluate(config.num_updates)
+        if is_main:
+            results = {"update-000000": first, f"update-{config.num_updates:06d}": last}
+            report.write(run_dir, results, task.suites, config.eval.verify_iter)
     if is_main:
-        results = {"update-000000": first, f"update-{config.num_updates:06d}": last}
-        report.write(run_dir, results, task.suites, config.eval.verify_iter)
         print(f"\nRun directory: {run_dir}")
     accelerator.end_training()
     return run_dir

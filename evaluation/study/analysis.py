@@ -122,7 +122,7 @@ class Study:
 
 def read_study(config: Config, study: Path) -> Study:
     """What has been measured so far. An arm counts under the seeds for which it is finished."""
-    suites = load_task(config.task).suites
+    suites = load_task(config.suites or config.task).suites
     titles = {arm.name: arm.title or arm.name for arm in config.chosen()}
     every = places(config, study)
     missing, init_flops = [], []
@@ -138,7 +138,9 @@ def read_study(config: Config, study: Path) -> Study:
         else:
             flops = flops_by_update(place.run / "metrics.jsonl")
             own = own_flops(place)
-            first = Checkpoint(0, 0.0, read_measured(start.measured(0)))
+            own_start = place.measured(0).is_file()
+            first_file = (place if own_start else start).measured(0)
+            first = Checkpoint(0, 0.0, read_measured(first_file))
             row = [
                 Checkpoint(update, own + flops[update], read_measured(place.measured(update)))
                 for update in place.updates

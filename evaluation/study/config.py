@@ -63,6 +63,8 @@ class Config:
     processes: str = "2"
     """How each command is spread over processes: their number, or an accelerate configuration."""
 
+    suites: str | None = None
+    """Which suites every checkpoint is evaluated on, a name or a YAML file. None: the task's."""
     start_config: str | None = None
     """The recipe of the start checkpoints (sft/configs/*_start.yaml), one for each seed."""
     start_model: str | None = None

@@ -49,7 +49,9 @@ class Place:
         return self.directory / "log.txt"
 
     def measured(self, update: int) -> Path:
-        """The file of what a checkpoint was measured to do."""
+        """The file of what a checkpoint was measured to do; 0 is the start (an arm with a start of
+        its own has that, others share the seed's).
+        """
         return self.directory / "measured" / f"update-{update:06d}.json.gz"
 
     @property

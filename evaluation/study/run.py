@@ -89,6 +89,8 @@ def _run_arm(config: Config, steps: Steps, place: Place, arm: ArmConfig) -> None
         )
     saved = {int(p.name.removeprefix("update-")): str(p) for p in run_checkpoints(place.run)}
     saved.pop(0, None)
+    if arm.start_options:
+        saved[0] = start
     _measure(config, steps, place, f"evaluate {arm.name}", start, saved)
 
 
@@ -183,7 +185,7 @@ def _measure(
             f"--checkpoints={json.dumps([checkpoints[update] for update in missing])}",
             f"--files={json.dumps([str(place.measured(update)) for update in missing])}",
             f"--verify_iters={json.dumps(iters)}",
-            f"--task={config.task}",
+            f"--task={config.suites or config.task}",
             *_eval_options(config.eval),
             f"--divergence_episodes={config.divergence_episodes}",
             f"--dtype={config.dtype}",

@@ -13,11 +13,18 @@ _HEADINGS = {"first_reply": "first reply", "recognition": "recognition in the fi
 
 
 def claims(study: Study, found: dict[str, Any]) -> list[str]:
-    """Sentences on what each arm did at equal compute, the suites of each kind of shift in turn."""
+    """The claim, under another rule, and then what each arm did in every suite, at equal compute."""
     if not study.arms:
         return ["Nothing has been measured yet."]
     decoding = study.decodings[0]
     said = [_unfinished(study)] if study.missing else []
+    for suite in [s for s in study.suites if s.shift == "rule"][:1]:
+        arms = found["equal_compute"]["arms"]
+        changes = [
+            f"{arm.title} {_change(arms[arm.name][decoding][suite.name][_MAIN])}"
+            for arm in study.arms
+        ]
+        said.append(f"{suite.title or suite.name}, at equal compute: {'; '.join(changes)}.")
     for arm in study.arms:
         at = found["equal_compute"]["arms"][arm.name]
         parts = [

@@ -54,8 +54,8 @@ class Config:
     run_dir: str | None = None
     """Where everything goes. None: runs/study-TASK-SCALE. A study that is there already goes on."""
     only: list[str] = field(default_factory=list)
-    """Jobs to run, such as seed0/rl, each of which may run on another machine (--list_jobs names them).
-    None: all that are not done."""
+    """Jobs to run, such as seed0/rl, each of which may run on another machine; --list_jobs names
+    them. None: all that are not done."""
     list_jobs: bool = False
     """Print the names of the jobs, one a line, and stop."""
     analyse: bool = False

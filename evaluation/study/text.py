@@ -13,7 +13,7 @@ _HEADINGS = {"first_reply": "first reply", "recognition": "recognition in the fi
 
 
 def claims(study: Study, found: dict[str, Any]) -> list[str]:
-    """The claim, under another rule, and then what each arm did in every suite, at equal compute."""
+    """The claim, under another rule, and what each arm did in every suite, at equal compute."""
     if not study.arms:
         return ["Nothing has been measured yet."]
     decoding = study.decodings[0]

@@ -94,9 +94,13 @@ def _write(file: Path, text: str) -> None:
 
 
 def main_with_file(config: Config) -> None:
-    """`main`, with the settings of the study's file under those of the flags."""
-    file = study_file(config.task, config.scale)
-    main(parse_config(Config, [f"--config={file}", *sys.argv[1:]]))
+    """`main`, with the settings of the study's file under those of the flags; a file of one's own,
+    by --config, takes its place.
+    """
+    if not config.known_arms:
+        file = study_file(config.task, config.scale)
+        config = parse_config(Config, [f"--config={file}", *sys.argv[1:]])
+    main(config)
 
 
 if __name__ == "__main__":

@@ -38,12 +38,12 @@ from gym_policy.adapter import add_adapter, base_of, check_base, fingerprint, is
 from gym_policy.compute import LEARNED, SAMPLED, num_parameters
 from gym_policy.load import checkpoint_dir, saved_checkpoints
 from gym_policy.parts import check_parts, freeze_parts, part_of
-from gym_policy.reach import freeze_unreached
+from gym_policy.reach import check_linear_head, freeze_unreached
 from gym_policy.renderer import Rendered
 from gym_policy.stop import StopRequest
 from gym_policy.vision import checkpoint_activations
 from gym_policy.zero import whole_weights
-from rl.actor_critic import ActorCritic, check_linear_head
+from rl.actor_critic import ActorCritic
 from rl.backend import check_stage, load_dtype, make_accelerator, zero_stage
 from rl.checkpoint import (
     drop_after,

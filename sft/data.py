@@ -111,12 +111,12 @@ def make_dialogues(
                     saved = functools.partial(save, where=where)
                     record = {"messages": messages_to_json(messages, saved)}
                     dialogues.append((where, record))
-    every = [record for _, record in sorted(_gathered(dialogues), key=lambda pair: pair[0])]
+    every = [record for _, record in sorted(gathered(dialogues), key=lambda pair: pair[0])]
     order = np.random.default_rng([seed, _SHUFFLE_STREAM]).permutation(len(every))
     return [every[i] for i in order]
 
 
-def _gathered(records: list[Any]) -> list[Any]:
+def gathered(records: list[Any]) -> list[Any]:
     """Those of all ranks."""
     return gather_object(records) if PartialState().num_processes > 1 else records
 

@@ -249,8 +249,9 @@ class _Trainer(Trainer):
         logs.update(self.spent())
         super().log(logs, *args, **kwargs)
 
-    def save_model(self, *args: Any, **kwargs: Any) -> None:
-        """Nothing: the run's checkpoint of the same step has the weights."""
+    def save_model(self, output_dir: str, **kwargs: Any) -> None:
+        """Only the directory: the run's checkpoint of the same step has the weights."""
+        os.makedirs(output_dir, exist_ok=True)
 
     def _load_from_checkpoint(self, *args: Any, **kwargs: Any) -> None:
         """Nothing: the model was loaded from the run's checkpoint."""

@@ -11,7 +11,6 @@ import base64
 import io
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +39,10 @@ __all__ = [
 ]
 
 MAX_IMAGE_BYTES = 3_000_000
-"""Of all images of dialogues in a page together; beyond it they are shrunk."""
+"""Of all images of dialogues in a page together; beyond it large ones are shrunk."""
+
+SMALL_SIDE = 128
+"""Pixels: an image up to here is kept as it is, for little would be saved and much not be seen."""
 
 SHIFTS = {
     "none": "In distribution",
@@ -182,7 +184,7 @@ def _browser_data(comparisons: Sequence[Comparison]) -> dict[str, Any]:
 
 
 def _fitting(images: list[bytes]) -> list[bytes]:
-    """The images, shrunk alike if together they take more than a page should."""
+    """The images; the large ones shrunk alike if together they take more than a page should."""
     total = sum(map(len, images))
     if total <= MAX_IMAGE_BYTES:
         return images
@@ -192,33 +194,45 @@ def _fitting(images: list[bytes]) -> list[bytes]:
 
 def _shrunk(image: bytes, scale: float) -> bytes:
     with PIL.Image.open(io.BytesIO(image)) as picture:
-        pixels = np.asarray(picture.convert("RGB"))
-    return encode_image(pixels, max(1, int(max(pixels.shape[:2]) * scale)))
+        side = max(picture.size)
+        if side <= SMALL_SIDE:
+            return image
+        return encode_image(np.asarray(picture.convert("RGB")), max(SMALL_SIDE, int(side * scale)))
 
 
-def claims(summary: dict[str, Any]) -> list[str]:
+def claims(summary: dict[str, Any], results: Results) -> list[str]:
     """What summary.json says of first replies, in the first decoding: a sentence for the whole, and
-    one for each shift. The last checkpoint is compared with the first.
+    one for each shift, with what moved clearly and otherwise in the other measures of the table.
+    The last checkpoint is compared with the first.
     """
     labels = list(summary["checkpoints"])
-    decoding = next(iter(summary["checkpoints"][labels[0]]))
+    start, end = labels[0], labels[-1]
+    measures = table_rows(summary["verify_iter"], results[start])
+    decoding = measures[0][1]
     titles = {name: suite["title"] for name, suite in summary["suites"].items()}
     if len(labels) == 1:
-        clauses = {name: _clause(summary, labels[0], decoding, name) for name in titles}
-        first = f"{labels[0]}, first reply right, {decoding}, with 95 % intervals."
+        first = f"{start}: first replies that are right ({decoding}), with 95 % intervals."
+        clauses = {
+            name: f"{title} {format_interval(_measured(summary, start, decoding, name))} %"
+            for name, title in titles.items()
+        }
     else:
-        differences = summary["differences"][labels[-1]][decoding]
-        moves: dict[str, list[str]] = {"rose": [], "fell": [], "did not change clearly": []}
+        differences = summary["differences"][end]
+        moves: dict[int, list[str]] = {1: [], -1: [], 0: []}
         for name, title in titles.items():
-            found = _interval(differences[name]["first_reply"])
-            moved = "rose" if found.value > 0 else "fell"
-            moves[moved if _is_clear(found) else "did not change clearly"].append(title)
-        said = [f"{move} on {_listed(where)}" for move, where in moves.items() if where]
+            moves[_clear_sign(_interval(differences[decoding][name]["first_reply"]))].append(title)
+        words = {1: "rose", -1: "fell", 0: "did not change clearly"}
+        said = [f"{words[sign]} on {_listed(where)}" for sign, where in moves.items() if where]
         first = (
-            f"From {labels[0]} to {labels[-1]}, the share of first replies that are right "
-            f"({decoding}) {'; '.join(said)}."
+            f"From {start} to {end}, the share of first replies that are right ({decoding}) "
+            f"{'; '.join(said)}."
         )
-        clauses = {name: _clause(summary, labels[-1], decoding, name, labels[0]) for name in titles}
+        clauses = {
+            name: f"{title} {100 * _measured(summary, start, decoding, name).value:.1f} "
+            f"\N{RIGHTWARDS ARROW} {100 * _measured(summary, end, decoding, name).value:.1f} %, "
+            + _change(differences, measures, name)
+            for name, title in titles.items()
+        }
     sentences = [first]
     for shift, heading in SHIFTS.items():
         of_shift = [clauses[n] for n, suite in summary["suites"].items() if suite["shift"] == shift]
@@ -227,22 +241,27 @@ def claims(summary: dict[str, Any]) -> list[str]:
     return sentences
 
 
-def _clause(
-    summary: dict[str, Any], label: str, decoding: str, suite: str, start: str | None = None
-) -> str:
-    """`ID 25.6 -> 51.0 %, +25.4 [+20.0, +30.4], clear of zero`, or the one number of `label`."""
+def _measured(summary: dict[str, Any], label: str, decoding: str, suite: str) -> Interval:
+    return _interval(summary["checkpoints"][label][decoding][suite]["metrics"]["first_reply"])
 
-    def measured(name: str) -> Interval:
-        return _interval(summary["checkpoints"][name][decoding][suite]["metrics"]["first_reply"])
 
-    title = summary["suites"][suite]["title"]
-    if start is None:
-        return f"{title} {format_interval(measured(label))} %"
-    change = _interval(summary["differences"][label][decoding][suite]["first_reply"])
+def _change(differences: dict[str, Any], measures: list[tuple[str, str, str]], suite: str) -> str:
+    """`+1.4 [-1.0, +4.0], not clear of zero`, of the first measure of the table, and the others
+    that moved clearly where it did not, or the other way.
+    """
+    found = [
+        (heading, _interval(differences[decoding][suite][metric]))
+        for heading, decoding, metric in measures
+    ]
+    change = found[0][1]
+    otherwise = [
+        f"{heading}: {format_interval(other, '+')}"
+        for heading, other in found[1:]
+        if _clear_sign(other) not in (0, _clear_sign(change))
+    ]
     return (
-        f"{title} {100 * measured(start).value:.1f} \N{RIGHTWARDS ARROW} "
-        f"{100 * measured(label).value:.1f} %, {format_interval(change, '+')}, "
-        f"{'clear of zero' if _is_clear(change) else 'not clear of zero'}"
+        f"{format_interval(change, '+')}, {'' if _clear_sign(change) else 'not '}clear of zero"
+        + (f" (but clearly {'; '.join(otherwise)})" if otherwise else "")
     )
 
 
@@ -250,8 +269,9 @@ def _interval(data: dict[str, float | None]) -> Interval:
     return Interval(**{key: np.nan if value is None else value for key, value in data.items()})
 
 
-def _is_clear(difference: Interval) -> bool:
-    return difference.low > 0 or difference.high < 0
+def _clear_sign(difference: Interval) -> int:
+    """1 or -1 for a difference whose interval lies above or below zero, else 0."""
+    return int(difference.low > 0) - int(difference.high < 0)
 
 
 def _listed(names: Sequence[str]) -> str:
@@ -284,7 +304,7 @@ def run_report(run: str | Path, task: str | None = None, per_suite: int = 6) -> 
         figures.append(Figure("Training, update by update", run / "learning.png"))
     return Report(
         title=f"{task}: {run.resolve().name}",
-        claims=claims(summary),
+        claims=claims(summary, results),
         notes=_notes(summary, settings, metrics),
         tables=_tables(summary, results),
         figures=figures,
@@ -344,7 +364,7 @@ def _tables(summary: dict[str, Any], results: Results) -> list[Table]:
                 row.append(format_interval(_interval(of_suite["metrics"][metric])))
             for label, _ in pairs:
                 found = _interval(summary["differences"][label][decoding][name][metric])
-                row.append(format_interval(found, "+") + (CLEAR if _is_clear(found) else ""))
+                row.append(format_interval(found, "+") + (CLEAR if _clear_sign(found) else ""))
             rows.append(row)
         caption = f"Success, % [95 % interval]: {heading}"
         tables.append(Table(caption, ["suite", *labels, *(title for _, title in pairs)], rows))

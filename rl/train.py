@@ -20,6 +20,7 @@ from accelerate.utils import broadcast_object_list, set_seed
 from tqdm import tqdm
 
 from evaluation import report
+from evaluation.html import leave_report
 from evaluation.play import Records, model_policies, play_suites, summarize_records
 from evaluation.suites import TaskConfig, load_task
 from gym_dialogue import Episode, InputError, Message, Task, rollout, shows_images
@@ -352,6 +353,7 @@ def train(config: Config) -> Path:
             report.write(run_dir, results, task.suites, config.eval.verify_iter)
     if is_main:
         print(f"\nRun directory: {run_dir}")
+        leave_report(run_dir)
     accelerator.end_training()
     return run_dir
 

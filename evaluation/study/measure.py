@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
-from evaluation.divergence import divergence
+from evaluation.divergence import divergence, play
 from evaluation.play import EvalConfig, evaluation_tasks, model_policies, play_suites
 from evaluation.study.layout import Measured, write_measured
 from evaluation.suites import load_task
@@ -53,7 +53,7 @@ def main(config: Config) -> None:
     state = join_processes()
     wanted = list(zip(config.checkpoints, config.files, config.verify_iters, strict=True))
     waiting = [job for job in wanted if not Path(job[1]).is_file()]
-    first_policy = None
+    first_policy, from_start = None, None
     for path, file, verify_iter in waiting:
         settings = replace(config.eval, verify_iter=verify_iter)
         model = load_model(path, config.dtype).to(state.device)
@@ -62,22 +62,24 @@ def main(config: Config) -> None:
             policies, task.suites, settings, Path(path).name, prompt_file=config.prompt_file
         )
         measured = Measured(records, verify_iter)
-        sampled = next(iter(policies.values()))
+        policy = next(iter(policies.values()))
         if config.divergence_episodes and path != config.start:
-            if first_policy is None:
-                start = load_model(config.start, config.dtype).to(state.device)
-                start_policies = model_policies(start, load_renderer(config.start), settings)
-                first_policy = next(iter(start_policies.values()))
             env = with_prompt_file(task.suites[0].env, config.prompt_file)
             env = replace(env, kwargs={"verify_iter": 1} | env.kwargs)
             count = config.divergence_episodes
             envs = make_envs(env, min(count, settings.batch_size))
             tasks = evaluation_tasks(settings.seed, _DIVERGENCE_STREAM, count)
-            measured.divergence = divergence(first_policy, sampled, envs, tasks)
+            if first_policy is None:
+                start = load_model(config.start, config.dtype).to(state.device)
+                start_policies = model_policies(start, load_renderer(config.start), settings)
+                first_policy = next(iter(start_policies.values()))
+                from_start = play(first_policy, envs, tasks)
+            found = divergence(first_policy, policy, envs, tasks, from_start)
+            measured.divergence = {k: v for k, v in found.items() if k != "episodes"}
         if state.is_main_process:
             write_measured(Path(file), measured)
         state.wait_for_everyone()
-        del model, policies, sampled
+        del model, policies, policy
         gc.collect()
     state.destroy_process_group()
 

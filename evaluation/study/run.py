@@ -155,7 +155,7 @@ def _sample_own(
             f"--num_dialogues={arm.own_replies}",
             f"--env={json.dumps(source.get('env', {}))}",
             f"--max_new_tokens={config.eval.max_new_tokens}",
-            f"--data_file={data}",
+            f"--run_dir={data.parent}",
         ],
         place.log,
     )

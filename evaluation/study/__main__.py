@@ -6,6 +6,7 @@ import json
 import sys
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -73,18 +74,27 @@ def _report(study: Study, found: dict, said: list[str], figures: list[tuple[str,
 
 
 def _begin(config: Config, study: Path) -> None:
-    """Make the study's directory, or see that it is that of the same study."""
+    """Make the study's directory, or see that it is that of the same study; arms and seeds may be
+    added to it.
+    """
     file = study / "config.yaml"
     if not file.is_file():
         start_run(study, config)
         return
-    before, now = yaml.safe_load(file.read_text()), asdict(config)
-    for key in before.keys() | now.keys():
-        if key not in _MAY_CHANGE and before.get(key) != now.get(key):
+    before, now = _settings(yaml.safe_load(file.read_text())), _settings(asdict(config))
+    for key in before.keys() & now.keys():
+        if before[key] != now[key]:
             raise InputError(
-                f"{key}={now.get(key)}, but the study in {study} has {before.get(key)}: leave its "
-                "settings as they are, or name another --run_dir"
+                f"{key}={now[key]}, but the study in {study} has {before[key]}: leave its settings "
+                "as they are, or name another --run_dir"
             )
+    _write(file, yaml.safe_dump(asdict(config), sort_keys=False))
+
+
+def _settings(config: dict[str, Any]) -> dict[str, Any]:
+    """What a study may not change, by name; each arm by its own."""
+    arms = {f"arm {arm['name']}": arm for arm in config["known_arms"]}
+    return arms | {k: v for k, v in config.items() if k not in (*_MAY_CHANGE, "known_arms")}
 
 
 def _write(file: Path, text: str) -> None:

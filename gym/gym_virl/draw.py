@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import json
 import textwrap
-from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,10 @@ from gym_virl.world import CityRoutes, World
 
 _SIDE = 320  # pixels of a view
 _MARKS = {"turn": "^", "forward": "o", "stop": "s"}
+_ORDERS = {
+    "aligned": "front, right / back, left",
+    "released": "135 degrees to the left, 45 to the left / 45 to the right, 135 to the right",
+}
 _TEXT_WIDTH, _TEXT_LINES = 92, 46
 
 
@@ -55,11 +59,21 @@ class Config:
 class _Replayed(Policy):
     """Says what was said before, in order."""
 
-    def __init__(self, replies: Iterator[str]):
-        self.replies = replies
+    def __init__(self, path: str, replies: list[str]):
+        self.path, self.left = path, iter(replies)
 
     def act(self, dialogues: Any) -> list[Reply]:
-        return [Reply(next(self.replies)) for _ in dialogues]
+        replies = list(islice(self.left, len(dialogues)))
+        if len(replies) < len(dialogues):
+            raise self.other_episode()
+        return [Reply(reply) for reply in replies]
+
+    def other_episode(self) -> InputError:
+        """What to say of replies that are more, or fewer, than the episode takes."""
+        return InputError(
+            f"turns {self.path}: the replies are of another episode; env_kwargs must be those of "
+            "the suite that was played"
+        )
 
 
 def read_replies(path: str, seed: int, checkpoint: str | None) -> list[str]:
@@ -106,7 +120,7 @@ def draw_episode(env: NavigationEnv, episode: Episode, number: int, path: str | 
         views.text(0.5, 0.5, "no panorama", ha="center", va="center")
     else:
         views.imshow(view_grid(panorama, positions[number].heading, _SIDE, env.view_order))
-        views.set_title(f"position {number + 1}: front, right / back, left", fontsize=9)
+        views.set_title(f"position {number + 1}: {_ORDERS[env.view_order]}", fontsize=9)
     views.axis("off")
     text = figure.add_subplot(grid[1, 1])
     text.axis("off")
@@ -192,13 +206,17 @@ def _with_views(world: World) -> World:
 
 def main(config: Config) -> None:
     """The command."""
+    if config.seed < 0:
+        raise InputError(f"seed={config.seed}: must be at least 0")
     (env,) = make_envs(EnvConfig(ENV_ID, config.env_kwargs), 1)
     policy: Policy = NoisyOraclePolicy(config.error_rate)
     if config.turns is not None:
         replies = read_replies(config.turns, config.seed, config.checkpoint)
-        policy = _Replayed(iter(replies))
+        policy = _Replayed(config.turns, replies)
     options = None if config.route_idx is None else {"route_idx": config.route_idx}
     (episode,) = rollout([env], policy, [Task(config.seed, (config.seed,), options)])
+    if isinstance(policy, _Replayed) and next(policy.left, None) is not None:
+        raise policy.other_episode()
     if not 1 <= config.position <= len(episode.dialogues):
         raise InputError(
             f"position={config.position}: must be from 1 to {len(episode.dialogues)}, the "

@@ -176,8 +176,7 @@ class NavigationEnv(DialogueEnv):
         else:
             if panorama_dir is not None or gps_to_pano_path is not None:
                 raise InputError("panorama_dir, gps_to_pano_path: need route_info_path as well")
-            names = list(STYLES) if city == MINI_BENCHMARK else city
-            names = [names] if isinstance(names, str) else list(names)
+            names = _city_names(city)
             side = None
             if self.relocates:  # in words, to the places of panoramas, whatever their size
                 side = resolution if self.has_image else 1
@@ -187,6 +186,7 @@ class NavigationEnv(DialogueEnv):
         charset = TEXT_CHARSET + "".join(sorted(self.atlas.foreign_characters(TEXT_CHARSET)))
         text = spaces.Text(self.max_text_length, min_length=0, charset=charset)
         self.observation_space = spaces.Dict({**self.observation_space.spaces, "text": text})
+        self.action_space = spaces.Text(self.action_space.max_length, min_length=0, charset=charset)
 
     def _begin(self, options: dict[str, Any]) -> Prompt:
         number = options.pop("route_idx", None)
@@ -275,6 +275,18 @@ class NavigationEnv(DialogueEnv):
             position = replace(position, is_intersection=not position.is_intersection)
         step = self.steps[position.step]
         return reply(observation(position), step, move)
+
+
+def _city_names(city: Any) -> list[str]:
+    names = list(STYLES) if city == MINI_BENCHMARK else [city] if isinstance(city, str) else city
+    if not isinstance(names, list | tuple) or not names:
+        raise InputError(
+            f"city={city!r}: must be {MINI_BENCHMARK} or one of {', '.join(STYLES)}, or a list of "
+            "such names"
+        )
+    for name in names:
+        check_choice("city", name, STYLES)
+    return list(names)
 
 
 def _whole(name: str, value: Any, low: int, high: int | None) -> None:

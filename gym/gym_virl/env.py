@@ -93,7 +93,9 @@ class NavigationEnv(DialogueEnv):
     ## Arguments
     - `route_info_path`: `route_infos.json` as released; `panorama_dir` and `gps_to_pano_path`: its
       panoramas (ID.jpg, ID.metadata.json) and the table of their places (.pkl, or .json made of it
-      by `python -m gym_virl.panoramas`). Without a path: the procedural city.
+      by `python -m gym_virl.panoramas`). Without a path: the procedural city. A panorama that is
+      missing or damaged raises an InputError that names it, where it is to be seen; in words the
+      table of places suffices.
     - `city`: a name of `gym_virl.city.STYLES`, a list of them, or "mini_benchmark", all nine; each
       with `num_routes` routes of 2 to `max_legs` (8) legs. `city_seed`: which city of that name.
     - `split`: "train", "heldout" (10 % of the routes, held out for all time) or "all".

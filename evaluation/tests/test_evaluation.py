@@ -200,6 +200,25 @@ def test_the_suites_of_gp_vl_show_what_they_say():
     assert {s.env.kwargs["resolution"] for s in load_task("gp_vl_1200").suites} == {1200}
 
 
+def test_the_suites_of_navigation_walk_where_they_say():
+    task = load_task("virl_l")
+    for number, suite in enumerate(task.suites):
+        (env,) = make_envs(suite.env, 1)
+        walked = {env.reset(seed=e.env_seed)[1]["puzzle"] for e in evaluation_tasks(0, number, 8)}
+        cities = {route.partition("-")[0] for route in walked}
+        assert ("new_york" in cities) == (suite.shift != "visual")
+        assert len(cities) > 1 or suite.shift != "visual"
+        heldout = {env.unwrapped.atlas[n][1].is_heldout for n in range(100)}
+        assert heldout == {False, True}
+        assert env.unwrapped.route.is_heldout or suite.name != "heldout"
+        assert not env.unwrapped.route.is_heldout or suite.shift != "rule"
+        assert len(env.unwrapped.atlas) >= 200
+    assert {suite.shift for suite in task.suites} == {"none", "puzzle", "rule", "visual"}
+    for words, views in zip(task.suites, load_task("virl_vl").suites, strict=True):
+        sees = {"language_only": False, "resolution": 43}
+        assert views.env.kwargs == words.env.kwargs | sees
+
+
 def test_a_table_of_what_is_seen_has_recognition(tmp_path):
     task = load_task("gp_vl")
     config = EvalConfig(episodes=4, verify_iter=2, batch_size=4)

@@ -49,6 +49,11 @@ class NoisyOraclePolicy(Policy):
         return replies
 
 
+_OTHER_EPISODE = (
+    "they are of another episode, or env_kwargs are not those of the suite that was played"
+)
+
+
 class RecordedPolicy(Policy):
     """Says again what was said in one episode, in that order. Raises InputError where the episode
     takes more replies than there are.
@@ -62,9 +67,11 @@ class RecordedPolicy(Policy):
         for _ in dialogues:
             text = next(self.replies, None)
             if text is None:
-                raise InputError(
-                    "recorded replies: end before the episode does: they were recorded in an "
-                    "environment with other settings"
-                )
+                raise InputError(f"recorded replies end before the episode does: {_OTHER_EPISODE}")
             replies.append(Reply(text))
         return replies
+
+    def check_all_said(self) -> None:
+        """Raises InputError where the episode took fewer replies than there are."""
+        if next(self.replies, None) is not None:
+            raise InputError(f"recorded replies go on after the episode: {_OTHER_EPISODE}")

@@ -25,6 +25,10 @@ from gym_virl.world import CityRoutes, World
 
 _SIDE = 320  # pixels of a view
 _MARKS = {"turn": "^", "forward": "o", "stop": "s"}
+_ORDERS = {
+    "aligned": "front, right / back, left",
+    "released": "135 degrees to the left, 45 to the left / 45 to the right, 135 to the right",
+}
 _TEXT_WIDTH, _TEXT_LINES = 92, 46
 
 
@@ -94,7 +98,7 @@ def draw_episode(env: NavigationEnv, episode: Episode, number: int, path: str | 
         views.text(0.5, 0.5, "no panorama", ha="center", va="center")
     else:
         views.imshow(view_grid(panorama, positions[number].heading, _SIDE, env.view_order))
-        views.set_title(f"position {number + 1}: front, right / back, left", fontsize=9)
+        views.set_title(f"position {number + 1}: {_ORDERS[env.view_order]}", fontsize=9)
     views.axis("off")
     text = figure.add_subplot(grid[1, 1])
     text.axis("off")
@@ -180,6 +184,8 @@ def _with_views(world: World) -> World:
 
 def main(config: Config) -> None:
     """The command."""
+    if config.seed < 0:
+        raise InputError(f"seed={config.seed}: must be at least 0")
     (env,) = make_envs(EnvConfig(ENV_ID, config.env_kwargs), 1)
     policy: Policy = NoisyOraclePolicy(config.error_rate)
     if config.turns is not None:
@@ -187,6 +193,8 @@ def main(config: Config) -> None:
         policy = RecordedPolicy(replies)
     options = None if config.route_idx is None else {"route_idx": config.route_idx}
     (episode,) = rollout([env], policy, [Task(config.seed, (config.seed,), options)])
+    if isinstance(policy, RecordedPolicy):
+        policy.check_all_said()
     if not 1 <= config.position <= len(episode.dialogues):
         raise InputError(
             f"position={config.position}: must be from 1 to {len(episode.dialogues)}, the "

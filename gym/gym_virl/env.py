@@ -95,7 +95,9 @@ class NavigationEnv(DialogueEnv):
     ## Arguments
     - `route_info_path`: `route_infos.json` as released; `panorama_dir` and `gps_to_pano_path`: its
       panoramas (ID.jpg, ID.metadata.json) and the table of their places (.pkl, or .json made of it
-      by `python -m gym_virl.panoramas`). Without a path: the procedural city.
+      by `python -m gym_virl.panoramas`). Without a path: the procedural city. A panorama that is
+      missing or damaged raises an InputError that names it, where it is to be seen; in words the
+      table of places suffices.
     - `city`: a name of `gym_virl.city.STYLES`, a list of them, or "mini_benchmark", all nine; each
       with `num_routes` routes of 2 to `max_legs` (8) legs. `city_seed`: which city of that name.
     - `split`: "train", "heldout" (10 % of the routes, held out for all time) or "all".
@@ -184,8 +186,7 @@ class NavigationEnv(DialogueEnv):
         else:
             if panorama_dir is not None or gps_to_pano_path is not None:
                 raise InputError("panorama_dir, gps_to_pano_path: need route_info_path as well")
-            names = list(STYLES) if city == MINI_BENCHMARK else city
-            names = [names] if isinstance(names, str) else list(names)
+            names = _city_names(city)
             side = None
             if self.relocates:  # in words, to the places of panoramas, whatever their size
                 side = resolution if self.has_image else 1
@@ -195,6 +196,7 @@ class NavigationEnv(DialogueEnv):
         charset = TEXT_CHARSET + "".join(sorted(self.atlas.foreign_characters(TEXT_CHARSET)))
         text = spaces.Text(self.max_text_length, min_length=0, charset=charset)
         self.observation_space = spaces.Dict({**self.observation_space.spaces, "text": text})
+        self.action_space = spaces.Text(self.action_space.max_length, min_length=0, charset=charset)
 
     def _begin(self, options: dict[str, Any]) -> Prompt:
         number = options.pop("route_idx", None)
@@ -286,6 +288,18 @@ class NavigationEnv(DialogueEnv):
             position = replace(position, is_intersection=not position.is_intersection)
         step = self.steps[position.step]
         return reply(observation(position), step, move)
+
+
+def _city_names(city: Any) -> list[str]:
+    names = list(STYLES) if city == MINI_BENCHMARK else [city] if isinstance(city, str) else city
+    if not isinstance(names, list | tuple) or not names:
+        raise InputError(
+            f"city={city!r}: must be {MINI_BENCHMARK} or one of {', '.join(STYLES)}, or a list of "
+            "such names"
+        )
+    for name in names:
+        check_choice("city", name, STYLES)
+    return list(names)
 
 
 def _whole(name: str, value: Any, low: int, high: int | None) -> None:

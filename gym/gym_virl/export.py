@@ -20,7 +20,7 @@ from gym_dialogue.command import run_command
 from gym_dialogue.errors import InputError
 from gym_virl.city import city_of
 from gym_virl.geo import NearestPlace, between, distance
-from gym_virl.panoramas import write_table
+from gym_virl.panoramas import from_north, write_table
 from gym_virl.prompts import instruction_steps
 from gym_virl.rail import lay_rail
 from gym_virl.routes import Route, write_routes
@@ -87,7 +87,7 @@ def main(config: Config) -> None:
         for number in tqdm(wanted, unit="panorama", mininterval=1, disable=not wanted):
             name = panoramas.ids[number]
             (views / f"{name}.jpg").write_bytes(panoramas.encoded(number))
-            about = {"rotation": panoramas.rotations[number]}
+            about = {"rotation": from_north(panoramas.rotations[number])}
             (views / f"{name}.metadata.json").write_text(json.dumps(about) + "\n")
     except OSError as error:
         raise InputError(f"out {out}: cannot be written: {error.strerror}") from error

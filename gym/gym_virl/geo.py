@@ -48,6 +48,11 @@ def is_place(value: object) -> bool:
     )
 
 
+def is_heading(value: object) -> bool:
+    """Whether a value is a number of degrees from -360 to 360."""
+    return type(value) in (int, float) and -360 <= value <= 360
+
+
 def distance(a: Place, b: Place) -> float:
     """Metres between two places on the sphere (haversine formula)."""
     lat_a, lat_b = math.radians(a[0]), math.radians(b[0])

@@ -10,24 +10,26 @@ from __future__ import annotations
 import io
 import json
 import pickle
-from collections.abc import Mapping
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 import PIL.Image
 
+from gym_dialogue.checks import read_json
 from gym_dialogue.command import run_command
 from gym_dialogue.errors import InputError
-from gym_virl.geo import NearestPlace, Place, is_place
+from gym_virl.geo import NearestPlace, Place, is_heading, is_place
 from gym_virl.streetview import Panorama
 
 FORMAT = "gym_virl panoramas 1"
 IMAGE_QUALITY = 90  # of JPEG files that are written
 
-_CACHE_BYTES = 512 * 2**20  # of decoded panoramas that are kept
+_KEPT_BYTES = 512 * 2**20  # of decoded panoramas, of all cities and files together
 _MAX_PIXELS = 16384 * 8192
 _CODES = {"f8", "f4", "i8", "i4", "i2", "u8", "u4", "u2"}
 
@@ -41,10 +43,43 @@ class Panoramas(Protocol):
         """Raises InputError, naming the panorama, if it cannot be had."""
 
 
-def cached(load: Any, width: int, height: int) -> Any:
-    """A loader of panoramas of this size that keeps as many as memory allows."""
-    each = width * height * (3 + 8)  # bytes of its pixels, and of these packed
-    return lru_cache(maxsize=max(4, _CACHE_BYTES // each))(load)
+_Load = Callable[[int], Panorama]
+
+
+class Kept:
+    """The panoramas that were asked for last, of all loaders together, up to `limit` bytes."""
+
+    def __init__(self, limit: int):
+        self.limit, self.nbytes = limit, 0
+        self._panoramas: OrderedDict[tuple[_Load, int], Panorama] = OrderedDict()
+
+    def get(self, load: _Load, number: int) -> Panorama:
+        """The panorama that `load` has under a number; loaded if it is not kept."""
+        key = load, number
+        if key not in self._panoramas:
+            self._panoramas[key] = load(number)
+            self.nbytes += self._panoramas[key].nbytes
+        self._panoramas.move_to_end(key)
+        while self.nbytes > self.limit and len(self._panoramas) > 1:
+            self.nbytes -= self._panoramas.popitem(last=False)[1].nbytes
+        return self._panoramas[key]
+
+
+_KEPT = Kept(_KEPT_BYTES)
+
+
+def kept(load: _Load) -> _Load:
+    """The same loader, which keeps panoramas together with all others that do."""
+    return partial(_KEPT.get, load)
+
+
+def from_north(rotation: float) -> float:
+    """Turns the `rotation` of released metadata into the heading of the middle column, and back.
+
+    There it says how many degrees to the right of the image's left edge north is (as V-IRL cuts
+    its views, arXiv 2402.03310), so the middle faces 180 degrees less that.
+    """
+    return (180 - rotation) % 360
 
 
 class PanoramaFiles:
@@ -57,18 +92,10 @@ class PanoramaFiles:
         places = read_table(table)
         self.ids = list(places.values())
         self.nearest = NearestPlace(list(places))
-        self._kept = None
-
-    def load(self, number: int) -> Panorama:
-        """Raises InputError, naming the file, if it is missing or damaged."""
-        if self._kept is None:
-            first = self._read(number)
-            height, width, _ = first.pixels.shape
-            self._kept = cached(self._read, width, height)
-            return first
-        return self._kept(number)
+        self.load = kept(self._read)
 
     def _read(self, number: int) -> Panorama:
+        """Raises InputError, naming the file, if it is missing or damaged."""
         name = self.ids[number]
         lat, lng = self.nearest.places[number]
         where = f"panorama {name} at ({lat}, {lng})"
@@ -80,23 +107,26 @@ class PanoramaFiles:
         except ValueError as error:
             raise InputError(f"{where}: {path}: {error}") from error
         about = self.directory / f"{name}.metadata.json"
-        try:
-            rotation = float(json.loads(about.read_text(encoding="utf-8"))["rotation"])
-        except OSError as error:
-            raise InputError(f"{where}: {about}: {error.strerror}") from error
-        except (ValueError, TypeError, KeyError) as error:
-            raise InputError(f"{where}: {about}: has no number under the key rotation") from error
-        return Panorama(pixels, rotation)
+        said = read_json(about, f"{where}: {about}")
+        rotation = said.get("rotation") if isinstance(said, dict) else None
+        if not is_heading(rotation):
+            raise InputError(f"{where}: {about}: has no number of degrees under the key rotation")
+        return Panorama(pixels, from_north(rotation))
 
 
 def decode_image(data: bytes) -> np.ndarray:
-    """uint8 (H, W, 3). Raises OSError for bytes that are no image, or not all of one, and
-    ValueError for one that is too large.
+    """uint8 (H, W, 3) of a JPEG file. Raises OSError for one that is damaged, or not all there, and
+    ValueError for bytes that are none, and one that is too large.
     """
-    with PIL.Image.open(io.BytesIO(data)) as image:
-        if image.width * image.height > _MAX_PIXELS:
-            raise ValueError(f"{image.width} x {image.height} pixels: too large for a panorama")
-        return np.asarray(image.convert("RGB"))
+    try:
+        with PIL.Image.open(io.BytesIO(data), formats=["JPEG"]) as image:
+            if image.width * image.height > _MAX_PIXELS:
+                raise ValueError(f"{image.width} x {image.height} pixels: too large for a panorama")
+            return np.asarray(image.convert("RGB"))
+    except PIL.UnidentifiedImageError as error:
+        raise ValueError("is no JPEG image") from error
+    except PIL.Image.DecompressionBombError as error:
+        raise ValueError("too large for a panorama") from error
 
 
 def encode_image(pixels: np.ndarray) -> bytes:
@@ -128,6 +158,7 @@ def read_table(path: str | Path) -> dict[Place, str]:
         ValueError,
         TypeError,
         EOFError,
+        OverflowError,
         IndexError,
         KeyError,
         AttributeError,

@@ -16,13 +16,13 @@ from typing import Any
 from gym_dialogue.checks import read_json
 from gym_dialogue.errors import InputError
 from gym_dialogue.split import is_held_out
-from gym_virl.geo import SIDES, Place, compass, distance, heading, is_place
+from gym_virl.geo import SIDES, Place, compass, distance, heading, is_heading, is_place
 
 NO_LANDMARK = "No landmark nearby"
 _SPLIT_SALT = "V-IRL-heldout-1"  # never change it: the split is fixed for all time
 
 _LINE = re.compile(r'\s*"(\w+)"\s*:\s*"(.*)"\s*,?\s*')
-_DEGREES = re.compile(r"\s*(-?\d+(?:\.\d+)?)\b.*")
+_DEGREES = re.compile(r"\s*(-?\d{1,3}(?:\.\d+)?)\b.*")
 _SIGHT = re.compile(rf"(?P<name>.+) is on your (?P<side>{'|'.join(sorted(SIDES, key=len)[::-1])})")
 _DESTINATION = "The destination "
 
@@ -127,8 +127,8 @@ def _read_route(data: Any, name: str, where: str) -> Route:
         _check_place(place, f"{where}, geocode_list")
     way = [_place_of(start, f"{where}, start_place"), *(tuple(place) for place in places)]
     init_heading = data.get("init_heading") or 0
-    if not isinstance(init_heading, int | float) or isinstance(init_heading, bool):
-        raise InputError(f"{where}, init_heading: must be a number of degrees")
+    if not is_heading(init_heading):
+        raise InputError(f"{where}, init_heading: must be a number of degrees, from -360 to 360")
     milestones = []
     for number, (block, before, here) in enumerate(zip(blocks, way, way[1:], strict=False)):
         at = f"{where}, milestone {number + 1}"

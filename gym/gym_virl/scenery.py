@@ -16,7 +16,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from gym_virl.city import City, Landmark, city_of
 from gym_virl.geo import NearestPlace
-from gym_virl.panoramas import cached, decode_image, encode_image
+from gym_virl.panoramas import decode_image, encode_image, kept
 from gym_virl.streetview import Panorama
 
 Color = tuple[int, int, int]
@@ -56,7 +56,10 @@ class Scenery:
         self.city = city
         self.places: list[Landmark] = []
         self.walls = self._build()
-        self.fronts = np.stack([front_of(place.name, place.kind) for place in self.places])
+        kinds = {place.name: place.kind for place in self.places}
+        self.fronts = np.stack([front_of(name, kind) for name, kind in kinds.items()])
+        numbers = {name: number for number, name in enumerate(kinds)}
+        self.front_numbers = np.array([numbers[place.name] for place in self.places])
         self.ground, self._ground_origin = self._lay_ground()
 
     def panorama(self, at: np.ndarray, rotation: float, width: int) -> np.ndarray:
@@ -158,7 +161,7 @@ class Scenery:
         y = ((1 - z[where] / front_h) * rows).astype(np.int32).clip(0, rows - 1)
         x = (from_start[where] / front_w * columns).astype(np.int32).clip(0, columns - 1)
         colors *= walls.light[wall][:, None]
-        colors[where] = self.fronts[place[where], y, x]
+        colors[where] = self.fronts[self.front_numbers[place[where]], y, x]
         return colors
 
     def _build(self) -> _Walls:
@@ -270,7 +273,7 @@ class CityPanoramas:
         rng = np.random.default_rng([_CAR_STREAM, city.seed, *map(ord, city.name)])
         self.rotations = rng.integers(0, 360, len(self.xy)).astype(float)
         self.ids = [f"{city.name}_{city.seed}_{number:05d}" for number in range(len(self.xy))]
-        self.load = cached(self._draw, width, width // 2)
+        self.load = kept(self._draw)
 
     def encoded(self, number: int) -> bytes:
         """A panorama as a JPEG file. `load` decodes it, so what is read from files is equal."""
@@ -287,7 +290,7 @@ def city_panoramas(name: str, seed: int, width: int) -> CityPanoramas:
     return CityPanoramas(city_of(name, seed), width)
 
 
-@lru_cache(maxsize=4)
+@lru_cache(maxsize=16)
 def _scenery_of(name: str, seed: int) -> Scenery:
     return Scenery(city_of(name, seed))
 

@@ -32,6 +32,12 @@ class Panorama:
     pixels: np.ndarray
     rotation: float
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of memory that it takes once views are cut from it."""
+        rows, columns, _ = self.pixels.shape
+        return self.pixels.nbytes + 8 * (rows + 2) * (columns + 1)
+
     @cached_property
     def packed(self) -> np.ndarray:
         """((H + 2) * (W + 1),) uint64: a pixel in each, channels 16 bits apart; the first column

@@ -57,8 +57,10 @@ def verify(reply: str, position: Position, absolute: bool, sees: bool = False) -
     """Verify one reply at a position. Accepts any string and never raises.
 
     The action decides; for a wrong one it is told apart whether the observation already disagrees
-    about being at an intersection. With `sees` (the landmark is in an image only) `recognized` is
-    whether the observation names it, at positions that have one. `info` has what was read.
+    about being at an intersection. What the reply says of the instruction is read, and not judged:
+    the outcome that the released code defines for it and never gives (INCORRECT_INSTRUCTION) is
+    left out. With `sees` (the landmark is in an image only) `recognized` is whether the observation
+    names it, at positions that have one. `info` has what was read.
     """
     fields = read_fields(reply, _FIELDS)
     observed, instructed, move = (fields[key] for key in REPLY_KEYS)

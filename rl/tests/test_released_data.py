@@ -44,6 +44,7 @@ def test_the_suites_on_released_data_walk_what_they_say(task, released_form, mon
                 names = RELATIVE if suite.name == "rule_ood" else COMPASS
                 assert any(f"({name})" in reply["action"] for name in names)
         assert (suite.env.kwargs["route_info_path"] is None) == (suite.name == "mini")
+        assert len(env.unwrapped.atlas) == (18 if suite.name == "mini" else 12)
 
 
 @pytest.mark.parametrize("learner", ["rl", "sft"])

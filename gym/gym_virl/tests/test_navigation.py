@@ -2,8 +2,6 @@
 
 import json
 import pickle
-import subprocess
-import sys
 import tracemalloc
 
 import gymnasium
@@ -19,9 +17,10 @@ from gym_virl.draw import main as draw
 from gym_virl.export import Config as ExportConfig
 from gym_virl.export import main as export
 from gym_virl.panoramas import Config as TableConfig
+from gym_virl.panoramas import PanoramaFiles, encode_image, read_table, write_table
 from gym_virl.panoramas import main as convert
-from gym_virl.panoramas import read_table, write_table
 from gym_virl.rail import Position
+from gym_virl.streetview import perspective
 from gym_virl.verifier import read_action, says_intersection, verify
 
 VIEWS = {"language_only": False, "resolution": 24}
@@ -176,6 +175,12 @@ def test_outcomes(position, absolute, reply, outcome, reward):
     assert verdict.is_right is (outcome == "CORRECT_ACTION")
 
 
+def test_what_a_reply_says_of_the_instruction_is_not_judged():
+    for said in ("stand on your head", None):
+        reply = {"current observation": NOT_AT, "current instruction": said, "action": "forward()"}
+        assert verify(json.dumps(reply), AHEAD, True).outcomes == ("CORRECT_ACTION",)
+
+
 def test_feedback_tells_the_outcomes_apart():
     replies = [
         (CROSSING, {"current observation": NOT_AT, "action": "stop()"}),
@@ -239,6 +244,28 @@ def test_images_show_the_views_and_the_text_keeps_the_landmark_to_itself():
         assert position.sight is None or position.sight in obs["text"]
 
 
+def test_the_released_order_of_views_is_an_option():
+    env = make(**VIEWS, view_order="released").unwrapped
+    obs, _ = env.reset(seed=2)
+    assert "at 135 degrees to the left, 45 to the left / 45 to the right" in obs["text"]
+    position = env.position
+    panorama = env.world.panorama_at(position.place)
+    views = [perspective(panorama, position.heading + turn, 0, 90, 24, 24) for turn in (-135, 135)]
+    np.testing.assert_array_equal(obs["image"][:24, :24], views[0])
+    np.testing.assert_array_equal(obs["image"][-24:, -24:], views[1])
+    aligned, _ = make(**VIEWS).reset(seed=2)
+    assert "front, right / back, left" in aligned["text"]
+    assert not np.array_equal(aligned["image"], obs["image"])
+
+
+def test_the_mini_benchmark_is_two_routes_in_each_of_nine_cities():
+    env = make(city="mini_benchmark", num_routes=2)
+    found = [env.reset(options={"route_idx": n})[1]["puzzle"].rpartition("-")[0] for n in range(18)]
+    assert found == [name for name in STYLES for _ in range(2)]
+    with pytest.raises(InputError, match="route_idx=18: must be from 0 to 17"):
+        env.reset(options={"route_idx": 18})
+
+
 def test_splits_share_no_route():
     env = {split: make(split=split, num_routes=200) for split in ("train", "heldout")}
     found = {
@@ -292,6 +319,22 @@ def test_a_written_city_is_played_as_the_same_episodes(written, kwargs):
             np.testing.assert_array_equal(a.messages[0].image, b.messages[0].image)
 
 
+@pytest.mark.parametrize("rotation", [0, 90, 213.5])
+def test_released_metadata_says_where_north_is_from_the_left_edge(tmp_path, rotation):
+    """As V-IRL cuts its views: `rotation` degrees to the right of the left edge is north."""
+    column = round(rotation * 2)
+    pixels = np.zeros((360, 720, 3), np.uint8)
+    pixels[:, np.arange(column - 20, column + 20) % 720] = 255
+    (tmp_path / "p.jpg").write_bytes(encode_image(pixels))
+    (tmp_path / "p.metadata.json").write_text(json.dumps({"rotation": rotation}))
+    write_table(tmp_path / "t.pkl", {(40.0, -74.0): "p"})
+    panorama = PanoramaFiles(tmp_path, tmp_path / "t.pkl").load(0)
+    for turn, is_north in ((0, True), (90, False), (180, False), (270, False)):
+        view = perspective(panorama, turn, 0, 90, 41, 41)
+        assert bool(view[20, 20, 0] > 200) is is_north
+        assert bool(view.max() > 200) is is_north
+
+
 def test_the_table_is_converted_to_a_safe_form(written, tmp_path, capsys):
     out = tmp_path / "table.json"
     convert(TableConfig(str(written / "gps_pano_mapping.pkl"), str(out)))
@@ -319,6 +362,7 @@ class _Evil:
         (pickle.dumps({(0.0, 0.0): _Evil()}), r"builtins\.print; only plain data"),
         (pickle.dumps({(0.0, 0.0): np.zeros(3)}), "only plain data"),
         (pickle.dumps({(0.0, 0.0): "x"})[:-9], "is damaged"),
+        (b"\x80\x04\x95" + b"\xff" * 8, "is damaged"),  # a frame of 2**64 - 1 bytes
         (b"", "is damaged"),
         (pickle.dumps(["x"]), "must be a table"),
         (pickle.dumps({(95.0, 0.0): "x"}), "out of range"),
@@ -335,19 +379,31 @@ def test_bad_tables_are_refused(tmp_path, capsys, content, said):
     assert not capsys.readouterr().out  # nothing was run
 
 
-@pytest.mark.parametrize("damage", ["missing", "cut", "no image", "no metadata", "bad metadata"])
+METADATA = {
+    "no metadata": None,
+    "cut metadata": b'{"rotation": ',
+    "no rotation": b"{}",
+    "rotation is nan": b'{"rotation": NaN}',
+    "rotation is text": b'{"rotation": "12"}',
+}
+
+
+@pytest.mark.parametrize("damage", ["missing", "cut", "no image", "huge", *METADATA])
 def test_a_bad_panorama_is_named_and_text_goes_on(written, tmp_path, damage):
     views = tmp_path / "views"
     views.mkdir()
     for file in (written / "street_views").iterdir():
         content = file.read_bytes()
         if file.suffix == ".jpg":
-            content = {"cut": content[:300], "no image": b"x"}.get(damage, content)
+            size = content.index(b"\xff\xc0") + 5  # of height and width, in the frame header
+            huge = content[:size] + b"\xff" * 4 + content[size + 4 :]
+            bad = {"cut": content[:300], "no image": b"x", "huge": huge}
+            content = bad.get(damage, content)
             if damage == "missing":
                 continue
         else:
-            content = b"{}" if damage == "bad metadata" else content
-            if damage == "no metadata":
+            content = METADATA.get(damage, content)
+            if content is None:
                 continue
         (views / file.name).write_bytes(content)
     arguments = files(written, panorama_dir=str(views))
@@ -369,7 +425,10 @@ def test_a_milestone_without_panorama_is_named(written, tmp_path):
 @pytest.mark.parametrize(
     ("kwargs", "said"),
     [
-        ({"city": "atlantis"}, "city 'atlantis': must be one of new_york"),
+        ({"city": "atlantis"}, "city='atlantis': must be one of new_york"),
+        ({"city": []}, "city=[]: must be mini_benchmark or one of new_york"),
+        ({"city": None}, "city=None: must be mini_benchmark or one of new_york"),
+        ({"city": ["london", ["milan"]]}, "city=['milan']: must be one of new_york"),
         ({"drop_rate": 1.5}, "drop_rate=1.5: must be from 0 to 1"),
         ({"straight_line_length": -1}, "straight_line_length=-1"),
         ({"language_only": False, "resolution": 5}, "resolution=5"),
@@ -428,16 +487,8 @@ def test_an_episode_is_drawn(tmp_path, capsys):
         draw(DrawConfig(4, position=99, out=str(out)))
     with pytest.raises(InputError, match="no episode with env_seed 5"):
         draw(DrawConfig(5, turns=str(turns), out=str(out)))
-
-
-def test_commands_say_bad_input_in_one_line(tmp_path):
-    done = subprocess.run(
-        [sys.executable, "-m", "gym_virl.panoramas", f"--table={tmp_path / 'no.pkl'}"],
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
-    assert done.returncode == 2
-    assert done.stderr.count("\n") == 1
-    assert "cannot be read" in done.stderr
-    assert done.stdout == ""
+    for env_kwargs in ({"on_failure": "end"}, {"on_failure": "go_on", "verify_iter": 9}):
+        with pytest.raises(InputError, match="the replies are of another episode"):
+            draw(DrawConfig(4, turns=str(turns), env_kwargs=env_kwargs, out=str(out)))
+    with pytest.raises(InputError, match="seed=-1: must be at least 0"):
+        draw(DrawConfig(-1, out=str(out)))

@@ -7,6 +7,7 @@ import pytest
 
 from gym_dialogue import InputError
 from gym_virl.city import City
+from gym_virl.env import NavigationEnv
 from gym_virl.geo import between, distance
 from gym_virl.prompts import instruction_steps
 from gym_virl.rail import lay_rail
@@ -88,6 +89,26 @@ def test_each_turn_is_named_both_ways_and_north_is_crossed_rightly(tmp_path):
     ]
 
 
+def test_the_move_across_north_is_slightly_right(tmp_path):
+    env = NavigationEnv(str(saved(tmp_path, [released()])), absolute_action=False, drop_rate=1.0)
+    _, info = env.reset(seed=0)
+    assert info["gt_action"] == "turn_direction(right)"  # from 200 degrees to about 351
+    _, _, _, _, info = env.step(env.oracle_reply())
+    assert (info["heading"], info["gt_action"]) == (350, "turn_direction(slightly right)")
+    assert env.step('{"action": "turn_direction(slightly right)"}')[4]["is_right"]
+
+
+def test_names_in_any_alphabet_are_in_the_spaces(tmp_path):
+    named = released(milestone_info=BLOCKS.replace('Joe "the Pen" Diner', "Café Übermut"))
+    env = NavigationEnv(str(saved(tmp_path, [named])), drop_rate=1.0)
+    env.reset(seed=0)
+    obs, *_ = env.step(env.oracle_reply())
+    assert "Now: Café Übermut is on your left front" in obs["text"]
+    assert obs in env.observation_space
+    assert "Café Übermut" in env.oracle_reply()
+    assert env.oracle_reply() in env.action_space
+
+
 def test_blocks_are_read_line_by_line():
     blocks = read_blocks(BLOCKS)
     assert [block["intersection_idx"] for block in blocks] == ["1", "2", "3"]
@@ -110,7 +131,13 @@ def test_blocks_are_read_line_by_line():
             [released(milestone_info=BLOCKS.replace('"350"', '"ahead"'))],
             "milestone 1, human_heading",
         ),
+        (
+            [released(milestone_info=BLOCKS.replace('"102 (east)"', f'"{"9" * 400}"'))],
+            "milestone 2, to_next_intersection_heading",
+        ),
         ([released(init_heading="north")], "init_heading: must be a number"),
+        ([released(init_heading=float("nan"))], "init_heading: must be a number"),
+        ([released(init_heading=True)], "init_heading: must be a number"),
         ([], "holds no route"),
     ],
 )

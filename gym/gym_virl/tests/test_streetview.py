@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from scipy.ndimage import map_coordinates
 
+from gym_virl.panoramas import Kept
 from gym_virl.streetview import LINE, Panorama, perspective, view_grid
 
 
@@ -70,3 +71,32 @@ def test_the_released_order_looks_between_the_sides():
     grid = view_grid(quarters(), 45.0, 40, "released")  # at -90, 0, 90 and 180 degrees
     middles = [grid[y, x].tolist() for y in (20, 65) for x in (20, 65)]
     assert middles == [WHITE, RED, GREEN, BLUE]
+
+
+def test_panoramas_of_all_loaders_are_kept_within_one_bound():
+    loaded = []
+
+    def one(number):
+        loaded.append(("one", number))
+        return Panorama(np.full((8, 16, 3), number, np.uint8), 0.0)
+
+    def other(number):
+        loaded.append(("other", number))
+        return one(number)
+
+    each = one(0).nbytes
+    assert each == one(0).pixels.nbytes + one(0).packed.nbytes
+    kept = Kept(3 * each)
+    for number in (0, 1):
+        kept.get(one, number)
+    assert kept.get(other, 0) is not kept.get(one, 0)
+    loaded.clear()
+    assert kept.get(one, 0).pixels[0, 0, 0] == 0
+    assert not loaded
+    kept.get(other, 1)  # in the place of the one that was asked for longest ago
+    assert kept.nbytes == 3 * each
+    loaded.clear()
+    kept.get(one, 0)
+    assert not loaded
+    kept.get(one, 1)
+    assert loaded == [("one", 1)]

@@ -184,7 +184,7 @@ def _name(config: Config, *made_by: int) -> str:
 
 def _recipe(config: Config) -> dict[str, Any]:
     """All that decides what is made: every setting, and what is in the files that they name."""
-    places = ("cache", "shipped", "ship", "run_dir")
+    places = ("cache", "shipped", "ship", "run_dir", "resume")
     recipe = {k: v for k, v in asdict(config).items() if k not in places}
     for name in ("data_file", "prompt_file"):
         if recipe[name] is not None:
@@ -201,7 +201,6 @@ def _recipe(config: Config) -> dict[str, Any]:
         "microbatch_size",
         "learns_prompts",
         "initializer_range",
-        "resume",
         "loss",
     )
     usual = asdict(Config())

@@ -199,7 +199,7 @@ class _RunFiles(TrainerCallback):
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if state.is_world_process_zero and not self.leaves:
-            shutil.rmtree(state_dir(self.run_dir), ignore_errors=True)
+            remove_checkpoint(state_dir(self.run_dir))
 
     def _append(self, state: Any, logs: dict[str, Any]) -> None:
         if state.is_world_process_zero:

@@ -95,7 +95,7 @@ def drop_checkpoints_after(run_dir: str | Path, update: int) -> None:
 
 
 def remove_checkpoint(checkpoint: Path) -> None:
-    """Remove a checkpoint; one that is removed in part does not look like one."""
+    """Remove a checkpoint, or other state; what is removed in part does not go by its name."""
     partial = checkpoint.with_name(f"{checkpoint.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     os.replace(checkpoint, partial)

@@ -217,8 +217,8 @@ class NavigationEnv(DialogueEnv):
         self.steps = instruction_steps(self.rail.stretches)
         text = "\n".join(self.steps)
         if len(self.wordings) > 1:  # of a child, so that no rail depends on the wording
-            number = self.np_random.spawn(1)[0].integers(len(self.wordings))
-            self.wording = self.wordings[number]
+            drawn = self.np_random.spawn(1)[0].integers(len(self.wordings))
+            self.wording = self.wordings[drawn]
         self._so_far = [opening(text, self.absolute_action, self.wording)]
         self._shared = {
             "puzzle": self.route.name,

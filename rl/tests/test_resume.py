@@ -18,7 +18,7 @@ from gym_dialogue.command import parse_config
 from gym_policy.load import run_checkpoints
 from rl.checkpoint import SUMS_FILE, drop_after, newest_whole, prune
 from rl.config import Config
-from rl.resume import cut_logs, resume_from
+from rl.resume import resume_from
 from rl.train import train
 
 ROOT = Path(__file__).parents[2]
@@ -233,13 +233,6 @@ def test_run_directories_that_cannot_be_read_are_named(tmp_path):
     file.write_text("")
     with pytest.raises(InputError, match="cannot be read"):
         resume_from(Config(model="x", run_dir=str(file)))
-
-
-def test_logs_are_cut_where_the_checkpoint_was(tmp_path):
-    lines = [json.dumps({"update": u}) + "\n" for u in (1, 2, 2, 3)]
-    (tmp_path / "metrics.jsonl").write_text("".join(lines) + '{"update": 4, "ki')
-    cut_logs(tmp_path, 2)
-    assert (tmp_path / "metrics.jsonl").read_text() == "".join(lines[:3])
 
 
 def test_a_finished_run_prints_its_table_again(uninterrupted, capsys):

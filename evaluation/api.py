@@ -75,9 +75,7 @@ def main(config: ApiConfig) -> None:
     """
     task = load_task(config.task)
     check_eval_config(config.eval)
-    endpoint = Endpoint(
-        config.base_url, config.model, config.key_env, config.timeout, config.tries
-    )
+    endpoint = Endpoint(config.base_url, config.model, config.key_env, config.timeout, config.tries)
     if not config.model:
         listed = ", ".join(endpoint.models())
         known = f"; {config.base_url} lists {listed}" if listed else ""

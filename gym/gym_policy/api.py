@@ -61,15 +61,17 @@ class ApiPolicy(Policy):
             raise InputError(f"concurrency={concurrency}: must be from 1 to {MAX_CONCURRENCY}")
         own = sorted(set(extra_body or {}) & set(_OWN_FIELDS))
         if own:
-            raise InputError(f"extra_body: {', '.join(own)}: is set by an option of its own, or not")
+            raise InputError(
+                f"extra_body: {', '.join(own)}: is set by an option of its own, or not"
+            )
         self.endpoint, self.journal, self.concurrency = endpoint, journal, concurrency
         self.temperature, self.max_new_tokens = temperature, max_new_tokens
         self.max_tokens_field, self.leave_out = max_tokens_field, frozenset(leave_out)
         self.extra_body, self.empty_reply = dict(extra_body or {}), empty_reply
 
     def act(self, dialogues: Sequence[Dialogue]) -> list[Reply]:
-        """One reply to each dialogue, in order. Where one fails, no other is asked for any more, but
-        those under way are waited for and kept.
+        """One reply to each dialogue, in order. Where one fails, no more are asked for, but those
+        under way are waited for and kept.
         """
         with ThreadPoolExecutor(self.concurrency) as pool:
             futures = [pool.submit(self._reply, dialogue) for dialogue in dialogues]

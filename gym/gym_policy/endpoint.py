@@ -92,7 +92,7 @@ class Usage:
     def __str__(self) -> str:
         cut = self.finish_reasons["length"]
         return (
-            f"{self.requests:,} requests ({self.retries:,} of them retries) brought {self.arrived}; "
+            f"{self.requests:,} requests ({self.retries:,} retries) brought {self.arrived}; "
             f"from the journal: {self.from_journal}; {cut:,} replies were cut at the token limit"
         )
 

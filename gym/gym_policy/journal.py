@@ -37,7 +37,9 @@ class Journal:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             self._file.close()
-            raise InputError(f"{path}: another process is writing it; wait for it, or stop it")
+            raise InputError(
+                f"{path}: another process is writing it; wait for it, or stop it"
+            ) from None
         try:
             self._read(path)
         except InputError:
@@ -71,7 +73,8 @@ class Journal:
                 break
             try:
                 record = json.loads(line)
-                self._answers[record.pop("key")] = Answer(**record)
+                key = record.pop("key")
+                self._answers[key] = Answer(**record)
             except (ValueError, KeyError, TypeError, AttributeError):
                 raise InputError(
                     f"{path}, line {number}: is no reply that was kept here; remove the line"

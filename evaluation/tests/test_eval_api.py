@@ -81,7 +81,7 @@ def _journal(run_dir):
     return file.read_text().count("\n") if file.exists() else 0
 
 
-def _wait(until, seconds=120):
+def _wait(until, seconds=300):
     end = time.monotonic() + seconds
     while not until():
         assert time.monotonic() < end
@@ -165,7 +165,7 @@ def test_replies_that_were_cut_are_counted(run, tmp_path):
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
-        (["--model="], "model: must name one; "),
+        (["--model="], "lists some-model, another"),
         (["--base_url=host"], "base_url='host': must be the root of an OpenAI-compatible API"),
         (["--concurrency=0"], "concurrency=0: must be from 1 to 1000"),
         (["--concurrency=many"], "concurrency"),
@@ -181,10 +181,8 @@ def test_replies_that_were_cut_are_counted(run, tmp_path):
 )
 def test_bad_settings_are_one_line_and_cost_nothing(flags, words, run):
     with running_stub() as stub:
-        line = _refused(run(stub.url, *flags))
-        assert words in line
+        assert words in _refused(run(stub.url, *flags))
         assert not stub.requests
-        assert "lists" not in line or "lists some-model, another" in line
 
 
 def test_the_directory_of_another_run_is_left_alone(run, tmp_path):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 from collections.abc import Sequence
-from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_EXCEPTION, CancelledError, ThreadPoolExecutor, wait
 from typing import Any, Literal
 
 import numpy as np
@@ -76,8 +76,10 @@ class ApiPolicy(Policy):
         with ThreadPoolExecutor(self.concurrency) as pool:
             futures = [pool.submit(self._reply, dialogue) for dialogue in dialogues]
             try:
-                for future in wait(futures, return_when=FIRST_EXCEPTION).done:
-                    future.result()
+                done = wait(futures, return_when=FIRST_EXCEPTION).done
+                failed = [e for e in (future.exception() for future in done) if e is not None]
+                if failed:  # what failed, rather than what was given up because of it
+                    raise min(failed, key=lambda e: isinstance(e, CancelledError))
             except BaseException:
                 self.endpoint.stop()
                 pool.shutdown(wait=False, cancel_futures=True)

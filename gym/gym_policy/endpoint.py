@@ -13,6 +13,7 @@ import sys
 import threading
 import time
 from collections import Counter
+from concurrent.futures import CancelledError
 from dataclasses import asdict, dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
@@ -135,13 +136,25 @@ class Endpoint:
         self._said_at = -60.0
 
     def stop(self) -> None:
-        """Let no request be tried again."""
+        """Let nothing more be asked for; requests under way end with the try that they are at."""
         self._stopped.set()
 
     def ask(self, messages: list[dict[str, Any]], settings: dict[str, Any]) -> Answer:
         """The model's reply to messages in the API's form, under further fields of the request.
-        What the endpoint filters is an empty reply. Raises InputError.
+        What the endpoint filters is an empty reply.
+
+        Raises InputError for a failure, which stops the endpoint, and CancelledError once it has
+        been stopped.
         """
+        if self._stopped.is_set():
+            raise CancelledError
+        try:
+            return self._ask(messages, settings)
+        except InputError:
+            self.stop()
+            raise
+
+    def _ask(self, messages: list[dict[str, Any]], settings: dict[str, Any]) -> Answer:
         for attempt in range(self.tries):
             with self.lock:
                 self.usage.requests += 1

@@ -179,9 +179,10 @@ class Endpoint:
                 return self._read(response.text)
             if attempt + 1 == self.tries or not self._wait(attempt, wait, failure):
                 break
+        tries = "1 try" if attempt == 0 else f"{attempt + 1} tries"
         raise InputError(
-            f"{failure}, after {attempt + 1} tries; the replies so far are kept, and running again "
-            "goes on from there"
+            f"{failure}, after {tries}; the replies so far are kept, and running again goes on "
+            "from there"
         )
 
     def models(self) -> list[str]:
@@ -212,13 +213,12 @@ class Endpoint:
         try:
             return read_answer(body)
         except ValueError as error:
-            raise InputError(
-                f"{self.base_url} answered {self._scrub(str(error))}: base_url {_WANTED_URL}"
-            ) from None
+            said = self._scrub(str(error))
+            raise InputError(f"{self.base_url} answered {said}: base_url {_WANTED_URL}") from None
 
     def _status(self, error: APIStatusError) -> str:
-        said = _said(error.response.text)
-        return self._scrub(f"{self.base_url} answered {error.status_code}{said and f' ({said})'}")
+        said = _said(self._scrub(error.response.text))
+        return f"{self.base_url} answered {error.status_code}{said and f' ({said})'}"
 
     def _connection(self, error: APIConnectionError) -> str:
         if isinstance(error, APITimeoutError):
@@ -312,6 +312,11 @@ def _cut(text: str) -> str:
 
 
 def _check_url(base_url: str) -> None:
+    if "@" in base_url or "?" in base_url:
+        raise InputError(
+            "base_url: holds a password or a query, which is no place for a key: give the key in "
+            "the environment, and other settings with --extra_body"
+        )
     try:
         parts = urlsplit(base_url)
         is_url = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
@@ -319,8 +324,6 @@ def _check_url(base_url: str) -> None:
         is_url = False
     if not is_url or any(c.isspace() for c in base_url):
         raise InputError(f"base_url={base_url!r}: {_WANTED_URL}")
-    if "@" in parts.netloc:
-        raise InputError("base_url: holds a password; give a key in the environment instead")
 
 
 def _read_key(key_env: str) -> str:

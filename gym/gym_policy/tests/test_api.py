@@ -205,7 +205,7 @@ def test_waiting_grows_to_a_bound_and_is_said(stub, make, monkeypatch, capsys):
         ((500, error("oh")), 3, "answered 500 (oh), after 3 tries; the replies so far are kept"),
         (HANG, 3, "no answer within 0.3 s, after 3 tries"),
         ((429, error("x", code="insufficient_quota")), 1, "answered 429 (x)"),
-        ((429, error("x"), {"Retry-After": "86400"}), 1, "answered 429 (x), after 1 tries"),
+        ((429, error("x"), {"Retry-After": "86400"}), 1, "answered 429 (x), after 1 try;"),
     ],
 )
 def test_tries_are_bounded(day, requests, words, stub, make):
@@ -307,9 +307,10 @@ def test_an_address_that_is_none(url):
 
 
 def test_secrets_that_stand_where_they_should_not(monkeypatch):
-    with pytest.raises(InputError, match="holds a password") as caught:
-        Endpoint(f"http://me:{KEY}@host/v1", "m")
-    assert KEY not in str(caught.value)
+    for url in (f"http://me:{KEY}@host/v1", f"//{KEY}@", f"http://host/v1?key={KEY}"):
+        with pytest.raises(InputError, match="no place for a key") as caught:
+            Endpoint(url, "m")
+        assert KEY not in str(caught.value)
     with pytest.raises(InputError, match="name of an environment variable") as caught:
         Endpoint("http://host/v1", "m", key_env=KEY)
     assert KEY not in str(caught.value)

@@ -7,13 +7,13 @@ import json
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
-
 from evaluation import report
+from evaluation.across import read_settings
+from evaluation.html import leave_report
 from evaluation.play import EvalConfig, check_eval_config, model_policies, play_suites
 from evaluation.suites import load_task
 from gym_dialogue import InputError, shows_images
@@ -56,7 +56,8 @@ class CommandConfig:
 def main(config: CommandConfig) -> None:
     """The command: evaluates every checkpoint, prints the table, leaves the files."""
     given = config.checkpoints or [_newest_run()]
-    task = load_task(config.task or _run_setting(given[0], "task") or "gp_l")
+    name = config.task or _run_setting(given[0], "task") or "gp_l"
+    task = load_task(name)
     check_eval_config(config.eval)
     checkpoints = [c for path in given for c in saved_checkpoints(path)]
     renderers = {path: load_renderer(path) for path in checkpoints}
@@ -70,7 +71,7 @@ def main(config: CommandConfig) -> None:
     stamp = time.strftime("%Y%m%d-%H%M%S")
     run_dir = Path(config.run_dir or f"runs/eval-{task.task}-{stamp}")
     if state.is_main_process:
-        start_run(run_dir, config)
+        start_run(run_dir, replace(config, checkpoints=given, task=name))
     results = {}
     for label, path in _labels(checkpoints).items():
         model = load_model(path, config.dtype).to(device)
@@ -83,6 +84,7 @@ def main(config: CommandConfig) -> None:
     if state.is_main_process:
         report.write(run_dir, results, task.suites, config.eval.verify_iter)
         print(f"\nResults are in {run_dir}")
+        leave_report(run_dir)
     state.destroy_process_group()
 
 
@@ -109,14 +111,9 @@ def _newest_run() -> str:
 def _run_setting(path: str, key: str) -> Any:
     """A top-level key of the configuration of the run that a path lies in, or None."""
     for directory in (Path(path), *Path(path).parents[:2]):
-        file = directory / "config.yaml"
-        if file.is_file():
-            try:
-                settings = yaml.safe_load(file.read_text())
-            except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-                reason = " ".join(str(error).split())
-                raise InputError(f"{file}: cannot be read: {reason}") from error
-            return settings.get(key) if isinstance(settings, dict) else None
+        settings = read_settings(directory)
+        if settings:
+            return settings.get(key)
     return None
 
 

@@ -6,6 +6,7 @@ place on the route, in navigation, where it has many.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -106,6 +107,14 @@ def says_what_it_sees(records: Sequence[dict[str, Any]]) -> bool:
     return any(turn.get("recognized") is not None for r in records for turn in r["turns"])
 
 
+@functools.lru_cache(maxsize=16)
+def _draws(seed: int, puzzles: int) -> np.ndarray:
+    """How often each puzzle is drawn in each resample (NUM_RESAMPLES, puzzles)."""
+    rng = np.random.default_rng([seed, puzzles])
+    counts = rng.multinomial(puzzles, np.full(puzzles, 1 / puzzles), NUM_RESAMPLES)
+    return counts.astype(float)
+
+
 class Resampled:
     """Bootstrap over puzzles for one list of records: all episodes on a puzzle are drawn together,
     for they are not independent. The same `seed` and puzzles give the same draws, which is what
@@ -117,10 +126,7 @@ class Resampled:
         sums = np.zeros((2, len(puzzles)))
         for record in records:
             sums[:, puzzles[record["puzzle"]]] += _counts(record, metric)
-        rng = np.random.default_rng([seed, len(puzzles)])
-        draws = rng.multinomial(
-            len(puzzles), np.full(len(puzzles), 1 / len(puzzles)), NUM_RESAMPLES
-        )
+        draws = _draws(seed, len(puzzles))
         with np.errstate(invalid="ignore"):  # nan where there is nothing of the kind to measure
             self.value = sums[0].sum() / sums[1].sum()
             self.samples = (draws @ sums[0]) / (draws @ sums[1])

@@ -61,6 +61,12 @@ def _env_seed(seed: int, suite_number: int, index: int) -> int:
     return int(sequence.generate_state(1)[0])
 
 
+def suite_env(suite: SuiteConfig, verify_iter: int, prompt_file: str | None) -> EnvConfig:
+    """The environment of a suite, as an evaluation makes it."""
+    env = with_prompt_file(suite.env, prompt_file)
+    return EnvConfig(env.id, {"verify_iter": verify_iter} | env.kwargs)
+
+
 def play_suites(
     policies: dict[str, Policy],
     suites: Sequence[SuiteConfig],
@@ -95,10 +101,8 @@ def play_suites(
     with progress:
         for number, decoding, start in mine:
             if number not in envs:
-                env = with_prompt_file(suites[number].env, prompt_file)
-                kwargs = {"verify_iter": config.verify_iter} | env.kwargs
-                count = min(config.batch_size, config.episodes)
-                envs = {number: make_envs(EnvConfig(env.id, kwargs), count)}
+                env = suite_env(suites[number], config.verify_iter, prompt_file)
+                envs = {number: make_envs(env, min(config.batch_size, config.episodes))}
             tasks = evaluation_tasks(config.seed, number, config.episodes)
             tasks = tasks[start : start + config.batch_size]
             episodes = rollout(envs[number], policies[decoding], tasks, lambda _: progress.update())

@@ -131,9 +131,8 @@ def plot(
 
     labels = list(results)
     blocks = table_rows(verify_iter, results[labels[0]])
-    figure, axes = plt.subplots(
-        len(blocks), 1, figsize=(9, 2.4 * len(blocks)), sharex=True, squeeze=False
-    )
+    size = (max(9, 1.5 * len(suites)), 2.4 * len(blocks))  # inches; room for the suites' titles
+    figure, axes = plt.subplots(len(blocks), 1, figsize=size, sharex=True, squeeze=False)
     width = 0.8 / len(labels)
     for axis, (heading, decoding, metric) in zip(axes[:, 0], blocks, strict=True):
         for number, label in enumerate(labels):

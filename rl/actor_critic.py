@@ -14,7 +14,6 @@ from transformers import PreTrainedModel
 
 from gym_dialogue import InputError
 from gym_policy.logprobs import score_states
-from gym_policy.reach import some_tokens
 from gym_policy.vision import Images, image_inputs, image_token_id
 
 VALUE_HEAD_FILE = "value_head.safetensors"
@@ -125,19 +124,3 @@ class ActorCritic(nn.Module):
                 f"{str(error).splitlines()[0]}"
             ) from error
         return True
-
-
-@torch.no_grad()
-def check_linear_head(model: PreTrainedModel) -> None:
-    """Raises InputError if logits are not the output embeddings of the body's last hidden state
-    (some architectures scale or cap them), which ActorCritic relies on.
-    """
-    ids = some_tokens(model)
-    body = getattr(model, model.base_model_prefix)
-    hidden = body(input_ids=ids, use_cache=False).last_hidden_state
-    logits = model(input_ids=ids, use_cache=False).logits
-    if not torch.allclose(model.get_output_embeddings()(hidden), logits, atol=1e-3, rtol=1e-3):
-        raise InputError(
-            f"model type {model.config.model_type}: its logits are not a plain linear head on its "
-            "last hidden state, which the learner needs; choose another architecture"
-        )

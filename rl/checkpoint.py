@@ -25,7 +25,13 @@ from torch import nn
 from gym_dialogue import InputError
 from gym_policy import Renderer
 from gym_policy.adapter import restore_adapter, save_adapter
-from gym_policy.load import run_checkpoints, save_renderer
+from gym_policy.load import (
+    checkpoint_dir,
+    drop_checkpoints_after,
+    remove_checkpoint,
+    run_checkpoints,
+    save_renderer,
+)
 from gym_policy.zero import whole_weights
 from rl.actor_critic import ActorCritic
 
@@ -34,11 +40,6 @@ SUMS_FILE = "SHA256SUMS"
 _MOMENTS = ("exp_avg", "exp_avg_sq")
 _MASTER = "master"  # DeepSpeed's float32 copy of a weight
 _SHARD_BYTES = 4 * 2**30
-
-
-def checkpoint_dir(run_dir: str | Path, update: int) -> Path:
-    """Where the checkpoint after an update (0: the start) lies."""
-    return Path(run_dir) / "checkpoints" / f"update-{update:06d}"
 
 
 def save_checkpoint(
@@ -158,25 +159,15 @@ def prune(run_dir: str | Path, keep_last: int) -> None:
     best = max(scored, key=lambda path: scores[path], default=None)
     for path in saved[1:-keep_last]:
         if path != best:
-            _remove(path)
+            remove_checkpoint(path)
 
 
 def drop_after(run_dir: str | Path, update: int) -> None:
     """Remove checkpoints and evaluations of updates after one that a run goes back to."""
-    for path in run_checkpoints(run_dir):
-        if int(path.name.removeprefix("update-")) > update:
-            _remove(path)
+    drop_checkpoints_after(run_dir, update)
     for file in (Path(run_dir) / "evaluations").glob("update-*.json"):
         if int(file.stem.removeprefix("update-")) > update:
             file.unlink()
-
-
-def _remove(checkpoint: Path) -> None:
-    """Remove a checkpoint; one that is removed in part does not look like one."""
-    partial = checkpoint.with_name(f"{checkpoint.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    os.replace(checkpoint, partial)
-    shutil.rmtree(partial, ignore_errors=True)
 
 
 def _score(checkpoint: Path) -> float | None:

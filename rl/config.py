@@ -204,6 +204,8 @@ class Config:
     """Those evaluations: small, for the curve."""
     eval: EvalConfig = field(default_factory=EvalConfig)
     """The evaluation of start and end, which the final table shows."""
+    eval_ends: bool = True
+    """Whether start and end are evaluated; without it, the run ends with its last checkpoint."""
     log_dialogues: int = 4
     """Sampled dialogues written to dialogues.jsonl per update."""
     trackers: list[str] = field(default_factory=lambda: ["tensorboard"])

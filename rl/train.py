@@ -20,6 +20,7 @@ from accelerate.utils import broadcast_object_list, set_seed
 from tqdm import tqdm
 
 from evaluation import report
+from evaluation.html import leave_report
 from evaluation.play import Records, model_policies, play_suites, summarize_records
 from evaluation.suites import TaskConfig, load_task
 from gym_dialogue import Episode, InputError, Message, Task, rollout, shows_images
@@ -32,18 +33,20 @@ from gym_dialogue.command import (
 )
 from gym_dialogue.images import Image, save_image
 from gym_dialogue.messages import messages_to_json
+from gym_dialogue.resume import cut_logs, flat_settings, write_atomically
 from gym_policy import ModelPolicy, Renderer, load_model, load_renderer
 from gym_policy.adapter import add_adapter, base_of, check_base, fingerprint, is_adapted
-from gym_policy.load import saved_checkpoints
+from gym_policy.compute import LEARNED, SAMPLED, num_parameters
+from gym_policy.load import checkpoint_dir, saved_checkpoints
 from gym_policy.parts import check_parts, freeze_parts, part_of
-from gym_policy.reach import freeze_unreached
+from gym_policy.reach import check_linear_head, freeze_unreached
 from gym_policy.renderer import Rendered
+from gym_policy.stop import StopRequest
 from gym_policy.vision import checkpoint_activations
 from gym_policy.zero import whole_weights
-from rl.actor_critic import ActorCritic, check_linear_head
-from rl.backend import StopRequest, check_stage, load_dtype, make_accelerator, zero_stage
+from rl.actor_critic import ActorCritic
+from rl.backend import check_stage, load_dtype, make_accelerator, zero_stage
 from rl.checkpoint import (
-    checkpoint_dir,
     drop_after,
     optimizer_step,
     prune,
@@ -55,7 +58,7 @@ from rl.checkpoint import (
 from rl.config import Config, check_config
 from rl.experience import Experience, to_experience
 from rl.learner import Learner
-from rl.resume import cut_logs, flat_settings, resume_from, write_atomically
+from rl.resume import resume_from
 
 _TRAIN_STREAM = 0x7EA1  # tells training seeds from evaluation seeds
 
@@ -149,7 +152,7 @@ def update_flops(parameters: int, dialogue_tokens: float, epochs: int) -> float:
     """Compute of one update as the paper counts it, 2 N D_buffer + 6 N D_RL: N parameters, D_buffer
     tokens of the collected dialogues (prompts and replies), D_RL the same in every epoch.
     """
-    return parameters * dialogue_tokens * (2 + 6 * epochs)
+    return parameters * dialogue_tokens * (SAMPLED + LEARNED * epochs)
 
 
 def train(config: Config) -> Path:
@@ -222,11 +225,7 @@ def train(config: Config) -> Path:
         batch_size=config.sampling_batch,
         sampler=config.sampler,
     )
-    sizes = [getattr(p, "ds_numel", p.numel()) for p in model.parameters()]
-    trained = sum(
-        size for size, p in zip(sizes, model.parameters(), strict=True) if p.requires_grad
-    )
-    parameters = sum(sizes)
+    parameters, trained = num_parameters(model), num_parameters(model, trained_only=True)
     # What the vision tower makes of an image outlives an update if the tower does.
     keep_features = not any(
         p.requires_grad for name, p in model.named_parameters() if part_of(name) == "vision"
@@ -295,7 +294,7 @@ def train(config: Config) -> Path:
 
     stop.immediately = False
     save(0)
-    first = evaluate(0)
+    first = evaluate(0) if config.eval_ends else None
     progress = tqdm(
         range(done + 1, config.num_updates + 1),
         desc="updates",
@@ -347,11 +346,14 @@ def train(config: Config) -> Path:
             leave(update)
         del episodes, experiences  # with their images, before the next are played
     save(config.num_updates)
-    last = evaluate(config.num_updates)
+    if first is not None:
+        last = evaluate(config.num_updates)
+        if is_main:
+            results = {"update-000000": first, f"update-{config.num_updates:06d}": last}
+            report.write(run_dir, results, task.suites, config.eval.verify_iter)
     if is_main:
-        results = {"update-000000": first, f"update-{config.num_updates:06d}": last}
-        report.write(run_dir, results, task.suites, config.eval.verify_iter)
         print(f"\nRun directory: {run_dir}")
+        leave_report(run_dir)
     accelerator.end_training()
     return run_dir
 

@@ -50,14 +50,19 @@ switch() {
   return 1
 }
 
-# launch MODULE ARGS...: as many processes as the accelerate configuration in ACCELERATE_CONFIG says;
-# without one, one process where there is a GPU, else two with a thread each, which is faster for
-# tiny models than one with two threads. PROCESSES sets another number. It takes the place of the
-# shell, so that a signal to the launcher reaches the processes.
-launch() {
+# spread: prints how commands are spread over processes: the accelerate configuration in
+# ACCELERATE_CONFIG, or the number in PROCESSES; without either, one process where there is a GPU,
+# else two with a thread each, which is faster for tiny models than one with two threads.
+spread() {
   local processes=2
   nvidia-smi -L >/dev/null 2>&1 && processes=1
-  exec "$python" -m gym_dialogue.launch "${ACCELERATE_CONFIG:-${PROCESSES:-$processes}}" "$@"
+  printf '%s' "${ACCELERATE_CONFIG:-${PROCESSES:-$processes}}"
+}
+
+# launch MODULE ARGS...: as many processes as `spread` says. It takes the place of the shell, so that
+# a signal to the launcher reaches the processes.
+launch() {
+  exec "$python" -m gym_dialogue.launch "$(spread)" "$@"
 }
 
 # start_checkpoint TASK SCALE SEED: prints the directory of the start checkpoint, made if it neither

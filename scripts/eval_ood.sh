@@ -5,7 +5,7 @@
 #           A CHECKPOINT is a directory saved by save_pretrained, a hub name, or a run's directory,
 #           which stands for the run's first and last checkpoint. None: the newest run.
 # Hardware: tiny: 2 CPU cores, about 1 minute a checkpoint.
-# Leaves:   runs/eval-TASK-TIME/ with table.txt, summary.json, turns.jsonl and success.png.
+# Leaves:   runs/eval-TASK-TIME/ with table.txt, summary.json, turns.jsonl, success.png, report.html.
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/env.sh"
 

@@ -25,7 +25,7 @@ from gym_dialogue import (
     rollout,
 )
 from gym_dialogue.command import EnvConfig, make_envs
-from gym_dialogue.images import Image, save_image
+from gym_dialogue.images import Image, image_size, save_image
 from gym_dialogue.messages import messages_to_json
 from gym_policy.renderer import Rendered, Renderer
 from gym_policy.vision import Picture, blank, join_pictures
@@ -111,12 +111,12 @@ def make_dialogues(
                     saved = functools.partial(save, where=where)
                     record = {"messages": messages_to_json(messages, saved)}
                     dialogues.append((where, record))
-    every = [record for _, record in sorted(_gathered(dialogues), key=lambda pair: pair[0])]
+    every = [record for _, record in sorted(gathered(dialogues), key=lambda pair: pair[0])]
     order = np.random.default_rng([seed, _SHUFFLE_STREAM]).permutation(len(every))
     return [every[i] for i in order]
 
 
-def _gathered(records: list[Any]) -> list[Any]:
+def gathered(records: list[Any]) -> list[Any]:
     """Those of all ranks."""
     return gather_object(records) if PartialState().num_processes > 1 else records
 
@@ -176,6 +176,21 @@ class DialogueItems(torch.utils.data.Dataset):
 
     def __len__(self) -> int:
         return len(self.dialogues)
+
+    @functools.cached_property
+    def num_tokens(self) -> np.ndarray:
+        """Tokens of each dialogue: prompts and replies, and those that stand for its image, which
+        are as many for all images of a size.
+        """
+        of_image: dict[tuple[int, int], int] = {}
+        counts = np.array([len(rendered.token_ids) for rendered in self.rendered])
+        for index in np.flatnonzero(self.has_image):
+            messages = self.dialogues[index]
+            size = next(image_size(m.image) for m in messages if m.image is not None)
+            if size not in of_image:
+                of_image[size] = len(self.renderer.render(messages).token_ids) - counts[index]
+            counts[index] += of_image[size]
+        return counts
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         rendered = self.rendered[index]

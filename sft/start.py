@@ -111,6 +111,7 @@ class _StopAtSuccess(TrainerCallback):
         sees = recognition is None or recognition >= self.config.stop_at_recognition
         if (success >= self.config.stop_at and sees) or success >= self.config.stop_above:
             control.should_training_stop = True
+            control.should_log = True
             control.should_evaluate = self.config.validation > 0
 
 
@@ -200,6 +201,8 @@ def _recipe(config: Config) -> dict[str, Any]:
         "microbatch_size",
         "learns_prompts",
         "initializer_range",
+        "resume",
+        "loss",
     )
     usual = asdict(Config())
     return {k: v for k, v in recipe.items() if k not in later or v != usual[k]}

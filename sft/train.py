@@ -10,8 +10,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from accelerate import PartialState
+from accelerate.utils import broadcast_object_list
 from safetensors import SafetensorError
 from torch import nn
 from transformers import (
@@ -33,9 +35,11 @@ from gym_dialogue.command import (
 )
 from gym_dialogue.data import read_dialogues
 from gym_policy import Renderer, load_model, load_renderer
-from gym_policy.load import save_renderer, saved_checkpoints
+from gym_policy.compute import LEARNED, num_parameters
+from gym_policy.load import checkpoint_dir, remove_checkpoint, save_renderer, saved_checkpoints
 from gym_policy.parts import Part, check_parts, check_rates, freeze_parts, parameter_groups
 from gym_policy.reach import freeze_unreached
+from gym_policy.stop import StopRequest
 from gym_policy.vision import (
     Images,
     attends_to_images,
@@ -58,6 +62,8 @@ from sft.data import (
     make_dialogues,
     write_jsonl,
 )
+from sft.loss import dft_loss
+from sft.resume import Saved, mark_whole, resume_from, state_dir
 
 
 @dataclass
@@ -68,6 +74,8 @@ class Config:
     """The start: a directory saved by save_pretrained, a run's directory, or a hub name."""
     run_dir: str = "runs/sft"
     """Where everything that the run leaves goes."""
+    resume: bool = False
+    """Whether to go on with the run in run_dir from its newest saved step, where it has one."""
     seed: int = 0
     """Decides the dialogues, their order and the minibatches."""
     task: str = "gp_l"
@@ -89,6 +97,9 @@ class Config:
     """Wording of prompts and feedback, such as `python -m gym_cards.wording` derives from data: for
     the oracle dialogues, and for later evaluations of this run. None: the environment's own."""
 
+    loss: Literal["nll", "dft"] = "nll"
+    """Of a learned token: its negative log-likelihood, as in the paper, or that weighted by the
+    token's own probability (DFT, arXiv 2508.05629). Evaluation measures nll."""
     num_steps: int = 400
     """Optimizer steps."""
     batch_size: int = 16
@@ -118,54 +129,91 @@ class Config:
     gradient_checkpointing: bool = False
     """Whether a backward pass computes each layer's activations again instead of keeping them."""
     save_every: int = 0
-    """Steps between checkpoints; 0: at the end only. The start is always saved."""
+    """Steps between checkpoints, from the newest of which a run can go on; 0: at the end only. The
+    start is always saved."""
 
 
 class _RunFiles(TrainerCallback):
-    """Writes metrics.jsonl and the checkpoints, in the layout that every command here reads."""
+    """Writes metrics.jsonl and the checkpoints, in the layout that every command here reads; and
+    has Trainer save its state with them. A request to end is met after the step under way.
+    """
 
     trainer: Trainer
 
-    def __init__(self, run_dir: Path, model: PreTrainedModel, renderer: Renderer, save_every: int):
+    def __init__(
+        self,
+        run_dir: Path,
+        model: PreTrainedModel,
+        renderer: Renderer,
+        save_every: int,
+        stop: StopRequest | None,
+    ):
         self.run_dir, self.model, self.renderer = run_dir, model, renderer
-        self.save_every = save_every
+        self.save_every, self.stop = save_every, stop
+        self.leaves = False  # before the last step
 
     def save(self, state: Any) -> None:
-        final = self.run_dir / "checkpoints" / f"update-{state.global_step:06d}"
+        final = checkpoint_dir(self.run_dir, state.global_step)
         partial = final.with_name(f"{final.name}.partial")
         with whole_weights(self.trainer.model_wrapped):
             if state.is_world_process_zero:
                 try:
+                    shutil.rmtree(partial, ignore_errors=True)
                     self.model.save_pretrained(partial)
                     save_renderer(self.renderer, partial)
+                    if final.exists():
+                        remove_checkpoint(final)
                     os.replace(partial, final)
                 except (OSError, SafetensorError) as error:
                     shutil.rmtree(partial, ignore_errors=True)
                     raise InputError(f"checkpoint {final}: cannot be written: {error}") from error
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self.save(state)
+        if state.global_step == 0:
+            self.save(state)
+            self._append(state, self.trainer.spent())
+        if self.stop is not None:
+            self.stop.immediately = False
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         step = state.global_step
-        if step == state.max_steps or (self.save_every and step % self.save_every == 0):
+        is_last = step == state.max_steps
+        if self.stop is not None and not is_last:
+            self.leaves = self.stop.agreed(self.trainer.accelerator)
+        if is_last or self.leaves or (self.save_every and step % self.save_every == 0):
             self.save(state)
+            control.should_log = True
+            control.should_save = not is_last
+        control.should_training_stop |= self.leaves
+
+    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.trainer.accelerator.wait_for_everyone()
+        if state.is_world_process_zero:
+            mark_whole(self.run_dir, state.global_step)
 
     def on_log(
         self, args: Any, state: Any, control: Any, logs: dict | None = None, **kwargs: Any
     ) -> None:
-        if logs and state.is_world_process_zero:
+        if logs and not (self.leaves and "train_loss" in logs):  # a summary of a part
+            self._append(state, logs)
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.is_world_process_zero and not self.leaves:
+            shutil.rmtree(state_dir(self.run_dir), ignore_errors=True)
+
+    def _append(self, state: Any, logs: dict[str, Any]) -> None:
+        if state.is_world_process_zero:
             append_json(self.run_dir / "metrics.jsonl", {"update": state.global_step} | logs)
 
 
 class _WithImages(nn.Module):
     """A model that is trained on dialogues with images: what they become is computed within the
-    forward pass, so that gradients reach the vision part.
+    forward pass, so that gradients reach the vision part; and so is the loss.
     """
 
-    def __init__(self, model: PreTrainedModel):
+    def __init__(self, model: PreTrainedModel, loss: Literal["nll", "dft"] = "nll"):
         super().__init__()
-        self.model, self.config = model, model.config
+        self.model, self.config, self.loss = model, model.config, loss
 
     def forward(
         self,
@@ -175,13 +223,38 @@ class _WithImages(nn.Module):
         **kwargs: Any,
     ) -> Any:
         inputs = image_inputs(self.model, input_ids, images)
+        if self.loss == "dft" and self.training:
+            outputs = self.model(input_ids=input_ids, use_cache=False, **inputs)
+            outputs.loss = dft_loss(outputs.logits, labels, kwargs.get("num_items_in_batch"))
+            return outputs
         return self.model(input_ids=input_ids, labels=labels, use_cache=False, **inputs, **kwargs)
 
 
 class _Trainer(Trainer):
-    """Trainer with learning rates by part."""
+    """Trainer with learning rates by part, which logs compute, and whose checkpoints hold what the
+    run's own, with the weights, do not.
+    """
 
     part_lr: dict[Part, float]
+    tokens_after: np.ndarray
+    """Tokens of the dialogues that all ranks have learned from after 0, 1, ... steps."""
+    num_parameters: int
+
+    def spent(self) -> dict[str, float]:
+        """Tokens and floating-point operations so far, as `gym_policy.compute` counts them."""
+        tokens = int(self.tokens_after[self.state.global_step])
+        return {"tokens": tokens, "flops": float(LEARNED * self.num_parameters * tokens)}
+
+    def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
+        logs.update(self.spent())
+        super().log(logs, *args, **kwargs)
+
+    def save_model(self, output_dir: str, **kwargs: Any) -> None:
+        """Only the directory: the run's checkpoint of the same step has the weights."""
+        os.makedirs(output_dir, exist_ok=True)
+
+    def _load_from_checkpoint(self, *args: Any, **kwargs: Any) -> None:
+        """Nothing: the model was loaded from the run's checkpoint."""
 
     def create_optimizer(self, *args: Any, **kwargs: Any) -> torch.optim.Optimizer:
         if self.optimizer is None and self.part_lr:
@@ -230,15 +303,34 @@ def check_config(config: Config) -> None:
 def train(config: Config) -> Path:
     """Run a whole training; returns its directory."""
     check_config(config)
-    start = saved_checkpoints(config.model)[-1]
+    stop = StopRequest()
+    stop.install()
+    state = join_processes()
+    run_dir = Path(config.run_dir)
+    found = [resume_from(config) if config.resume and state.is_main_process else None]
+    saved = broadcast_object_list(found)[0]  # rank 0 alone puts the directory in order
+    if saved is not None and saved.state is None:
+        if state.is_main_process:
+            print(f"The run in {run_dir} is finished: {saved.checkpoint}")
+        state.destroy_process_group()
+        return run_dir
+    start = saved_checkpoints(config.model)[-1] if saved is None else str(saved.checkpoint)
     renderer = load_renderer(start)
     model = load_start(config, start)
-    dialogues = prepare_run(config, renderer, start)
-    run_dir = Path(config.run_dir)
-    fit(model, renderer, dialogues, config, run_dir)
-    if PartialState().is_main_process:
-        print(f"\nRun directory: {run_dir}")
-    PartialState().destroy_process_group()
+    dialogues = prepare_run(config, renderer, start, goes_on=saved is not None)
+    if saved is not None and state.is_main_process:
+        print(f"Going on from {saved.checkpoint}")
+    step = fit(model, renderer, dialogues, config, run_dir, saved=saved, stop=stop)
+    is_whole = step == config.num_steps
+    if state.is_main_process:
+        if is_whole:
+            print(f"\nRun directory: {run_dir}")
+        else:
+            print(f"\nAsked to end: saved after step {step}; go on with --resume")
+    state.wait_for_everyone()  # a launcher may end what is left after the first
+    state.destroy_process_group()
+    if not is_whole:
+        raise SystemExit(stop.EXIT_CODE)
     return run_dir
 
 
@@ -253,16 +345,23 @@ def load_start(config: Config, path: str) -> PreTrainedModel:
 
 
 def prepare_run(
-    config: Config, renderer: Renderer | None = None, start: str | None = None
+    config: Config,
+    renderer: Renderer | None = None,
+    start: str | None = None,
+    goes_on: bool = False,
 ) -> list[list[Message]]:
     """Start the run's directory and return the dialogues to learn from: those of the data file, or
-    oracle dialogues made now and kept as data.jsonl, with their images in the directory images.
+    oracle dialogues made now and kept as data.jsonl, with their images in the directory images. A
+    run that goes on has both.
     Raises InputError, before anything is made, for images that the model of the
     checkpoint `start` cannot be shown.
     """
     state = join_processes()
     # What is given is looked at first, so that a fault in it leaves no directory behind.
     given = None if config.data_file is None else list(read_dialogues(config.data_file))
+    data_file = Path(config.run_dir) / "data.jsonl"
+    if goes_on:
+        return list(read_dialogues(data_file)) if given is None else given
     sources = [
         replace(source, env=with_prompt_file(source.env, config.prompt_file))
         for source in config.sources
@@ -279,7 +378,6 @@ def prepare_run(
     state.wait_for_everyone()
     if given is not None:
         return given
-    data_file = Path(config.run_dir) / "data.jsonl"
     image_dir = data_file.with_name("images")
     made = make_dialogues(sources, config.num_dialogues, config.seed, image_dir)
     if state.is_main_process:
@@ -295,8 +393,13 @@ def fit(
     config: Config,
     run_dir: Path,
     callbacks: Sequence[TrainerCallback] = (),
-) -> None:
-    """Train a model in place and leave metrics, TensorBoard log and checkpoints in `run_dir`."""
+    saved: Saved | None = None,
+    stop: StopRequest | None = None,
+) -> int:
+    """Train a model in place and leave metrics, TensorBoard log and checkpoints in `run_dir`; from
+    what a run has `saved`, or anew. Returns the last step, an earlier one where `stop` asked to end
+    or a callback ended the training.
+    """
     dialogues, kept_back = hold_back(dialogues, config.validation, config.seed)
     items = DialogueItems(dialogues, renderer, config.learns_prompts)
     if not is_partitioned(model):
@@ -314,7 +417,7 @@ def fit(
     micro = config.microbatch_size or config.batch_size
     os.environ["TENSORBOARD_LOGGING_DIR"] = str(run_dir / "tensorboard")
     arguments = TrainingArguments(
-        output_dir=str(run_dir),
+        output_dir=str(state_dir(run_dir)),
         max_steps=config.num_steps,
         per_device_train_batch_size=micro,
         gradient_accumulation_steps=config.batch_size // micro,
@@ -330,11 +433,11 @@ def fit(
         use_cpu=runs_on_cpu(),
         dataloader_pin_memory=torch.cuda.is_available(),
         remove_unused_columns=False,
-        save_strategy="no",
+        save_strategy="no",  # _RunFiles asks for it
         per_device_eval_batch_size=micro,
         eval_strategy="steps" if kept_back else "no",
         eval_steps=config.save_every or config.num_steps,
-        eval_on_start=bool(kept_back),
+        eval_on_start=bool(kept_back) and saved is None,
         logging_steps=max(1, config.num_steps // 50),
         report_to=["tensorboard"],
         ddp_find_unused_parameters=is_mixed,  # a batch may have no image
@@ -344,9 +447,9 @@ def fit(
     # Batches of text in one window cost about the same; those with images do not.
     together = arguments.world_size if any(items.has_image) else 1
     dataset = TrainingOrder(items, config.batch_size, num_batches, config.seed, together)
-    files = _RunFiles(run_dir, model, renderer, config.save_every)
+    files = _RunFiles(run_dir, model, renderer, config.save_every, stop)
     trainer = _Trainer(
-        model=_WithImages(model),
+        model=_WithImages(model, config.loss),
         args=arguments,
         train_dataset=dataset,
         eval_dataset=DialogueItems(kept_back, renderer) if kept_back else None,
@@ -358,7 +461,11 @@ def fit(
         callbacks=[files, *callbacks],
     )
     files.trainer, trainer.part_lr = trainer, config.part_lr
-    trainer.train()
+    of_steps = items.num_tokens[dataset.order].reshape(config.num_steps, -1).sum(1)
+    trainer.tokens_after = np.concatenate([[0], of_steps.cumsum()])
+    trainer.num_parameters = num_parameters(model)
+    trainer.train(resume_from_checkpoint=None if saved is None else str(saved.state))
+    return trainer.state.global_step
 
 
 def _most_likely(logits: Any, labels: torch.Tensor) -> torch.Tensor:

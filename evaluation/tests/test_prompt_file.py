@@ -105,3 +105,6 @@ def test_the_wording_of_the_run_is_followed(run, flags, sentence, tmp_path, monk
     main_with_run_settings(parse_config(CommandConfig, argv))
     turns = [json.loads(line) for line in (out / "turns.jsonl").read_text().splitlines()]
     assert {turn["feedback"] for turn in turns} == {sentence}
+    page = (out / "report.html").read_text()  # played again in the same wording
+    assert "otherwise than recorded (" not in page
+    assert ("FILE 24" in page) == (sentence == ILLEGAL)

@@ -12,6 +12,7 @@ import numpy as np
 from gymnasium import spaces
 
 from gym_cards.hands import DEALINGS, Dealing, deal, hand_of, puzzle_name
+from gym_cards.paraphrases import DIVERSE
 from gym_cards.prompts import OWN, load_wording
 from gym_cards.render import COLORS, LAYOUTS, TABLES, render_hand, suits_of_color
 from gym_cards.rules import RANKS, FaceRule, random_rule
@@ -26,6 +27,8 @@ _MIN_RESOLUTION, _MAX_RESOLUTION = 56, 4096  # of images: what can be read, and 
 # What varies between two texts of the task: a number, a card's name in quotes, and the symbols of a
 # formula, which stand next to a digit or a parenthesis.
 _VALUE = r"""\d+|(?<=["'])[AJQK](?=["'])|[-+*/()=](?=[\d(])|(?<=[\d)])[-+*/()=]"""
+
+WORDINGS = ("default", "diverse")
 
 _MISREADS = 0.1  # share of random replies to an image that take a card for another
 
@@ -76,6 +79,8 @@ class GeneralPointsEnv(DialogueEnv):
     - `prompt_file`: a wording file (`gym_cards.prompts`) for the prompt, the feedback and the form
       of scripted replies. None: the project's own wording. Images need one with an `image_prompt`,
       except for `recognition_only`.
+    - `wording`: "default", or "diverse": every episode draws its prompt's wording from
+      `gym_cards.paraphrases`. It does not change what is dealt, nor the form of a reply.
 
     ## Reset options
     `cards`: a list of ranks to play; ValueError if it cannot be solved. `all_solutions`: True puts
@@ -112,6 +117,7 @@ class GeneralPointsEnv(DialogueEnv):
         table_color: str = "green",
         layout: Literal["grid", "row", "scatter"] = "grid",
         recognition_only: bool = False,
+        wording: Literal["default", "diverse"] = "default",
     ):
         if not is_integer(resolution) or resolution < 1:
             raise InputError(f"resolution={resolution!r}: must be an integer of at least 1 (pixel)")
@@ -129,6 +135,7 @@ class GeneralPointsEnv(DialogueEnv):
         check_choice("face_cards_color", face_cards_color, COLORS)
         check_choice("table_color", table_color, (*TABLES, "random"))
         check_choice("layout", layout, LAYOUTS)
+        check_choice("wording", wording, WORDINGS)
         check_choice("split", split, get_args(Split))
         check_choice("dealing", dealing, DEALINGS)
         check_choice("reward_mode", reward_mode, get_args(RewardMode))
@@ -153,7 +160,10 @@ class GeneralPointsEnv(DialogueEnv):
         self.recognition_only = recognition_only
         if recognition_only:
             self.answer_field = "cards"
+        if prompt_file is not None and wording != "default":
+            raise InputError(f"wording={wording}: has no part in prompt_file; give one of the two")
         self.wording = OWN if prompt_file is None else load_wording(prompt_file)
+        self.wordings = DIVERSE if wording == "diverse" else (self.wording,)
         for name, value in (("num_cards", num_cards), ("target_points", target_points)):
             fixed = getattr(self.wording, name)
             if fixed not in (None, value):
@@ -163,7 +173,8 @@ class GeneralPointsEnv(DialogueEnv):
                 f"language_only=False: prompt_file {prompt_file} has no image_prompt: it is for "
                 "cards as text only"
             )
-        charset = TEXT_CHARSET + "".join(sorted(self.wording.charset() - set(TEXT_CHARSET)))
+        written = set().union(*(each.charset() for each in self.wordings))
+        charset = TEXT_CHARSET + "".join(sorted(written - set(TEXT_CHARSET)))
         text = spaces.Text(self.max_text_length, min_length=0, charset=charset)
         self.observation_space = spaces.Dict({**self.observation_space.spaces, "text": text})
         self._foreign = re.compile(f"[^{re.escape(charset)}]")
@@ -201,12 +212,17 @@ class GeneralPointsEnv(DialogueEnv):
         }
         if wants_all:
             info["solutions"] = all_solutions(self.numbers, self.target)
+        image = self._draw(suits) if self.has_image else None
+        if len(self.wordings) > 1:
+            # Of a child, and after the look was drawn, so that neither depends on the wording.
+            number = self.np_random.spawn(1)[0].integers(len(self.wordings))
+            self.wording = self.wordings[number]
         shown = None if self.has_image else self.cards
         if self.recognition_only:
             text = self.wording.recognition_task(self.rule, self.target, self.num_cards)
         else:
             text = self.wording.task_prompt(shown, self.rule, self.target, self.num_cards)
-        return Prompt(text, self._draw(suits) if self.has_image else None, info)
+        return Prompt(text, image, info)
 
     def _draw(self, suits: Sequence[str]) -> np.ndarray:
         table, rng = self.table_color, None

@@ -3,7 +3,13 @@
 from gym_dialogue.env import DialogueEnv, Prompt, Verdict, shows_images
 from gym_dialogue.errors import InputError
 from gym_dialogue.messages import Dialogue, Message, Reply
-from gym_dialogue.policy import NoisyOraclePolicy, OraclePolicy, Policy, RandomPolicy
+from gym_dialogue.policy import (
+    NoisyOraclePolicy,
+    OraclePolicy,
+    Policy,
+    RandomPolicy,
+    RecordedPolicy,
+)
 from gym_dialogue.rollout import Episode, Task, Turn, rollout
 
 __all__ = [
@@ -17,6 +23,7 @@ __all__ = [
     "Policy",
     "Prompt",
     "RandomPolicy",
+    "RecordedPolicy",
     "Reply",
     "Task",
     "Turn",

@@ -30,6 +30,14 @@ def open_image(image: Image) -> np.ndarray:
             raise InputError(f"image {image}: is broken: {error}") from error
 
 
+def image_size(image: Image) -> tuple[int, int]:
+    """(width, height) in pixels; a file's from its header alone. Raises InputError."""
+    if not isinstance(image, Path):
+        return image.shape[1], image.shape[0]
+    with _opened(image) as file:
+        return file.size
+
+
 def check_image(path: Path) -> None:
     """Raises InputError for a file that is no image of a size that can be used; looks at its header
     only.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from gym_dialogue.errors import InputError
 from gym_dialogue.messages import Dialogue, Reply
@@ -46,4 +46,25 @@ class NoisyOraclePolicy(Policy):
             wrong = rng.random() < self.error_rate
             expert = dialogue.expert
             replies.append(Reply(expert.mistaken_reply(rng) if wrong else expert.oracle_reply()))
+        return replies
+
+
+class RecordedPolicy(Policy):
+    """Says again what was said in one episode, in that order. Raises InputError where the episode
+    takes more replies than there are.
+    """
+
+    def __init__(self, replies: Iterable[str]):
+        self.replies = iter(replies)
+
+    def act(self, dialogues: Sequence[Dialogue]) -> list[Reply]:
+        replies = []
+        for _ in dialogues:
+            text = next(self.replies, None)
+            if text is None:
+                raise InputError(
+                    "recorded replies: end before the episode does: they were recorded in an "
+                    "environment with other settings"
+                )
+            replies.append(Reply(text))
         return replies

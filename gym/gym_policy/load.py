@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 from pathlib import Path
 
 import torch
@@ -73,11 +75,31 @@ def saved_checkpoints(path: str) -> list[str]:
     return [str(path) for path in dict.fromkeys((saved[0], saved[-1]))]
 
 
+def checkpoint_dir(run_dir: str | Path, update: int) -> Path:
+    """Where the checkpoint after an update (0: the start) lies."""
+    return Path(run_dir) / "checkpoints" / f"update-{update:06d}"
+
+
 def run_checkpoints(run_dir: str | Path) -> list[Path]:
     """The checkpoints of a run's directory, oldest first."""
     found = (Path(run_dir) / "checkpoints").glob("update-*")
     whole = (p for p in found if p.name.removeprefix("update-").isdigit())
     return sorted(p for p in whole if any((p / name).is_file() for name in _MODEL_FILES))
+
+
+def drop_checkpoints_after(run_dir: str | Path, update: int) -> None:
+    """Remove a run's checkpoints of updates after one that it goes back to."""
+    for path in run_checkpoints(run_dir):
+        if int(path.name.removeprefix("update-")) > update:
+            remove_checkpoint(path)
+
+
+def remove_checkpoint(checkpoint: Path) -> None:
+    """Remove a checkpoint; one that is removed in part does not look like one."""
+    partial = checkpoint.with_name(f"{checkpoint.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    os.replace(checkpoint, partial)
+    shutil.rmtree(partial, ignore_errors=True)
 
 
 def load_tokenizer(path: str) -> PreTrainedTokenizerBase:

@@ -1,4 +1,6 @@
-"""What of a model text, or text with an image, passes through: the rest is not trained on it."""
+"""What of a model text, or text with an image, passes through: the rest is not trained on it; and
+whether it comes out as expected.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +9,7 @@ from dataclasses import replace
 import torch
 from transformers import PreTrainedModel
 
+from gym_dialogue.errors import InputError
 from gym_policy.renderer import Rendered
 from gym_policy.vision import image_inputs, join_pictures
 
@@ -51,3 +54,19 @@ def some_tokens(model: PreTrainedModel) -> torch.Tensor:
     """Eight token ids (1, 8) to try a model with."""
     vocabulary = model.config.get_text_config().vocab_size
     return torch.arange(8, device=model.device).unsqueeze(0) % vocabulary
+
+
+@torch.no_grad()
+def check_linear_head(model: PreTrainedModel) -> None:
+    """Raises InputError if logits are not the output embeddings of the body's last hidden state
+    (some architectures scale or cap them), which all that scores tokens by them relies on.
+    """
+    ids = some_tokens(model)
+    body = getattr(model, model.base_model_prefix)
+    hidden = body(input_ids=ids, use_cache=False).last_hidden_state
+    logits = model(input_ids=ids, use_cache=False).logits
+    if not torch.allclose(model.get_output_embeddings()(hidden), logits, atol=1e-3, rtol=1e-3):
+        raise InputError(
+            f"model type {model.config.model_type}: its logits are not a plain linear head on its "
+            "last hidden state, which scoring tokens needs; choose another architecture"
+        )

@@ -8,14 +8,12 @@ from __future__ import annotations
 
 import json
 import textwrap
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from gym_dialogue import Episode, NoisyOraclePolicy, Policy, Reply, Task, rollout
+from gym_dialogue import Episode, NoisyOraclePolicy, Policy, RecordedPolicy, Task, rollout
 from gym_dialogue.command import EnvConfig, Kwargs, make_envs, run_command
 from gym_dialogue.errors import InputError
 from gym_virl import ENV_ID
@@ -50,16 +48,6 @@ class Config:
     """Without `turns`: how often the oracle errs."""
     out: str = "route.png"
     """The picture to write."""
-
-
-class _Replayed(Policy):
-    """Says what was said before, in order."""
-
-    def __init__(self, replies: Iterator[str]):
-        self.replies = replies
-
-    def act(self, dialogues: Any) -> list[Reply]:
-        return [Reply(next(self.replies)) for _ in dialogues]
 
 
 def read_replies(path: str, seed: int, checkpoint: str | None) -> list[str]:
@@ -196,7 +184,7 @@ def main(config: Config) -> None:
     policy: Policy = NoisyOraclePolicy(config.error_rate)
     if config.turns is not None:
         replies = read_replies(config.turns, config.seed, config.checkpoint)
-        policy = _Replayed(iter(replies))
+        policy = RecordedPolicy(replies)
     options = None if config.route_idx is None else {"route_idx": config.route_idx}
     (episode,) = rollout([env], policy, [Task(config.seed, (config.seed,), options)])
     if not 1 <= config.position <= len(episode.dialogues):

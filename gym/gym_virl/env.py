@@ -17,6 +17,8 @@ from gym_dialogue.split import Split
 from gym_virl.city import KINDS, MAX_LEGS, MIN_LEGS, OWNERS, STYLES
 from gym_virl.geo import COMPASS, RELATIVE, SIDES
 from gym_virl.prompts import (
+    DIVERSE,
+    OWN,
     action,
     history,
     instruction_steps,
@@ -103,6 +105,8 @@ class NavigationEnv(DialogueEnv):
     - `language_only`, `resolution`: see Observation; the side of one view in pixels, 16 to 2048.
     - `view_order`: "aligned", or "released": at -135, -45, 45, 135 degrees from the heading.
     - `verify_iter`: replies at one position. `on_failure`: "end" or "go_on".
+    - `wording`: "default", or "diverse": every episode draws the wording of its prompts from
+      `gym_virl.prompts.DIVERSE`. It changes neither the route nor the form of a reply.
 
     ## Reset options
     `route_idx`: the number of the route, of all whatever the `split`.
@@ -140,6 +144,7 @@ class NavigationEnv(DialogueEnv):
         split: Split = "all",
         on_failure: OnFailure = "end",
         view_order: ViewOrder = "aligned",
+        wording: Literal["default", "diverse"] = "default",
     ):
         _whole("resolution", resolution, 1, None)
         if not language_only:
@@ -155,6 +160,7 @@ class NavigationEnv(DialogueEnv):
         check_choice("split", split, get_args(Split))
         check_choice("on_failure", on_failure, get_args(OnFailure))
         check_choice("view_order", view_order, HEADINGS)
+        check_choice("wording", wording, ("default", "diverse"))
         size = 2 * resolution + LINE
         super().__init__(verify_iter, None if language_only else (size, size, 3))
         self.absolute_action = absolute_action
@@ -166,6 +172,8 @@ class NavigationEnv(DialogueEnv):
         self.split = split
         self.on_failure = on_failure
         self.view_order = view_order
+        self.wording = OWN
+        self.wordings = DIVERSE if wording == "diverse" else (OWN,)
         if route_info_path is not None:
             world = file_world(str(route_info_path), panorama_dir, gps_to_pano_path)
             if world.panoramas is None and self.relocates:
@@ -206,7 +214,10 @@ class NavigationEnv(DialogueEnv):
         )
         self.steps = instruction_steps(self.rail.stretches)
         text = "\n".join(self.steps)
-        self._so_far = [opening(text, self.absolute_action)]
+        if len(self.wordings) > 1:  # of a child, so that no rail depends on the wording
+            number = self.np_random.spawn(1)[0].integers(len(self.wordings))
+            self.wording = self.wordings[number]
+        self._so_far = [opening(text, self.absolute_action, self.wording)]
         self._shared = {
             "puzzle": self.route.name,
             "route_idx": int(number),
@@ -224,7 +235,7 @@ class NavigationEnv(DialogueEnv):
         """The prompt of the present position."""
         position = self.position
         views = self.view_order if self.has_image else None
-        text = "".join([*self._so_far, present(position, views)])
+        text = "".join([*self._so_far, present(position, views, self.wording)])
         info = self._shared | {
             "position": self._at,
             "place": position.place,

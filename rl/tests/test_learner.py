@@ -21,8 +21,8 @@ import gym_cards
 from gym_dialogue import InputError, Reply
 from gym_policy import Renderer, logprobs
 from gym_policy.adapter import add_adapter
-from gym_policy.reach import freeze_unreached
-from rl.actor_critic import ActorCritic, Scores, check_linear_head
+from gym_policy.reach import check_linear_head, freeze_unreached
+from rl.actor_critic import ActorCritic, Scores
 from rl.config import GRPOConfig, LoraSettings, PPOConfig, check_config
 from rl.experience import Batch, collate, token_weights
 from rl.learner import scheduled

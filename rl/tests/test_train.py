@@ -38,6 +38,7 @@ def test_a_run_leaves_everything_that_it_should(algorithm, processes, start, tmp
         assert "eval/id/sampled" in m
         assert ("explained_variance" in m) == (algorithm == "ppo")
     assert list((run / "tensorboard").rglob("events*")) or list(run.rglob("events*"))
+    assert "2 updates on" in (run / "report.html").read_text()
     dialogues = (run / "dialogues.jsonl").read_text().splitlines()
     assert json.loads(dialogues[0])["dialogues"][0][0]["role"] == "user"
     before, after = (run / "checkpoints" / f"update-{n:06d}" for n in (0, 2))

@@ -1,0 +1,117 @@
+"""The study: the command behind scripts/study.sh."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from evaluation.html import Figure, Report, Table, compare, write_report
+from evaluation.study.analysis import Study, read_study, results
+from evaluation.study.config import Config, check_config, study_file
+from evaluation.study.figures import draw
+from evaluation.study.run import places, run_study
+from evaluation.study.text import claims, format_table, table_columns, table_rows
+from gym_dialogue import InputError
+from gym_dialogue.command import parse_config, run_command, start_run
+
+_MAY_CHANGE = ("arms", "only", "list_jobs", "analyse", "processes", "seeds", "run_dir")
+
+
+def main(config: Config) -> None:
+    """Run what is to be run, and analyse what there is."""
+    check_config(config)
+    study = Path(config.run_dir or f"runs/study-{config.task}-{config.scale}")
+    if config.list_jobs:
+        print("\n".join(place.name for place in places(config, study)))
+        return
+    _begin(config, study)
+    if not config.analyse:
+        run_study(config, study)
+    analyse(config, study)
+
+
+def analyse(config: Config, directory: Path) -> None:
+    """Write results.json, table.txt, figures and report.html, and print table and claims."""
+    study = read_study(config, directory)
+    found = results(study)
+    _write(directory / "results.json", json.dumps(found, indent=1) + "\n")
+    said = claims(study, found)
+    if study.arms:
+        table = format_table(study, found)
+        _write(directory / "table.txt", table + "\n")
+        print(f"\n{table}")
+        figures = draw(study, found, directory / "figures")
+        write_report(directory / "report.html", _report(study, found, said, figures))
+    print("\n" + "\n".join(said))
+    print(f"\nResults are in {directory}: results.json, table.txt, figures/, report.html")
+
+
+def _report(study: Study, found: dict, said: list[str], figures: list[tuple[str, Path]]) -> Report:
+    """The study as a page; its dialogues are those of the first seed, before and after."""
+    config = study.config
+    columns = table_columns(study)
+    tables = [Table(heading, columns, rows) for heading, rows in table_rows(study, found)]
+    first = study.arms[0].rows[0][0]
+    shown = {"start": first.measured.records}
+    shown |= {arm.title: arm.rows[0][-1].measured.records for arm in study.arms}
+    return Report(
+        title=f"SFT against RL at equal compute: {config.task}, scale {config.scale}",
+        claims=said,
+        notes=[
+            "Means over seeds, each with its own start; 95 % intervals by bootstrap over seeds and "
+            "puzzles; changes are paired on the same seeded episodes.",
+            "Compute: 6 N D for tokens learned, 2 N D for tokens sampled (arXiv 2501.17161).",
+        ],
+        tables=tables,
+        figures=[Figure(caption, file) for caption, file in figures],
+        dialogues=compare(shown, study.suites, first.measured.verify_iter, None),
+    )
+
+
+def _begin(config: Config, study: Path) -> None:
+    """Make the study's directory, or see that it is that of the same study; arms and seeds may be
+    added to it.
+    """
+    file = study / "config.yaml"
+    if not file.is_file():
+        start_run(study, config)
+        return
+    before, now = _settings(yaml.safe_load(file.read_text())), _settings(asdict(config))
+    for key in before.keys() & now.keys():
+        if before[key] != now[key]:
+            raise InputError(
+                f"{key}={now[key]}, but the study in {study} has {before[key]}: leave its settings "
+                "as they are, or name another --run_dir"
+            )
+    _write(file, yaml.safe_dump(asdict(config), sort_keys=False))
+
+
+def _settings(config: dict[str, Any]) -> dict[str, Any]:
+    """What a study may not change, by name; each arm by its own."""
+    arms = {f"arm {arm['name']}": arm for arm in config["known_arms"]}
+    return arms | {k: v for k, v in config.items() if k not in (*_MAY_CHANGE, "known_arms")}
+
+
+def _write(file: Path, text: str) -> None:
+    partial = file.with_name(f"{file.name}.partial")
+    partial.write_text(text, encoding="utf-8")
+    partial.replace(file)
+
+
+def main_with_file(config: Config) -> None:
+    """`main`, with the settings of the study's file under those of the flags; a file of one's own,
+    by --config, takes its place.
+    """
+    if not config.known_arms:
+        file = study_file(config.task, config.scale)
+        config = parse_config(Config, [f"--config={file}", *sys.argv[1:]])
+    main(config)
+
+
+if __name__ == "__main__":
+    run_command(main_with_file, Config)

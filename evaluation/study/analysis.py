@@ -1,0 +1,283 @@
+"""What a study found: curves over compute, changes from the start at equal compute, success against
+verifier replies, and the KL divergence from the start against what was forgotten.
+
+Every number is a mean over seeds. Its 95 % interval is from a bootstrap that draws seeds, and
+within each drawn seed its puzzles (evaluation.across); changes are taken within a seed, paired by
+puzzle.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from evaluation.across import average
+from evaluation.metrics import Interval, Resampled, position_kinds, says_what_it_sees
+from evaluation.study.config import Config
+from evaluation.study.layout import (
+    START,
+    Measured,
+    Place,
+    flops_by_update,
+    read_measured,
+    start_flops,
+)
+from evaluation.study.run import places, start_of
+from evaluation.suites import SuiteConfig, load_task
+
+_SLACK = 1.05  # how far above the shared budget a checkpoint may lie and still count as equal
+_MAIN = "first_reply"
+
+
+@dataclass
+class Checkpoint:
+    """A measured checkpoint under one seed. `flops` is compute since the start."""
+
+    update: int
+    flops: float
+    measured: Measured
+    cache: dict[tuple[str, str, str], Resampled] = field(default_factory=dict, repr=False)
+
+    def resampled(self, decoding: str, suite: str, metric: str) -> Resampled:
+        """A metric with its bootstrap samples."""
+        key = decoding, suite, metric
+        if key not in self.cache:
+            self.cache[key] = Resampled(self.measured.records[decoding][suite], metric)
+        return self.cache[key]
+
+
+@dataclass
+class Arm:
+    """An arm over the seeds in which all of it has been measured, `rows` (seeds x checkpoints), the
+    start first.
+    """
+
+    name: str
+    title: str
+    rows: list[list[Checkpoint]]
+
+    @cached_property
+    def flops(self) -> list[float]:
+        """Mean compute of each checkpoint."""
+        return np.mean([[c.flops for c in row] for row in self.rows], axis=0).tolist()
+
+    def value(self, index: int, decoding: str, suite: str, metric: str) -> Interval:
+        """A metric of the checkpoint at an index of the rows."""
+        found = [row[index].resampled(decoding, suite, metric) for row in self.rows]
+        return average([r.value for r in found], [r.samples for r in found])
+
+    def change(self, index: int, decoding: str, suite: str, metric: str) -> Interval:
+        """The same minus that of the start."""
+        key = decoding, suite, metric
+        pairs = [(row[index].resampled(*key), row[0].resampled(*key)) for row in self.rows]
+        return average(
+            [a.value - b.value for a, b in pairs], [a.samples - b.samples for a, b in pairs]
+        )
+
+    def within(self, budget: float) -> int:
+        """The index of the last checkpoint at that compute."""
+        return max(i for i, flops in enumerate(self.flops) if flops <= _SLACK * budget)
+
+
+@dataclass
+class Study:
+    """Everything that has been measured of a study."""
+
+    config: Config
+    suites: Sequence[SuiteConfig]
+    arms: list[Arm]
+    missing: list[str]
+    """Names of the parts that are not done."""
+    init_flops: list[float]
+    """Compute of the start checkpoints that say so, by seed."""
+
+    @property
+    def budget(self) -> float:
+        """The compute that every arm has reached."""
+        return min(arm.flops[-1] for arm in self.arms)
+
+    @property
+    def decodings(self) -> list[str]:
+        return list(self.config.eval.decoding)
+
+    @property
+    def titles(self) -> dict[str, str]:
+        """Of the suites, by name."""
+        return {suite.name: suite.title or suite.name for suite in self.suites}
+
+    def metrics(self) -> list[str]:
+        """What tables and curves show: metrics that every checkpoint has."""
+        records = self.arms[0].rows[0][0].measured.records[self.decodings[0]]
+        some = next(iter(records.values()))
+        names = [_MAIN, *(f"{_MAIN}/{kind}" for kind in position_kinds(some))]
+        seen = all(says_what_it_sees(episodes) for episodes in records.values())
+        return names + ["recognition"] * seen
+
+
+def read_study(config: Config, study: Path) -> Study:
+    """What has been measured so far. An arm counts under the seeds for which it is finished."""
+    suites = load_task(config.suites or config.task).suites
+    titles = {arm.name: arm.title or arm.name for arm in config.chosen()}
+    every = places(config, study)
+    missing, init_flops = [], []
+    rows: dict[str, list[list[Checkpoint]]] = {name: [] for name in titles}
+    for place in every:
+        start = Place(study, place.seed, START)
+        if not start.measured(0).is_file() or (place.arm != START and not _is_done(place)):
+            missing.append(place.name)
+        elif place.arm == START:
+            made = start_of(start.directory)
+            flops = None if made is None else start_flops(made)
+            init_flops += [] if flops is None else [flops]
+        else:
+            flops = flops_by_update(place.run / "metrics.jsonl")
+            own = own_flops(place)
+            own_start = place.measured(0).is_file()
+            first_file = (place if own_start else start).measured(0)
+            first = Checkpoint(0, 0.0, read_measured(first_file))
+            row = [
+                Checkpoint(update, own + flops[update], read_measured(place.measured(update)))
+                for update in place.updates
+            ]
+            rows[place.arm].append([first, *row])
+    arms = [Arm(name, titles[name], found) for name, found in rows.items() if found]
+    return Study(config, suites, arms, missing, init_flops)
+
+
+def results(study: Study) -> dict[str, Any]:
+    """All of it as plain data, for results.json. Compute is in FLOPs since the start, success in
+    fractions.
+    """
+    config = study.config
+    data: dict[str, Any] = {
+        "task": config.task,
+        "scale": config.scale,
+        "finished": not study.missing,
+        "missing": study.missing,
+        "suites": {s.name: {"title": s.title or s.name, "shift": s.shift} for s in study.suites},
+        "start_flops": study.init_flops,
+    }
+    if not study.arms:
+        return data
+    data["arms"] = {
+        arm.name: {
+            "title": arm.title,
+            "seeds": len(arm.rows),
+            "updates": [c.update for c in arm.rows[0]],
+            "flops": arm.flops,
+        }
+        for arm in study.arms
+    }
+    data["curves"] = {
+        arm.name: {
+            decoding: {
+                suite: {
+                    metric: [
+                        arm.value(i, decoding, suite, metric).to_json()
+                        for i in range(len(arm.flops))
+                    ]
+                    for metric in study.metrics()
+                }
+                for suite in study.titles
+            }
+            for decoding in study.decodings
+        }
+        for arm in study.arms
+    }
+    data["equal_compute"] = {"budget": study.budget, "arms": equal_compute(study)}
+    data["replies"] = replies(study)
+    data["divergence"] = divergences(study)
+    return data
+
+
+def equal_compute(study: Study) -> dict[str, Any]:
+    """For every arm, at the compute that all have reached: start, value and change."""
+    found = {}
+    for arm in study.arms:
+        index = arm.within(study.budget)
+        found[arm.name] = {
+            "update": arm.rows[0][index].update,
+            "flops": arm.flops[index],
+            **{
+                decoding: {
+                    suite: {
+                        metric: {
+                            "start": arm.value(0, decoding, suite, metric).to_json(),
+                            "value": arm.value(index, decoding, suite, metric).to_json(),
+                            "change": arm.change(index, decoding, suite, metric).to_json(),
+                        }
+                        for metric in study.metrics()
+                    }
+                    for suite in study.titles
+                }
+                for decoding in study.decodings
+            },
+        }
+    return found
+
+
+def replies(study: Study) -> dict[str, Any]:
+    """Success within 1, 2, ... replies of start and ends, by suite."""
+    found: dict[str, Any] = {}
+    for arm in study.arms:
+        for label, index in ((START, 0), (arm.name, len(arm.flops) - 1)):
+            if label in found:
+                continue
+            allowed = min(row[index].measured.verify_iter for row in arm.rows)
+            found[label] = {
+                decoding: {
+                    suite: [
+                        arm.value(index, decoding, suite, f"within_{k + 1}").to_json()
+                        for k in range(allowed)
+                    ]
+                    for suite in study.titles
+                }
+                for decoding in study.decodings
+            }
+    return found
+
+
+def divergences(study: Study) -> list[dict[str, Any]]:
+    """For every checkpoint of every seed: KL divergence from the start in nats a reply, on the
+    first suite, and the change of success in the main decoding by suite (arXiv 2509.04259).
+    """
+    decoding = study.decodings[0]
+    points = []
+    for arm in study.arms:
+        for seed, row in enumerate(arm.rows):
+            for checkpoint in row[1:]:
+                if checkpoint.measured.divergence is None:
+                    continue
+                changes = {
+                    suite: round(
+                        checkpoint.resampled(decoding, suite, _MAIN).value
+                        - row[0].resampled(decoding, suite, _MAIN).value,
+                        5,
+                    )
+                    for suite in study.titles
+                }
+                points.append(
+                    {"arm": arm.name, "row": seed, "update": checkpoint.update}
+                    | checkpoint.measured.divergence
+                    | {"changes": changes}
+                )
+    return points
+
+
+def own_flops(place: Place) -> float:
+    """Compute of sampling the replies that an arm learned from, 2 N D, if it sampled any."""
+    note = place.directory / "own" / "own.json"
+    if not note.is_file():
+        return 0.0
+    return float(json.loads(note.read_text())["flops"])
+
+
+def _is_done(place: Place) -> bool:
+    """Whether every checkpoint of the run has been measured, the last one with all replies."""
+    return bool(place.updates) and all(place.measured(u).is_file() for u in place.updates)

@@ -1,0 +1,123 @@
+"""What a study consists of: its arms, its seeds and how checkpoints are evaluated."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from evaluation.play import EvalConfig, check_eval_config
+from gym_dialogue import InputError
+
+CONFIG_DIR = Path(__file__).parent / "configs"
+
+
+@dataclass
+class ArmConfig:
+    """One way of post-training, from a start checkpoint to a row of checkpoints."""
+
+    name: str
+    """Short name, of its directory and in `arms`."""
+    package: Literal["sft", "rl"]
+    """What trains it: the command sft.train or rl.train."""
+    config: str
+    """The configuration file of that command."""
+    title: str = ""
+    """What figures call it; the name if empty."""
+    options: list[str] = field(default_factory=list)
+    """Further settings of that command, as --key=value."""
+    every: int = 10
+    """Updates (RL) or steps (SFT) between the checkpoints that are evaluated."""
+    start_options: list[str] = field(default_factory=list)
+    """Settings of the start's own recipe in which the start of this arm differs from that of the
+    others, as --key=value: an overfit one, or none to speak of."""
+    own_replies: int = 0
+    """Above 0: what it learns from are so many replies of the start itself that the verifier
+    accepted (`sft.own`); sampling them counts as compute."""
+
+
+@dataclass
+class Config:
+    """Compare ways of post-training from the same start checkpoints at equal compute."""
+
+    task: str = "gp_l"
+    """What is learned: gp_l, gp_vl, virl_l or virl_vl, or any for which there is a file."""
+    scale: str = "tiny"
+    """Which model and how much of it: tiny, small or paper. Task and scale name the file of
+    evaluation/study/configs that the other settings come from."""
+    seeds: int = 3
+    """Seeds, each with its own start checkpoint and its own runs."""
+    first_seed: int = 0
+    """The first of them."""
+    arms: list[str] = field(default_factory=lambda: ["sft", "rl"])
+    """Names of the arms that are run, of those in `known_arms`."""
+    run_dir: str | None = None
+    """Where everything goes. None: runs/study-TASK-SCALE. A study that is there already goes on."""
+    only: list[str] = field(default_factory=list)
+    """Jobs to run, such as seed0/rl, each of which may run on another machine; --list_jobs names
+    them. None: all that are not done."""
+    list_jobs: bool = False
+    """Print the names of the jobs, one a line, and stop."""
+    analyse: bool = False
+    """Run nothing: analyse what there is."""
+    processes: str = "2"
+    """How each command is spread over processes: their number, or an accelerate configuration."""
+
+    suites: str | None = None
+    """Which suites every checkpoint is evaluated on, a name or a YAML file. None: the task's."""
+    start_config: str | None = None
+    """The recipe of the start checkpoints (sft/configs/*_start.yaml), one for each seed."""
+    start_model: str | None = None
+    """In its place, a start that is the same for every seed: a directory or a hub name."""
+    known_arms: list[ArmConfig] = field(default_factory=list)
+    """The arms that there are."""
+    eval: EvalConfig = field(
+        default_factory=lambda: EvalConfig(episodes=300, decoding=["sampled"], verify_iter=1)
+    )
+    """How every checkpoint is evaluated. The first decoding is that of the claim."""
+    end_verify_iter: int = 5
+    """Replies that an episode allows when starts and ends are evaluated, for success against
+    verifier replies."""
+    divergence_episodes: int = 100
+    """Episodes of the first suite on which the KL divergence from the start is measured."""
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    """Of the weights in evaluations."""
+
+    def chosen(self) -> list[ArmConfig]:
+        """The arms to run, in the order asked for. Raises InputError for a name that is none."""
+        known = {arm.name: arm for arm in self.known_arms}
+        for name in self.arms:
+            if name not in known:
+                raise InputError(f"arms: {name!r} must be one of {', '.join(known)}")
+        return [known[name] for name in dict.fromkeys(self.arms)]
+
+
+def study_file(task: str, scale: str) -> Path:
+    """The file of a study's settings. Raises InputError if there is none."""
+    file = CONFIG_DIR / f"{task}_{scale}.yaml"
+    if not file.is_file():
+        known = ", ".join(sorted(path.stem for path in CONFIG_DIR.glob("*.yaml")))
+        raise InputError(f"task={task}, scale={scale}: there is no such study; there are {known}")
+    return file
+
+
+def check_config(config: Config) -> None:
+    """Raises InputError for values that describe no study."""
+    if config.seeds < 1 or config.first_seed < 0:
+        raise InputError(
+            f"seeds={config.seeds}, first_seed={config.first_seed}: must be at least 1 and 0"
+        )
+    if bool(config.start_config) == bool(config.start_model):
+        raise InputError("start: give either start_config or start_model")
+    if not config.arms:
+        raise InputError("arms: name at least one")
+    if config.end_verify_iter < 1:
+        raise InputError(f"end_verify_iter={config.end_verify_iter}: must be at least 1")
+    for arm in config.chosen():
+        if arm.every < 1:
+            raise InputError(f"arm {arm.name}: every={arm.every}: must be at least 1")
+        if arm.start_options and not config.start_config:
+            raise InputError(f"arm {arm.name}: start_options need a start_config")
+        if arm.own_replies and arm.package != "sft":
+            raise InputError(f"arm {arm.name}: own_replies are for package sft")
+    check_eval_config(config.eval)

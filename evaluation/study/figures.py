@@ -1,0 +1,200 @@
+"""The figures of a study, as PNG files."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+
+from evaluation.metrics import Interval
+from evaluation.study.analysis import Study
+
+_MAIN = "first_reply"
+_GREY = "0.45"
+_COLUMNS = 3
+_PANEL = (3.4, 2.6)  # inches
+
+
+def draw(study: Study, found: dict[str, Any], directory: Path) -> list[tuple[str, Path]]:
+    """Write every figure for which there is something to show; (caption, file) of each."""
+    directory.mkdir(parents=True, exist_ok=True)
+    made = []
+    for name, caption, figure in (
+        ("curves", "Success of the first reply against compute after the start.", _curves),
+        ("changes", "Change of first-reply success from the start, at equal compute.", _changes),
+        ("replies", "Success against the number of replies that the verifier allows.", _replies),
+        (
+            "divergence",
+            "Change of first-reply success against the KL divergence from the start on the task "
+            "that was learned: a point a checkpoint.",
+            _divergence,
+        ),
+        (
+            "recognition",
+            "First-reply success against what was read right.",
+            _recognition,
+        ),
+    ):
+        drawn = figure(study, found)
+        if drawn is None:
+            continue
+        file = directory / f"{name}.png"
+        drawn.savefig(file, dpi=110)
+        plt.close(drawn)
+        made.append((caption, file))
+    return made
+
+
+def _curves(study: Study, found: dict[str, Any]) -> plt.Figure:
+    """A panel for each suite, a line for each arm; dashed where decoding is greedy."""
+
+    def panel(axis: plt.Axes, suite: str) -> None:
+        for number, arm in enumerate(study.arms):
+            for style, decoding in zip(("-", "--"), study.decodings, strict=False):
+                points = found["curves"][arm.name][decoding][suite][_MAIN]
+                label = arm.title if decoding == study.decodings[0] else f"{arm.title}, {decoding}"
+                _band(axis, arm.flops, points, f"C{number}", style, label)
+        start = found["curves"][study.arms[0].name][study.decodings[0]][suite][_MAIN][0]
+        axis.axhline(100 * start["value"], color=_GREY, linewidth=0.8, linestyle=":")
+        axis.set_xlabel("compute after the start, FLOPs", fontsize=8)
+
+    return _by_suite(study, panel, "success, %")
+
+
+def _changes(study: Study, found: dict[str, Any]) -> plt.Figure:
+    """A row for each suite, a mark with its interval for each arm."""
+    suites = list(study.titles)
+    figure, axes = plt.subplots(
+        1, len(study.decodings), figsize=(4.6 * len(study.decodings), 0.55 * len(suites) + 1.2),
+        squeeze=False, sharey=True,
+    )  # fmt: skip
+    for axis, decoding in zip(axes[0], study.decodings, strict=True):
+        for number, arm in enumerate(study.arms):
+            at = found["equal_compute"]["arms"][arm.name][decoding]
+            changes = [_interval(at[suite][_MAIN]["change"]) for suite in suites]
+            shift = 0.18 * (number - (len(study.arms) - 1) / 2)
+            axis.errorbar(
+                [100 * c.value for c in changes],
+                [row + shift for row in range(len(suites))],
+                xerr=[
+                    [100 * (c.value - c.low) for c in changes],
+                    [100 * (c.high - c.value) for c in changes],
+                ],
+                fmt="o", markersize=4, capsize=2, color=f"C{number}", label=arm.title,
+            )  # fmt: skip
+        axis.axvline(0, color=_GREY, linewidth=0.8)
+        axis.set_title(decoding, fontsize=9)
+        axis.set_xlabel("change from the start, points", fontsize=8)
+        axis.grid(axis="x", alpha=0.3)
+    axes[0, 0].set_yticks(range(len(suites)), [study.titles[s] for s in suites], fontsize=8)
+    axes[0, 0].invert_yaxis()
+    axes[0, -1].legend(fontsize=8)
+    figure.tight_layout()
+    return figure
+
+
+def _replies(study: Study, found: dict[str, Any]) -> plt.Figure | None:
+    """Start and ends, by the number of replies."""
+    decoding = study.decodings[0]
+    if max(len(by[decoding][s]) for by in found["replies"].values() for s in study.titles) < 2:
+        return None
+    titles = {arm.name: arm.title for arm in study.arms}
+
+    def panel(axis: plt.Axes, suite: str) -> None:
+        for number, (label, by_decoding) in enumerate(found["replies"].items()):
+            points = by_decoding[decoding][suite]
+            color = f"C{number - 1}" if label in titles else _GREY
+            replies = list(range(1, len(points) + 1))
+            _band(axis, replies, points, color, "-", titles.get(label, label))
+        axis.set_xlabel("replies", fontsize=8)
+        axis.xaxis.get_major_locator().set_params(integer=True)
+
+    return _by_suite(study, panel, "success, %")
+
+
+def _divergence(study: Study, found: dict[str, Any]) -> plt.Figure | None:
+    points = found["divergence"]
+    if not points:
+        return None
+
+    def panel(axis: plt.Axes, suite: str) -> None:
+        for number, arm in enumerate(study.arms):
+            mine = [p for p in points if p["arm"] == arm.name]
+            axis.scatter(
+                [p["forward_per_reply"] for p in mine],
+                [100 * p["changes"][suite] for p in mine],
+                s=14, color=f"C{number}", label=arm.title,
+            )  # fmt: skip
+        axis.axhline(0, color=_GREY, linewidth=0.8)
+        axis.set_xlabel("KL(start || checkpoint), nats a reply", fontsize=8)
+
+    return _by_suite(study, panel, "change, points")
+
+
+def _recognition(study: Study, found: dict[str, Any]) -> plt.Figure | None:
+    if "recognition" not in study.metrics():
+        return None
+    decoding = study.decodings[0]
+
+    def panel(axis: plt.Axes, suite: str) -> None:
+        for number, arm in enumerate(study.arms):
+            curves = found["curves"][arm.name][decoding][suite]
+            xs = [100 * p["value"] for p in curves["recognition"]]
+            ys = [100 * p["value"] for p in curves[_MAIN]]
+            axis.plot(xs, ys, "o-", markersize=3, color=f"C{number}", label=arm.title)
+            axis.plot(xs[0], ys[0], "s", color=_GREY)
+        axis.set_xlabel("read right, %", fontsize=8)
+
+    return _by_suite(study, panel, "success, %")
+
+
+def _by_suite(study: Study, panel: Callable[[plt.Axes, str], None], label: str) -> plt.Figure:
+    """A grid of panels, one for each suite."""
+    suites = list(study.titles)
+    columns = min(_COLUMNS, len(suites))
+    lines = -(-len(suites) // columns)
+    figure, axes = plt.subplots(
+        lines, columns, figsize=(_PANEL[0] * columns, _PANEL[1] * lines), squeeze=False
+    )
+    for axis, suite in zip(axes.flat, suites, strict=False):
+        panel(axis, suite)
+        axis.set_title(study.titles[suite], fontsize=9)
+        axis.tick_params(labelsize=8)
+        axis.grid(alpha=0.3)
+    for axis in axes.flat[len(suites) :]:
+        axis.axis("off")
+    for row in axes:
+        row[0].set_ylabel(label, fontsize=8)
+    axes[0, 0].legend(fontsize=7)
+    figure.tight_layout()
+    return figure
+
+
+def _band(
+    axis: plt.Axes,
+    xs: Sequence[float],
+    points: Sequence[dict[str, float]],
+    color: str,
+    style: str,
+    label: str,
+) -> None:
+    """A line in %, with its intervals as a band."""
+    intervals = [_interval(point) for point in points]
+    axis.plot(
+        xs, [100 * i.value for i in intervals], style, marker="o", markersize=3,
+        linewidth=1.4, color=color, label=label,
+    )  # fmt: skip
+    axis.fill_between(
+        xs, [100 * i.low for i in intervals], [100 * i.high for i in intervals],
+        color=color, alpha=0.15 if style == "-" else 0.07, linewidth=0,
+    )  # fmt: skip
+
+
+def _interval(point: dict[str, float | None]) -> Interval:
+    """What Interval.to_json wrote; nan where nothing was measured."""
+    return Interval(*(float("nan") if v is None else v for v in point.values()))

@@ -1,0 +1,116 @@
+"""Where things lie in a study's directory, and how what was measured is read again.
+
+STUDY/config.yaml, steps.jsonl (what ran, and how long), results.json, figures/, report.html
+STUDY/seed0/start.json          where the start checkpoint of the seed is
+STUDY/seed0/ARM/run/            the run, with its checkpoints
+STUDY/seed0/ARM/measured/       what each checkpoint was measured to do (START: arm "start")
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from evaluation.play import Records
+from gym_dialogue import InputError
+from gym_policy.load import run_checkpoints
+
+START = "start"
+"""The arm that trains nothing: the start checkpoint itself."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """The part of a study that one arm has under one seed."""
+
+    study: Path
+    seed: int
+    arm: str
+
+    @property
+    def name(self) -> str:
+        """The name of the job: seed0/rl."""
+        return f"seed{self.seed}/{self.arm}"
+
+    @property
+    def directory(self) -> Path:
+        return self.study / self.name
+
+    @property
+    def run(self) -> Path:
+        return self.directory / "run"
+
+    @property
+    def log(self) -> Path:
+        return self.directory / "log.txt"
+
+    def measured(self, update: int) -> Path:
+        """The file of what a checkpoint was measured to do; 0 is the start (an arm with a start of
+        its own has that, others share the seed's).
+        """
+        return self.directory / "measured" / f"update-{update:06d}.json.gz"
+
+    @property
+    def updates(self) -> list[int]:
+        """The updates of the run's checkpoints, without the start."""
+        found = (int(p.name.removeprefix("update-")) for p in run_checkpoints(self.run))
+        return sorted(update for update in found if update > 0)
+
+
+@dataclass
+class Measured:
+    """A checkpoint as it was evaluated: `records` by decoding and suite (evaluation.play), the
+    replies an episode allowed, and the KL divergence from the start (evaluation.divergence).
+    """
+
+    records: Records
+    verify_iter: int
+    divergence: dict[str, float] | None = None
+
+
+def write_measured(file: Path, measured: Measured) -> None:
+    """Write the file, whole or not at all."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    partial = file.with_name(f"{file.name}.partial")
+    with gzip.open(partial, "wt", encoding="utf-8", compresslevel=5) as out:
+        json.dump(vars(measured), out)
+    os.replace(partial, file)
+
+
+def read_measured(file: Path) -> Measured:
+    """Raises InputError for a file that is broken."""
+    try:
+        with gzip.open(file, "rt", encoding="utf-8") as text:
+            return Measured(**json.load(text))
+    except (OSError, EOFError, ValueError, TypeError) as error:
+        raise InputError(
+            f"{file}: cannot be read ({error}); remove it, and run the study again"
+        ) from error
+
+
+def flops_by_update(metrics_file: Path) -> dict[int, float]:
+    """Compute after each update of a run, in FLOPs since its start, from its metrics.jsonl."""
+    flops = {0: 0.0}
+    for record in _lines(metrics_file):
+        if "flops" in record:
+            flops[record["update"]] = record["flops"]
+    return flops
+
+
+def start_flops(start: str | Path) -> float | None:
+    """Compute of making a start checkpoint, 6 N D_init, where it says so."""
+    flops = flops_by_update(Path(start) / "metrics.jsonl")
+    return max(flops.values()) or None
+
+
+def _lines(file: Path) -> list[dict[str, Any]]:
+    if not file.is_file():
+        return []
+    try:
+        return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+    except (OSError, ValueError) as error:
+        raise InputError(f"{file}: cannot be read: {error}") from error

@@ -1,0 +1,218 @@
+"""Trains and measures the arms of a study; what is done already is not done again."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import yaml
+
+from evaluation.play import EvalConfig
+from evaluation.study.config import ArmConfig, Config
+from evaluation.study.layout import START, Place
+from evaluation.study.steps import Steps
+from gym_dialogue import InputError
+from gym_policy.load import run_checkpoints, saved_checkpoints
+
+
+def places(config: Config, study: Path) -> list[Place]:
+    """Every part of a study, in the order in which they are run: all arms of a seed, then the next
+    seed, so that a study that is cut short has whole seeds.
+    """
+    seeds = range(config.first_seed, config.first_seed + config.seeds)
+    names = [START, *(arm.name for arm in config.chosen())]
+    return [Place(study, seed, name) for seed in seeds for name in names]
+
+
+def run_study(config: Config, study: Path) -> None:
+    """Run the jobs of `only`, or all. Raises InputError, as the commands that it runs do."""
+    chosen = places(config, study)
+    names = [place.name for place in chosen]
+    for name in config.only:
+        if name not in names:
+            raise InputError(f"only: {name!r} must be one of {', '.join(names)}")
+    arms = {arm.name: arm for arm in config.chosen()}
+    todo = [place for place in chosen if not config.only or place.name in config.only]
+    kinds = [kind for place in todo for kind in _kinds(arms.get(place.arm))]
+    steps = Steps(study / "steps.jsonl", kinds)
+    for place in todo:
+        if place.arm == START:
+            start = _start(config, steps, place)
+            _measure(config, steps, place, "evaluate the start", start, {0: start})
+        else:
+            _run_arm(config, steps, place, arms[place.arm])
+
+
+def _kinds(arm: ArmConfig | None) -> list[str]:
+    """The kinds of steps of an arm (None: the start), in order."""
+    if arm is None:
+        return ["make the start", "evaluate the start"]
+    own = [f"sample own replies for {arm.name}"] if arm.own_replies else []
+    start = [f"make the start for {arm.name}"] if arm.start_options else ["find the start"]
+    return [*start, *own, f"train {arm.name}", f"evaluate {arm.name}"]
+
+
+def _run_arm(config: Config, steps: Steps, place: Place, arm: ArmConfig) -> None:
+    kinds = _kinds(arm)
+    start = _start(config, steps, place, arm, kinds[0])
+    options = list(arm.options)
+    if arm.own_replies:
+        data = place.directory / "own" / "data.jsonl"
+        if data.is_file():
+            steps.skip(kinds[1])
+        else:
+            _sample_own(config, steps, place, arm, start, data)
+        options.append(f"--data_file={data}")
+    final = _final_update(arm)
+    if final in place.updates:
+        steps.skip(f"train {arm.name}")
+    else:
+        keep = ["--keep_last=0", "--eval_ends=false"] if arm.package == "rl" else []
+        steps.run(
+            f"train {arm.name}",
+            place.name,
+            [
+                *_launch(config, f"{arm.package}.train"),
+                f"--config={arm.config}",
+                f"--model={start}",
+                f"--run_dir={place.run}",
+                f"--seed={place.seed}",
+                f"--save_every={arm.every}",
+                *keep,
+                "--resume",
+                *options,
+            ],
+            place.log,
+        )
+    saved = {int(p.name.removeprefix("update-")): str(p) for p in run_checkpoints(place.run)}
+    saved.pop(0, None)
+    if arm.start_options:
+        saved[0] = start
+    _measure(config, steps, place, f"evaluate {arm.name}", start, saved)
+
+
+def _start(
+    config: Config,
+    steps: Steps,
+    place: Place,
+    arm: ArmConfig | None = None,
+    kind: str = "make the start",
+) -> str:
+    """The directory of the seed's start, or of the arm's own; made if need be."""
+    if config.start_model:
+        steps.skip(kind)
+        return saved_checkpoints(config.start_model)[-1]
+    own = arm.start_options if arm else []
+    directory = place.directory if own else Place(place.study, place.seed, START).directory
+    made = start_of(directory)
+    if made is not None:
+        steps.skip(kind)
+        return made
+    printed = steps.run(
+        kind,
+        place.name,
+        [
+            *_launch(config, "sft.start"),
+            f"--config={config.start_config}",
+            f"--seed={place.seed}",
+            *own,
+        ],
+        place.log,
+    )
+    start = printed.split()[-1]
+    directory.mkdir(parents=True, exist_ok=True)
+    partial = directory / "start.json.partial"
+    partial.write_text(json.dumps({"path": start}) + "\n")
+    os.replace(partial, directory / "start.json")
+    return start
+
+
+def start_of(directory: Path) -> str | None:
+    """The start checkpoint that was made for a part of the study, if it is still there."""
+    note = directory / "start.json"
+    if not note.is_file():
+        return None
+    start = json.loads(note.read_text())["path"]
+    return start if (Path(start) / "config.json").is_file() else None
+
+
+def _sample_own(
+    config: Config, steps: Steps, place: Place, arm: ArmConfig, start: str, data: Path
+) -> None:
+    """Replies of the start that the verifier accepted, as data to learn from."""
+    settings = yaml.safe_load(Path(arm.config).read_text())
+    source = (settings.get("sources") or [{}])[0]
+    steps.run(
+        f"sample own replies for {arm.name}",
+        place.name,
+        [
+            *_launch(config, "sft.own"),
+            f"--model={start}",
+            f"--seed={place.seed}",
+            f"--num_dialogues={arm.own_replies}",
+            f"--env={json.dumps(source.get('env', {}))}",
+            f"--max_new_tokens={config.eval.max_new_tokens}",
+            f"--run_dir={data.parent}",
+        ],
+        place.log,
+    )
+
+
+def _measure(
+    config: Config,
+    steps: Steps,
+    place: Place,
+    kind: str,
+    start: str,
+    checkpoints: dict[int, str],
+) -> None:
+    """Evaluate what has not been evaluated; the start and the end with all their replies."""
+    missing = [update for update in checkpoints if not place.measured(update).is_file()]
+    if not missing:
+        steps.skip(kind)
+        return
+    ends = {0, max(checkpoints)}
+    iters = [config.end_verify_iter if u in ends else config.eval.verify_iter for u in missing]
+    steps.run(
+        kind,
+        place.name,
+        [
+            *_launch(config, "evaluation.study.measure"),
+            f"--start={start}",
+            f"--checkpoints={json.dumps([checkpoints[update] for update in missing])}",
+            f"--files={json.dumps([str(place.measured(update)) for update in missing])}",
+            f"--verify_iters={json.dumps(iters)}",
+            f"--task={config.suites or config.task}",
+            *_eval_options(config.eval),
+            f"--divergence_episodes={config.divergence_episodes}",
+            f"--dtype={config.dtype}",
+        ],
+        place.log,
+    )
+
+
+def _final_update(arm: ArmConfig) -> int:
+    """The number of the last checkpoint of an arm's run."""
+    key = "num_updates" if arm.package == "rl" else "num_steps"
+    try:
+        settings = yaml.safe_load(Path(arm.config).read_text())
+    except (OSError, yaml.YAMLError) as error:
+        raise InputError(f"arm {arm.name}: config {arm.config}: cannot be read: {error}") from error
+    value = settings.get(key)
+    for option in arm.options:
+        if option.startswith(f"--{key}="):
+            value = yaml.safe_load(option.partition("=")[2])
+    if not isinstance(value, int):
+        raise InputError(f"arm {arm.name}: neither {arm.config} nor its options give {key}")
+    return value
+
+
+def _launch(config: Config, module: str) -> Sequence[str]:
+    return [sys.executable, "-m", "gym_dialogue.launch", config.processes, module]
+
+
+def _eval_options(settings: EvalConfig) -> list[str]:
+    return [f"--eval.{key}={json.dumps(value)}" for key, value in vars(settings).items()]

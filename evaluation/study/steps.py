@@ -1,0 +1,131 @@
+"""Runs the commands that a study is made of, one after the other, and keeps account of them."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from gym_dialogue import InputError
+from gym_dialogue.command import append_json
+
+_GLANCE = 2.0  # seconds between looks at how far a command is
+
+
+class Steps:
+    """Runs commands with their output in a log, says how far they are, and estimates the time that
+    is left from what the same kind of step took under other seeds.
+
+    `kinds` are the kinds of all steps that may still be needed, in order.
+    """
+
+    def __init__(self, account: Path, kinds: Sequence[str]):
+        self.account = account
+        self.waiting = list(kinds)
+        self.total = len(self.waiting)
+        self.took: dict[str, list[float]] = {}
+        if account.is_file():
+            for line in account.read_text(encoding="utf-8").splitlines():
+                step = json.loads(line)
+                self.took.setdefault(step["kind"], []).append(step["seconds"])
+
+    def skip(self, kind: str) -> None:
+        """A step that is done already."""
+        self.waiting.remove(kind)
+
+    def run(self, kind: str, job: str, command: Sequence[str], log: Path) -> str:
+        """Run a command; returns what it printed on standard output.
+
+        Raises InputError with the line that it said where its input was bad, and RuntimeError,
+        naming the log, where it failed otherwise. Asked to end (SIGTERM, Ctrl-C), it passes that
+        on, waits, and ends the study with code 143 or 130.
+        """
+        self.waiting.remove(kind)
+        number = self.total - len(self.waiting)
+        began = time.monotonic()
+        print(f"[{number}/{self.total}] {job}: {kind}{self._left(kind)}", flush=True)
+        log.parent.mkdir(parents=True, exist_ok=True)
+        with open(log, "a", encoding="utf-8") as said:
+            said.write(f"\n$ {shlex.join(command)}\n")
+            said.flush()
+            child = subprocess.Popen(
+                command, stdout=subprocess.PIPE, stderr=said, start_new_session=True
+            )
+            with _passing_signals_to(child) as asked:
+                printed = self._follow(child, log)
+        if asked:
+            print(f"\nAsked to end during {job}: run the study again to go on", flush=True)
+            raise SystemExit(128 + asked[0])
+        if child.returncode == 2:
+            raise InputError(f"{job}: {_error_line(log)} (log: {log})")
+        if child.returncode:
+            raise RuntimeError(
+                f"{job}: {kind} ended with code {child.returncode}; its log is {log}"
+            )
+        seconds = time.monotonic() - began
+        self.took.setdefault(kind, []).append(seconds)
+        record = {"job": job, "kind": kind, "seconds": round(seconds, 1)}
+        append_json(self.account, record)
+        return printed
+
+    def _follow(self, child: subprocess.Popen, log: Path) -> str:
+        """Wait for a command and show, on a terminal, the last line of its progress."""
+        shown = sys.stdout.isatty()
+        while True:
+            try:
+                printed, _ = child.communicate(timeout=_GLANCE)
+                break
+            except subprocess.TimeoutExpired:
+                if shown:
+                    print(f"\r\x1b[K  {_last_line(log)[:110]}", end="", flush=True)
+        if shown:
+            print("\r\x1b[K", end="", flush=True)
+        with open(log, "ab") as said:
+            said.write(printed)
+        return printed.decode(errors="replace")
+
+    def _left(self, kind: str) -> str:
+        """How long the steps that are left will take, as far as known."""
+        known = [self.took[k] for k in [kind, *self.waiting] if k in self.took]
+        if not known:
+            return ""
+        minutes = sum(sum(taken) / len(taken) for taken in known) / 60
+        all_known = len(known) == len(self.waiting) + 1
+        return f" ({'about' if all_known else 'at least'} {minutes:.0f} min left)"
+
+
+@contextlib.contextmanager
+def _passing_signals_to(child: subprocess.Popen) -> Iterator[list[int]]:
+    """Passes SIGTERM and SIGINT on; the list holds those that came."""
+    came: list[int] = []
+
+    def pass_on(number: int, frame: object) -> None:
+        came.append(number)
+        child.send_signal(signal.SIGTERM)
+
+    before = {n: signal.signal(n, pass_on) for n in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield came
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _last_line(log: Path) -> str:
+    with open(log, "rb") as file:
+        file.seek(max(0, log.stat().st_size - 400))
+        text = file.read().decode(errors="replace")
+    lines = [line.strip() for line in text.replace("\r", "\n").splitlines() if line.strip()]
+    return lines[-1] if lines else ""
+
+
+def _error_line(log: Path) -> str:
+    lines = log.read_text(encoding="utf-8", errors="replace").replace("\r", "\n").splitlines()
+    said = [line for line in lines if line.startswith("error: ")]
+    return said[-1].removeprefix("error: ") if said else "bad input"

@@ -1,0 +1,105 @@
+"""A study in words: its claims with their numbers, and its table."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from evaluation.metrics import Interval
+from evaluation.report import format_interval
+from evaluation.study.analysis import Study
+
+_MAIN = "first_reply"
+_HEADINGS = {"first_reply": "first reply", "recognition": "recognition in the first reply"}
+
+
+def claims(study: Study, found: dict[str, Any]) -> list[str]:
+    """The claim, under another rule, and what each arm did in every suite, at equal compute."""
+    if not study.arms:
+        return ["Nothing has been measured yet."]
+    decoding = study.decodings[0]
+    said = [_unfinished(study)] if study.missing else []
+    for suite in [s for s in study.suites if s.shift == "rule"][:1]:
+        arms = found["equal_compute"]["arms"]
+        changes = [
+            f"{arm.title} {_change(arms[arm.name][decoding][suite.name][_MAIN])}"
+            for arm in study.arms
+        ]
+        said.append(f"{suite.title or suite.name}, at equal compute: {'; '.join(changes)}.")
+    for arm in study.arms:
+        at = found["equal_compute"]["arms"][arm.name]
+        parts = [
+            f"{suite.title or suite.name} {_change(at[decoding][suite.name][_MAIN])}"
+            for suite in study.suites
+        ]
+        seeds = f"{len(arm.rows)} seed{'s' if len(arm.rows) > 1 else ''}"
+        said.append(
+            f"{arm.title}, {at['flops']:.2g} FLOPs after the start ({seeds}; first reply, "
+            f"{decoding}, %): {'; '.join(parts)}."
+        )
+    return said
+
+
+def _change(cell: dict[str, Any]) -> str:
+    change = _interval(cell["change"])
+    if change.low > 0:
+        verdict = "above the start"
+    elif change.high < 0:
+        verdict = "below the start"
+    else:
+        verdict = "not clear of the start"
+    start, value = 100 * cell["start"]["value"], 100 * cell["value"]["value"]
+    return f"{start:.1f} -> {value:.1f}, {format_interval(change, '+')}, {verdict}"
+
+
+def _unfinished(study: Study) -> str:
+    return f"Unfinished: {', '.join(study.missing)} not there yet; what follows is of the rest."
+
+
+def table_rows(study: Study, found: dict[str, Any]) -> list[tuple[str, list[list[str]]]]:
+    """Blocks of the table: (heading, rows of suite, start, and value and change of every arm)."""
+    blocks = []
+    for metric in study.metrics():
+        for decoding in study.decodings:
+            name, _, kind = metric.partition("/")
+            heading = _HEADINGS[name] + (f", {kind} positions" if kind else "") + f", {decoding}"
+            rows = []
+            for suite, title in study.titles.items():
+                cells = [
+                    found["equal_compute"]["arms"][arm.name][decoding][suite][metric]
+                    for arm in study.arms
+                ]
+                row = [title, format_interval(_interval(cells[0]["start"]))]
+                for cell in cells:
+                    row += [
+                        format_interval(_interval(cell["value"])),
+                        format_interval(_interval(cell["change"]), "+"),
+                    ]
+                rows.append(row)
+            blocks.append((heading, rows))
+    return blocks
+
+
+def table_columns(study: Study) -> list[str]:
+    """The heads of the columns of `table_rows`."""
+    arms = [column for arm in study.arms for column in (arm.title, f"{arm.title} - start")]
+    return ["success, % [95 %]", "start", *arms]
+
+
+def format_table(study: Study, found: dict[str, Any]) -> str:
+    """The table as text."""
+    columns = table_columns(study)
+    first = max(map(len, study.titles.values())) + 4
+    width = max(22, *(len(column) + 2 for column in columns))
+
+    def line(cells: list[str]) -> str:
+        return f"{cells[0]:<{first}}" + "".join(f"{cell:>{width}}" for cell in cells[1:])
+
+    lines = [line(columns)]
+    for heading, rows in table_rows(study, found):
+        lines.append(heading)
+        lines += [line([f"  {row[0]}", *row[1:]]) for row in rows]
+    return "\n".join(lines)
+
+
+def _interval(point: dict[str, float | None]) -> Interval:
+    return Interval(*(float("nan") if v is None else v for v in point.values()))

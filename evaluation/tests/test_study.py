@@ -1,0 +1,170 @@
+"""The study's analysis on made-up measurements whose answer is known, and its bad input."""
+
+import json
+
+import pytest
+
+from evaluation.study.analysis import read_study, results
+from evaluation.study.config import ArmConfig, Config, check_config, study_file
+from evaluation.study.figures import draw
+from evaluation.study.layout import START, Measured, Place, read_measured, write_measured
+from evaluation.study.run import places, run_study
+from evaluation.study.text import claims, format_table
+from evaluation.suites import load_task
+from gym_dialogue import InputError
+from gym_dialogue.command import append_json
+
+SUITES = [suite.name for suite in load_task("gp_l").suites]
+EPISODES = 200
+
+
+def _records(rates):
+    """Records of one decoding: the first `rate` of the episodes of a suite are right at once, half
+    of the others at the second reply.
+    """
+    by_suite = {}
+    for suite in SUITES:
+        right = round(rates.get(suite, 0.1) * EPISODES)
+        by_suite[suite] = []
+        for number in range(EPISODES):
+            later = number >= right and number % 2 == 0
+            said = [True] if number < right else [False, later]
+            turns = [
+                {"dialogue": 0, "reply": "x", "reward": 1.0, "outcome": "X", "outcomes": ["X"]}
+                | {"feedback": "", "is_right": r, "recognized": None, "kind": "", "tokens": 3}
+                for r in said
+            ]
+            record = {"env_seed": number, "puzzle": str(number), "is_success": any(said)}
+            by_suite[suite].append(record | {"turns": turns})
+    return {"sampled": by_suite}
+
+
+def _config(**kwargs):
+    arms = [ArmConfig("sft", "sft", "f.yaml", "SFT"), ArmConfig("rl", "rl", "f.yaml", "RL")]
+    config = Config(known_arms=arms, start_config="f.yaml", **{"seeds": 2} | kwargs)
+    config.eval.decoding = ["sampled"]
+    return config
+
+
+RATES = {  # (update, FLOPs) -> rate under the OOD rule; ID rises alike in both arms
+    "sft": [(10, 100.0, 0.10), (20, 200.0, 0.05), (30, 900.0, 0.0)],
+    "rl": [(5, 90.0, 0.25), (10, 195.0, 0.40)],
+}
+
+
+@pytest.fixture
+def study(tmp_path):
+    config = _config()
+    for place in places(config, tmp_path):
+        if place.arm == START:
+            records = _records({"id": 0.3, "rule_ood": 0.2})
+            write_measured(place.measured(0), Measured(records, 2))
+            continue
+        for update, flops, rate in RATES[place.arm]:
+            checkpoint = place.run / "checkpoints" / f"update-{update:06d}"
+            checkpoint.mkdir(parents=True)
+            (checkpoint / "config.json").write_text("{}")
+            append_json(place.run / "metrics.jsonl", {"update": update, "flops": flops})
+            divergence = {"forward_per_reply": flops / 1000, "reverse_per_reply": 0.1}
+            records = _records({"id": 0.3 + flops / 2000, "rule_ood": rate})
+            write_measured(place.measured(update), Measured(records, 2, divergence))
+    return config, tmp_path
+
+
+def test_arms_are_compared_at_equal_compute(study):
+    config, directory = study
+    found = results(read_study(config, directory))
+    assert found["finished"]
+    equal = found["equal_compute"]
+    assert equal["budget"] == 195.0
+    # 200 counts as equal to 195, 900 does not.
+    assert {name: arm["update"] for name, arm in equal["arms"].items()} == {"sft": 20, "rl": 10}
+    cells = {name: arm["sampled"]["rule_ood"]["first_reply"] for name, arm in equal["arms"].items()}
+    assert cells["sft"]["start"]["value"] == cells["rl"]["start"]["value"] == 0.2
+    assert cells["sft"]["change"]["value"] == pytest.approx(-0.15)
+    assert cells["rl"]["change"]["value"] == pytest.approx(0.2)
+    assert cells["sft"]["change"]["high"] < 0 < cells["rl"]["change"]["low"]
+
+
+def test_curves_replies_and_divergence(study):
+    config, directory = study
+    found = results(read_study(config, directory))
+    curve = found["curves"]["sft"]["sampled"]["rule_ood"]["first_reply"]
+    assert [point["value"] for point in curve] == [0.2, 0.1, 0.05, 0.0]
+    assert found["arms"]["sft"]["flops"] == [0.0, 100.0, 200.0, 900.0]
+    # Right at once in 20 %, at the second reply in half of the rest.
+    within = [point["value"] for point in found["replies"]["start"]["sampled"]["rule_ood"]]
+    assert within == pytest.approx([0.2, 0.6])
+    assert len(found["divergence"]) == 2 * (3 + 2)
+    point = next(p for p in found["divergence"] if p["arm"] == "rl" and p["update"] == 10)
+    assert point["forward_per_reply"] == 0.195
+    assert point["changes"]["rule_ood"] == pytest.approx(0.2)
+
+
+def test_the_claim_says_what_is_clear_of_the_start(study, tmp_path):
+    config, directory = study
+    read = read_study(config, directory)
+    found = results(read)
+    claim, sft, rl = claims(read, found)
+    assert claim.startswith("rule OOD (11, 12, 13), at equal compute: SFT 20.0 -> 5.0, -15.0 [")
+    assert claim.index("below the start") < claim.index("RL 20.0 -> 40.0") < claim.index("above")
+    assert "20.0 -> 5.0, -15.0 [" in sft
+    assert "below the start" in sft.split("rule OOD")[1].split(";")[0]
+    assert "above the start" in rl.split("rule OOD")[1].split(";")[0]
+    assert "held-out puzzles 10.0 -> 10.0, +0.0 [+0.0, +0.0], not clear of the start" in rl
+    assert "RL - start" in format_table(read, found)
+    names = [file.stem for _, file in draw(read, found, tmp_path / "figures")]
+    assert names == ["curves", "changes", "replies", "divergence"]
+
+
+def test_an_unfinished_study_says_so_and_shows_the_rest(study):
+    config, directory = study
+    Place(directory, 1, "rl").measured(10).unlink()
+    read = read_study(config, directory)
+    found = results(read)
+    assert (found["finished"], found["missing"]) == (False, ["seed1/rl"])
+    assert found["arms"]["rl"]["seeds"] == 1
+    assert claims(read, found)[0].startswith("Unfinished: seed1/rl")
+    only_starts = read_study(_config(arms=["rl"]), directory.parent / "none")
+    assert claims(only_starts, results(only_starts)) == ["Nothing has been measured yet."]
+
+
+def test_what_is_done_is_not_done_again(study):
+    config, directory = study
+    for seed in range(2):
+        start = Place(directory, seed, START).directory / "start.json"
+        start.write_text(json.dumps({"path": str(directory / "s")}))
+    (directory / "s").mkdir()
+    (directory / "s" / "config.json").write_text("{}")
+    settings = directory / "f.yaml"
+    settings.write_text("num_steps: 30\nnum_updates: 10\n")
+    for arm in config.known_arms:
+        arm.config = str(settings)
+    run_study(config, directory)  # nothing is left to run, so no command is started
+    assert not (directory / "steps.jsonl").exists()
+    with pytest.raises(InputError, match="seed9/rl"):
+        run_study(_config(only=["seed9/rl"]), directory)
+
+
+@pytest.mark.parametrize(
+    ("change", "word"),
+    [
+        ({"arms": ["sft", "dpo"]}, "dpo"),
+        ({"arms": []}, "arms"),
+        ({"seeds": 0}, "seeds"),
+        ({"start_model": "a/b"}, "start"),
+        ({"end_verify_iter": 0}, "end_verify_iter"),
+    ],
+)
+def test_bad_settings(change, word):
+    with pytest.raises(InputError, match=word):
+        check_config(_config(**change))
+
+
+def test_bad_files(tmp_path):
+    with pytest.raises(InputError, match="gp_l_tiny"):
+        study_file("chess", "tiny")
+    broken = tmp_path / "update-000001.json.gz"
+    broken.write_bytes(b"no gzip")
+    with pytest.raises(InputError, match="run the study again"):
+        read_measured(broken)

@@ -1,0 +1,219 @@
+"""Dialogues to fine-tune on that the policy wrote itself: those of its replies that the verifier
+accepts (rejection sampling, as in RFT, arXiv 2308.01825). It is SFT on the policy's own
+distribution, without a teacher, and without a gradient from wrong replies.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from accelerate import PartialState
+from tqdm import tqdm
+
+from gym_dialogue import Episode, InputError, Task, rollout, shows_images
+from gym_dialogue.command import EnvConfig, make_envs, run_command, start_run, with_prompt_file
+from gym_dialogue.images import Image, save_image
+from gym_dialogue.messages import messages_to_json
+from gym_dialogue.resume import write_atomically
+from gym_policy import ModelPolicy, load_model, load_renderer
+from gym_policy.compute import SAMPLED, num_parameters
+from gym_policy.load import saved_checkpoints
+from gym_policy.sampler import SamplerName
+from gym_policy.zero import join_processes
+from sft.data import gathered, write_jsonl
+
+_OWN_STREAM = 0x0E11  # tells these seeds from those of training and evaluation
+_TRIES = 50  # episodes for each dialogue that is wanted, by default
+
+
+@dataclass
+class Config:
+    """Sample a checkpoint's replies and keep the right ones as dialogues to fine-tune on."""
+
+    model: str = ""
+    """The policy: a directory saved by save_pretrained, a hub name, or a run, which stands for its
+    last checkpoint."""
+    run_dir: str = "runs/own"
+    """Where data.jsonl, its images and own.json go."""
+    env: EnvConfig = field(default_factory=EnvConfig)
+    """The environment to play in. The first reply to each of its prompts counts."""
+    prompt_file: str | None = None
+    """Wording of prompts. None: the environment's own."""
+    seed: int = 0
+    """Decides every episode and every random number of sampling."""
+    num_dialogues: int = 8000
+    """How many right replies are wanted."""
+    group_size: int = 1
+    """Episodes on the same puzzle, which differ by what is sampled."""
+    max_episodes: int | None = None
+    """Episodes that are played at most. None: 50 for each dialogue that is wanted."""
+    temperature: float = 1.0
+    """Of sampling."""
+    max_new_tokens: int = 64
+    """Tokens a reply may have."""
+    batch_size: int = 256
+    """Episodes played side by side, which share the sampling batch."""
+    sampler: SamplerName = "cached"
+    """What samples (`gym_policy.sampler`)."""
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    """Of the weights."""
+
+
+def check_config(config: Config) -> None:
+    """Raises InputError for values that describe nothing to sample."""
+    if not config.model:
+        raise InputError("model: name the policy with --model=DIRECTORY_OR_HUB_NAME")
+    for name in ("num_dialogues", "group_size", "temperature", "max_new_tokens", "batch_size"):
+        if not getattr(config, name) > 0:
+            raise InputError(f"{name}={getattr(config, name)}: must be above 0")
+    if config.max_episodes is not None and config.max_episodes < 1:
+        raise InputError(f"max_episodes={config.max_episodes}: must be at least 1")
+    if config.seed < 0:
+        raise InputError(f"seed={config.seed}: must not be negative")
+
+
+def sample_own(policy: ModelPolicy, config: Config, directory: Path) -> dict[str, Any]:
+    """Play until `num_dialogues` first replies were right, or `max_episodes` have been played.
+    Writes data.jsonl, with images in the directory images, and returns what own.json says, on every
+    rank. Raises InputError if no reply was right.
+
+    The ranks take batches in turn, and which replies are kept does not depend on their number.
+    """
+    state = PartialState()
+    source = with_prompt_file(config.env, config.prompt_file)
+    # More replies would be to the verifier's word, and are not looked at.
+    single = EnvConfig(source.id, source.kwargs | {"verify_iter": 1})
+    envs = make_envs(single, config.batch_size)
+    limit = config.max_episodes or _TRIES * config.num_dialogues
+    kept: list[dict[str, Any]] = []
+    played: list[dict[str, Any]] = []
+    progress = tqdm(
+        total=config.num_dialogues,
+        desc="right replies",
+        unit="reply",
+        mininterval=1,
+        disable=not state.is_main_process,
+    )
+    with progress:
+        for begin in range(0, math.ceil(limit / config.batch_size), state.num_processes):
+            first = (begin + state.process_index) * config.batch_size
+            numbers = range(first, max(first, min(first + config.batch_size, limit)))
+            episodes = rollout(envs, policy, [_task(config, number) for number in numbers])
+            mine = [
+                _played(number, episode, policy, directory)
+                for number, episode in zip(numbers, episodes, strict=True)
+            ]
+            del episodes  # with their images, before the next are played
+            together = sorted(gathered(mine), key=lambda record: record["number"])
+            played += together
+            found = [record for episode in together for record in episode.pop("right")]
+            progress.update(min(len(found), config.num_dialogues - len(kept)))
+            kept += found
+            if len(kept) >= config.num_dialogues:
+                break
+    if not kept:
+        raise InputError(
+            f"model {config.model}: none of {sum(e['replies'] for e in played)} first replies was "
+            "right: there is nothing to learn from"
+        )
+    verified, kept = len(kept), kept[: config.num_dialogues]
+    if state.is_main_process:
+        write_jsonl(directory / "data.jsonl", kept)
+    tokens, parameters = sum(e["tokens"] for e in played), num_parameters(policy.model)
+    return {
+        "dialogues": len(kept),
+        "episodes": len(played),
+        "replies": sum(e["replies"] for e in played),
+        "verified": verified,
+        "puzzles_played": len({e["puzzle"] for e in played}),
+        "puzzles_covered": len({e["puzzle"] for e in played if e["is_right"]}),
+        "reply_tokens": sum(e["reply_tokens"] for e in played),
+        "tokens": tokens,
+        "parameters": parameters,
+        "flops": float(SAMPLED * parameters * tokens),
+    }
+
+
+def _task(config: Config, number: int) -> Task:
+    group, member = divmod(number, config.group_size)
+    key = (_OWN_STREAM, config.seed, group)
+    return Task(int(np.random.SeedSequence(key).generate_state(1)[0]), (*key, member))
+
+
+def _played(number: int, episode: Episode, policy: ModelPolicy, directory: Path) -> dict[str, Any]:
+    """An episode as plain data: what it took, and its right replies as dialogues."""
+    right = []
+    for turn in episode.turns:
+        if not turn.is_right:
+            continue
+
+        def save(image: Image, name: str = f"{number}-{turn.dialogue}.png") -> str:
+            save_image(directory / "images" / name, image)
+            return f"images/{name}"
+
+        right.append(
+            {"messages": messages_to_json(episode.dialogues[turn.dialogue].messages, save)}
+        )
+    answered = sorted({turn.dialogue for turn in episode.turns})
+    return {
+        "number": number,
+        "puzzle": episode.puzzle,
+        "replies": len(episode.turns),
+        "reply_tokens": sum(len(turn.reply.token_ids) for turn in episode.turns),
+        "tokens": _tokens(policy, episode, answered),
+        "is_right": bool(right),
+        "right": right,
+    }
+
+
+def _tokens(policy: ModelPolicy, episode: Episode, answered: Sequence[int]) -> int:
+    """Of the episode's dialogues, prompts and replies."""
+    rendered = (policy.renderer.render(episode.dialogues[index]) for index in answered)
+    return sum(len(dialogue.token_ids) for dialogue in rendered)
+
+
+def main(config: Config) -> Path:
+    """The command: samples, and leaves data.jsonl and own.json; returns the directory."""
+    check_config(config)
+    path = saved_checkpoints(config.model)[-1]
+    renderer = load_renderer(path)
+    (env,) = make_envs(with_prompt_file(config.env, config.prompt_file), 1)
+    if shows_images(env):
+        renderer.require_images(f"environment {config.env.id}", path)
+    state = join_processes()
+    policy = ModelPolicy(
+        load_model(path, config.dtype).to(state.device),
+        renderer,
+        temperature=config.temperature,
+        max_new_tokens=config.max_new_tokens,
+        batch_size=config.batch_size,
+        sampler=config.sampler,
+    )
+    directory = Path(config.run_dir)
+    if state.is_main_process:
+        start_run(directory, config)
+    state.wait_for_everyone()
+    found = {"model": path} | sample_own(policy, config, directory)
+    if state.is_main_process:
+        # Written last: with it, the data are whole.
+        write_atomically(directory / "own.json", json.dumps(found, indent=1) + "\n")
+        print(
+            f"{found['verified']:,} of {found['replies']:,} first replies of {path} were right, on "
+            f"{found['puzzles_covered']:,} of {found['puzzles_played']:,} puzzles; "
+            f"{found['dialogues']:,} dialogues are in {directory / 'data.jsonl'} "
+            f"({found['flops']:.2e} FLOPs)"
+        )
+        if found["dialogues"] < config.num_dialogues:
+            print(f"warning: {config.num_dialogues:,} were wanted; raise max_episodes")
+    state.destroy_process_group()
+    return directory
+
+
+if __name__ == "__main__":
+    run_command(main, Config)

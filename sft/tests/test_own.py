@@ -1,0 +1,142 @@
+"""A policy's own right replies as data to fine-tune on."""
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from gym_dialogue import InputError
+from gym_dialogue.command import EnvConfig, make_envs
+from gym_dialogue.data import read_dialogues
+from gym_dialogue.images import open_image
+from gym_dialogue.policy import NoisyOraclePolicy
+from gym_policy import ModelPolicy, Renderer, load_model
+from gym_policy.tests.tiny_models import (
+    tiny_llama,
+    tiny_mllama,
+    tiny_mllama_processor,
+    tiny_tokenizer,
+)
+from sft import own
+from sft.data import SourceConfig
+from sft.own import Config, main, sample_own
+from sft.start import Config as StartConfig
+from sft.start import make_start
+from sft.train import Config as TrainConfig
+from sft.train import train
+
+
+class _Sometimes(ModelPolicy):
+    """Answers rightly half of the time, in the tokens of a real tokenizer."""
+
+    def act(self, dialogues):
+        replies = NoisyOraclePolicy(0.5).act(dialogues)
+        encode = self.renderer.tokenizer.encode
+        return [
+            replace(
+                reply,
+                token_ids=(
+                    *encode(reply.text, add_special_tokens=False),
+                    self.renderer.stop_ids[0],
+                ),
+            )
+            for reply in replies
+        ]
+
+
+@pytest.fixture
+def policy():
+    tokenizer = tiny_tokenizer()
+    return _Sometimes(tiny_llama(tokenizer), Renderer(tokenizer))
+
+
+def test_right_first_replies_are_kept_and_all_that_was_sampled_is_counted(policy, tmp_path):
+    config = Config(model="x", num_dialogues=30, batch_size=16, group_size=2)
+    found = sample_own(policy, config, tmp_path)
+    dialogues = list(read_dialogues(tmp_path / "data.jsonl"))
+    assert len(dialogues) == found["dialogues"] == 30
+    (env,) = make_envs(config.env, 1)
+    prompts = set()
+    for number, (prompt, reply) in enumerate(dialogues):
+        assert (prompt.role, reply.role) == ("user", "assistant")
+        prompts.add(prompt.text)
+        cards = json.loads(reply.text)["cards"]
+        env.reset(options={"cards": cards})
+        assert env.step(reply.text)[1] == 5, number
+    assert found["episodes"] % 16 == 0
+    assert found["replies"] == found["episodes"]
+    assert found["puzzles_covered"] <= found["puzzles_played"] <= found["episodes"] / 2
+    assert len(prompts) < 30  # two tries at each hand
+    assert 30 <= found["verified"] < found["episodes"]
+    parameters = policy.model.num_parameters()
+    assert found["flops"] == 2 * parameters * found["tokens"]
+    render = policy.renderer.render
+    shortest = min(len(render(dialogue).token_ids) for dialogue in dialogues)
+    assert found["tokens"] > 0.9 * shortest * found["replies"] > found["reply_tokens"]
+    first = (tmp_path / "data.jsonl").read_text()
+    sample_own(policy, config, tmp_path)
+    assert (tmp_path / "data.jsonl").read_text() == first
+
+
+def test_every_position_of_a_route_is_a_dialogue(policy, tmp_path):
+    env = EnvConfig("gym_virl/Navigation-v0", {"max_legs": 2})
+    found = sample_own(policy, Config(env=env, num_dialogues=20, batch_size=8), tmp_path)
+    assert found["replies"] > found["episodes"]
+    dialogues = list(read_dialogues(tmp_path / "data.jsonl"))
+    assert len(dialogues) == 20
+    assert any("A_1: " in prompt.text for prompt, _ in dialogues)
+
+
+def test_images_go_to_files(tmp_path):
+    tokenizer = tiny_tokenizer(with_images=True)
+    renderer = Renderer(tokenizer, tiny_mllama_processor(tokenizer))
+    policy = _Sometimes(tiny_mllama(tokenizer), renderer)
+    env = EnvConfig(kwargs={"language_only": False, "resolution": 56})
+    sample_own(policy, Config(env=env, num_dialogues=5, batch_size=4), tmp_path)
+    images = [prompt.image for prompt, _ in read_dialogues(tmp_path / "data.jsonl")]
+    assert len(set(images)) == 5
+    assert all(open_image(image).shape == (56, 56, 3) for image in images)
+
+
+def test_the_number_of_tries_is_bounded(policy, tmp_path):
+    config = Config(num_dialogues=1000, batch_size=8, max_episodes=20)
+    found = sample_own(policy, config, tmp_path)
+    assert found["episodes"] == 20
+    assert 0 < found["dialogues"] == found["verified"] < 20
+    mute = ModelPolicy(policy.model, policy.renderer, max_new_tokens=2)
+    with pytest.raises(InputError, match="none of 8 first replies"):
+        sample_own(mute, replace(config, max_episodes=8), tmp_path)
+
+
+def test_the_command_makes_data_that_training_takes(tmp_path, monkeypatch, capsys):
+    start = make_start(
+        StartConfig(
+            cache=str(tmp_path / "cache"),
+            sources=[SourceConfig()],
+            num_dialogues=60,
+            num_steps=1,
+            batch_size=8,
+            lr=1e-3,
+        )
+    )
+    monkeypatch.setattr(own, "ModelPolicy", _Sometimes)
+    made = main(
+        Config(model=str(start), run_dir=str(tmp_path / "own"), num_dialogues=8, batch_size=8)
+    )
+    assert "first replies" in capsys.readouterr().out
+    said = json.loads((made / "own.json").read_text())
+    assert said["model"] == str(start)
+    assert said["parameters"] == load_model(str(start)).num_parameters()
+    with pytest.raises(InputError, match="already holds a run"):
+        main(Config(model=str(start), run_dir=str(made)))
+    train(
+        TrainConfig(
+            model=str(start),
+            run_dir=str(tmp_path / "run"),
+            data_file=str(made / "data.jsonl"),
+            num_steps=1,
+            batch_size=4,
+        )
+    )
+    with pytest.raises(InputError, match="model: name"):
+        main(Config())

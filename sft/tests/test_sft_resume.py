@@ -1,0 +1,172 @@
+"""Compute that is logged, and fine-tuning that ends the same however often it is interrupted."""
+
+import json
+import os
+import shutil
+import signal
+from dataclasses import replace
+
+import pytest
+import torch
+import yaml
+
+from gym_dialogue import InputError
+from gym_dialogue.command import EnvConfig
+from gym_dialogue.data import read_dialogues
+from gym_policy import Renderer, load_model, load_renderer
+from gym_policy.compute import num_parameters
+from gym_policy.load import save_renderer
+from gym_policy.tests.tiny_models import tiny_llama, tiny_tokenizer
+from sft import train as sft_train
+from sft.data import DialogueItems, SourceConfig, TrainingOrder
+from sft.train import Config, train
+
+
+@pytest.fixture(scope="module")
+def start(tmp_path_factory):
+    """A tiny Llama with dropout, so that what it becomes depends on the random state."""
+    path = tmp_path_factory.mktemp("start")
+    tokenizer = tiny_tokenizer()
+    model = tiny_llama(tokenizer)
+    model.config.attention_dropout = 0.1
+    model.save_pretrained(path)
+    save_renderer(Renderer(tokenizer), path)
+    return str(path)
+
+
+@pytest.fixture
+def config(start, tmp_path):
+    return Config(
+        model=start,
+        run_dir=str(tmp_path / "run"),
+        sources=[SourceConfig(EnvConfig(kwargs={"verify_iter": 2}), 1, 0.5)],
+        num_dialogues=40,
+        num_steps=8,
+        batch_size=4,
+        microbatch_size=2,
+        lr=1e-2,
+        save_every=3,
+        validation=0.2,
+    )
+
+
+@pytest.fixture(autouse=True)
+def _keep_sigterm():
+    handler = signal.getsignal(signal.SIGTERM)
+    yield
+    signal.signal(signal.SIGTERM, handler)
+
+
+def _metrics(run):
+    """Without times, and without the last record, a mean over what one process trained."""
+    lines = (run / "metrics.jsonl").read_text().splitlines()
+    records = [r for r in map(json.loads, lines) if "train_loss" not in r]
+    return [
+        {k: v for k, v in r.items() if not k.endswith(("runtime", "_per_second"))} for r in records
+    ]
+
+
+def _weights(run, step):
+    return load_model(str(run / "checkpoints" / f"update-{step:06d}")).state_dict()
+
+
+def _same(first, second):
+    return all(torch.equal(first[name], second[name]) for name in first)
+
+
+def _at_step(monkeypatch, step, act):
+    """Have something happen while a step is taken."""
+    step_end = sft_train._RunFiles.on_step_end
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if state.global_step == step:
+            act()
+        step_end(self, args, state, control, **kwargs)
+
+    monkeypatch.setattr(sft_train._RunFiles, "on_step_end", on_step_end)
+
+
+def test_tokens_and_compute_are_those_of_the_dialogues_learned_from(config):
+    run = train(replace(config, validation=0.0))
+    dialogues = list(read_dialogues(run / "data.jsonl"))
+    items = DialogueItems(dialogues, load_renderer(config.model))
+    order = TrainingOrder(items, 4, 8, seed=0).order
+    # As RL counts them: prompts and replies of each dialogue, no padding.
+    lengths = [len(items[index]["rendered"].token_ids) for index in order]
+    parameters = num_parameters(load_model(config.model))
+    assert parameters == load_model(config.model).num_parameters()
+    records = _metrics(run)
+    assert {0, 3, 6, 8} <= {record["update"] for record in records}  # every checkpoint
+    for record in records:
+        tokens = sum(lengths[: 4 * record["update"]])
+        assert record["tokens"] == tokens
+        assert record["flops"] == 6 * parameters * tokens
+
+
+def test_a_run_that_is_killed_goes_on_to_the_same_end(config, monkeypatch, tmp_path, capsys):
+    whole = train(replace(config, run_dir=str(tmp_path / "whole")))
+    run = tmp_path / "run"
+
+    def kill():
+        raise KeyboardInterrupt
+
+    for step in (2, 5, 7):  # before anything to go on from is saved, and after
+        with monkeypatch.context() as patch:
+            _at_step(patch, step, kill)
+            with pytest.raises(KeyboardInterrupt):
+                train(replace(config, resume=True))
+    (run / "checkpoints" / "update-000007").mkdir()  # what had been saved later is dropped
+    shutil.copy(
+        run / "checkpoints" / "update-000006" / "config.json", run / "checkpoints/update-000007"
+    )
+    assert sorted(p.name for p in (run / "trainer").iterdir()) == ["checkpoint-6", "newest.json"]
+    train(replace(config, resume=True))
+    assert "Going on from" in capsys.readouterr().out
+    assert _same(_weights(run, 8), _weights(whole, 8))
+    assert not _same(_weights(run, 8), _weights(whole, 6))
+    assert _metrics(run) == _metrics(whole)
+    assert [p.name[-1] for p in sorted((run / "checkpoints").iterdir())] == ["0", "3", "6", "8"]
+    assert not (run / "trainer").exists()
+    before = (run / "metrics.jsonl").read_text()
+    assert train(replace(config, resume=True)) == run
+    assert "is finished" in capsys.readouterr().out
+    assert (run / "metrics.jsonl").read_text() == before
+
+
+def test_sigterm_saves_and_leaves(config, monkeypatch, tmp_path, capsys):
+    config = replace(config, save_every=0)
+    whole = train(replace(config, run_dir=str(tmp_path / "whole")))
+    with monkeypatch.context() as patch:
+        _at_step(patch, 5, lambda: os.kill(os.getpid(), signal.SIGTERM))
+        with pytest.raises(SystemExit) as left:
+            train(config)
+    assert left.value.code == 128 + signal.SIGTERM
+    assert "saved after step 5; go on with --resume" in capsys.readouterr().out
+    run = train(replace(config, resume=True))
+    assert _same(_weights(run, 8), _weights(whole, 8))
+    assert _metrics(run)[-1] == _metrics(whole)[-1]
+
+
+def test_a_resume_that_cannot_be_is_one_line(config, monkeypatch):
+    with monkeypatch.context() as patch:
+        _at_step(patch, 4, lambda: os.kill(os.getpid(), signal.SIGTERM))
+        with pytest.raises(SystemExit):
+            train(config)
+    with pytest.raises(InputError, match=r"lr=0\.5, but the run"):
+        train(replace(config, resume=True, lr=0.5))
+    newest = sft_train.state_dir(config.run_dir) / "newest.json"
+    said = newest.read_text()
+    newest.write_text(said.replace('"processes": 1', '"processes": 2'))
+    with pytest.raises(InputError, match="was on 2 processes, this is on 1 processes"):
+        train(replace(config, resume=True))
+    newest.write_text("{")
+    with pytest.raises(InputError, match="cannot be read"):
+        train(replace(config, resume=True))
+    newest.write_text(said)
+    shutil.rmtree(newest.parent / "checkpoint-4")
+    with pytest.raises(InputError, match="checkpoint-4 is missing"):
+        train(replace(config, resume=True))
+    shutil.rmtree(newest.parent)
+    with pytest.raises(InputError, match="no training state"):
+        train(replace(config, resume=True))
+    assert yaml.safe_load((newest.parents[1] / "config.yaml").read_text())["lr"] == config.lr

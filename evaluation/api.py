@@ -9,9 +9,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from evaluation import report
+from evaluation.across import read_settings
+from evaluation.html import leave_report
 from evaluation.play import EvalConfig, check_eval_config, play_suites
 from evaluation.suites import load_task
 from gym_dialogue import InputError
@@ -101,6 +101,7 @@ def main(config: ApiConfig) -> None:
     report.write(run_dir, {label: records}, task.suites, config.eval.verify_iter)
     (run_dir / "usage.json").write_text(json.dumps(endpoint.usage.to_json(), indent=1) + "\n")
     print(f"\nResults are in {run_dir}")
+    leave_report(run_dir)
 
 
 def _policy(endpoint: Endpoint, journal: Journal, decoding: str, config: ApiConfig) -> ApiPolicy:
@@ -129,7 +130,7 @@ def _open_run(run_dir: Path, config: ApiConfig) -> Journal:
         return Journal(file)
     journal = Journal(file)
     try:
-        before = _settings_of(run_dir / "config.yaml")
+        before = _flat(read_settings(run_dir))
         now = _flat(asdict(config))
         changed = [key for key in now if key not in MAY_CHANGE and before.get(key) != now[key]]
         if len(journal) and changed:
@@ -143,15 +144,6 @@ def _open_run(run_dir: Path, config: ApiConfig) -> Journal:
         journal.close()
         raise
     return journal
-
-
-def _settings_of(file: Path) -> dict[str, Any]:
-    """The flattened settings in a configuration file; none if there is none to be read."""
-    try:
-        settings = yaml.safe_load(file.read_text())
-    except (OSError, UnicodeDecodeError, yaml.YAMLError):
-        return {}
-    return _flat(settings) if isinstance(settings, dict) else {}
 
 
 def _flat(settings: dict[str, Any]) -> dict[str, Any]:

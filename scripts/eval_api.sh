@@ -7,8 +7,8 @@
 #           `transformers serve`, vLLM or llama.cpp on this machine, which need no key. --task=NAME
 #           chooses the suites, --run_dir=RUN goes on with a run, --help lists every key.
 # Needs:    the endpoint; here 1 CPU core. 100 episodes a suite, so at most 100 x suites x 5 requests.
-# Leaves:   runs/api-TASK-TIME/ with table.txt, summary.json, turns.jsonl, success.png, usage.json
-#           (tokens) and replies.jsonl (the journal).
+# Leaves:   runs/api-TASK-TIME/ with what eval_ood.sh leaves, usage.json (requests and tokens) and
+#           replies.jsonl (the journal).
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/env.sh"
 

@@ -169,16 +169,17 @@ class Endpoint:
                     return Answer("", "content_filter", 0, 0)
                 if not _may_pass(error):
                     raise self._refusal(error, messages) from None
-                failure, wait = self._status(error), _retry_after(error)
+                failure, asked = self._status(error), _retry_after(error)
             except APIConnectionError as error:
-                failure, wait = self._connection(error), None
+                failure, asked = self._connection(error), 0.0
                 if not self._was_reached and not isinstance(error, APITimeoutError):
                     raise InputError(f"{failure}: is a server listening there?") from None
             else:
                 self._was_reached = True
                 return self._read(response.text)
-            if attempt + 1 == self.tries or not self._wait(attempt, wait, failure):
+            if attempt + 1 == self.tries or asked > LONGEST_RETRY_AFTER:
                 break
+            self._wait(attempt, asked, failure)
         tries = "1 try" if attempt == 0 else f"{attempt + 1} tries"
         raise InputError(
             f"{failure}, after {tries}; the replies so far are kept, and running again goes on "
@@ -193,21 +194,19 @@ class Endpoint:
         except (openai.APIError, ValueError, KeyError, TypeError):
             return []
 
-    def _wait(self, attempt: int, asked: float | None, failure: str) -> bool:
-        """Before the next try; False where it should not be made."""
+    def _wait(self, attempt: int, asked: float, failure: str) -> None:
+        """Before the next try. Raises CancelledError where the endpoint is stopped meanwhile."""
         # Jitter, so that requests that failed together do not come back together.
         wait = min(FIRST_WAIT * 2**attempt, LONGEST_WAIT) * random.uniform(0.5, 1)
-        if asked is not None:
-            wait = max(wait, asked * random.uniform(1, 1.1))
-            if asked > LONGEST_RETRY_AFTER:
-                return False
+        wait = max(wait, asked * random.uniform(1, 1.1))
         with self.lock:
             is_news = wait >= _WORTH_SAYING and time.monotonic() > self._said_at + 30
             if is_news:
                 self._said_at = time.monotonic()
         if is_news:
             tqdm.write(f"{failure}: trying again in {wait:.0f} s", file=sys.stderr)
-        return not self._stopped.wait(wait)
+        if self._stopped.wait(wait):
+            raise CancelledError
 
     def _read(self, body: str) -> Answer:
         try:
@@ -285,14 +284,14 @@ def _may_pass(error: APIStatusError) -> bool:
     return error.status_code in (408, 409, 429) or error.status_code >= 500
 
 
-def _retry_after(error: APIStatusError) -> float | None:
+def _retry_after(error: APIStatusError) -> float:
     """Seconds that the endpoint asks to wait, given as such or as a date (RFC 9110, 10.2.3)."""
     asked = error.response.headers.get("retry-after", "")
     try:
         return max(float(asked), 0.0)
     except ValueError:
         date = email.utils.parsedate_tz(asked)
-        return max(email.utils.mktime_tz(date) - time.time(), 0.0) if date else None
+        return max(email.utils.mktime_tz(date) - time.time(), 0.0) if date else 0.0
 
 
 def _said(body: str) -> str:

@@ -366,6 +366,13 @@ def test_what_arrived_before_a_failure_is_kept(stub, make):
     assert len(stub.requests) == asked + 20 - (asked - 1)
 
 
+def test_what_was_given_up_is_not_named_for_what_failed(stub, make):
+    stub.bad_days = [(500, error("passing"), {"Retry-After": "9"}), (401, error("no"))]
+    began = time.monotonic()
+    assert "answered 401 (no)" in _refused(make(concurrency=2), _dialogues(2))
+    assert time.monotonic() - began < 8
+
+
 def test_a_torn_last_line_is_dropped(stub, make, tmp_path):
     file = tmp_path / "replies.jsonl"
     dialogues = _dialogues(4)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 import numpy as np
@@ -49,7 +50,14 @@ def save_image(path: Path, image: Image) -> None:
     not take it, and as open_image does.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    PIL.Image.fromarray(open_image(image)).save(path, compress_level=1)
+    path.write_bytes(png_bytes(image))
+
+
+def png_bytes(image: Image) -> bytes:
+    """The image as a PNG file's content. Raises as open_image does."""
+    buffer = io.BytesIO()
+    PIL.Image.fromarray(open_image(image)).save(buffer, "PNG", compress_level=1)
+    return buffer.getvalue()
 
 
 def _opened(path: Path) -> PIL.Image.Image:

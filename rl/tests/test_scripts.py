@@ -36,6 +36,7 @@ def test_syntax_and_header(script):
         (["train_rl_gp_l.sh", "huge"], "scale huge: must be one of paper small tiny"),
         (["train_rl_gp_l.sh", "--model=x/y", "--lr=fast"], "lr"),
         (["eval_ood.sh", "/nowhere/x"], "no such directory"),
+        (["eval_api.sh", "--base_url=host"], "must be the root of an OpenAI-compatible API"),
         (["across_seeds.sh", "/nowhere"], "finished run"),
         (["download.sh", "gp_l"], "must be one of"),
         (["train_rl_gp_l.sh", "paper", "--resume"], "there is no run under runs/rl-gp_l-paper-"),

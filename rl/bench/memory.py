@@ -17,12 +17,14 @@ BATCH = 8
 
 
 class Live(TorchDispatchMode):
-    """Bytes of the tensors that are alive, and at most were; those of a module do not count."""
+    """Bytes of the tensors that are alive, and at most were; a module's weights and gradients
+    do not count."""
 
     def __init__(self, module: torch.nn.Module):
         super().__init__()
         self.now = self.peak = 0
-        self._seen = {p.untyped_storage()._cdata for p in module.parameters()}
+        own = [t for p in module.parameters() for t in (p, p.grad) if t is not None]
+        self._seen = {tensor.untyped_storage()._cdata for tensor in own}
 
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None):
         result = function(*args, **(kwargs or {}))

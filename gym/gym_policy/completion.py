@@ -1,5 +1,6 @@
 """The seam between a policy and what samples for it: requests in, token ids and log-probabilities
-out. Anything that does that can serve a rollout (those of `sampler.make_sampler`, or an inference server).
+out. Anything that does that can serve a rollout (those of `sampler.make_sampler`, or an inference
+server).
 """
 
 from __future__ import annotations
@@ -13,7 +14,6 @@ import numpy as np
 
 from gym_dialogue.errors import InputError
 from gym_policy.vision import Picture
-
 
 _ABOVE_ZERO = 1e-2  # that a log-probability may be, by rounding in 16 bits
 
@@ -67,8 +67,8 @@ class Sampler(Protocol):
 def check_completions(
     found: Sequence[Completion], requests: Sequence[Request], decoding: Decoding, vocab_size: int
 ) -> None:
-    """Raises InputError unless there is one completion a request, with as many log-probabilities as
-    tokens, of tokens that there are, up to the first that ends a reply or as many as were asked for.
+    """Raises InputError unless there is one completion a request, of tokens that there are, up to
+    the first that ends a reply or as many as were asked for, with a log-probability of each.
     """
     if len(found) != len(requests):
         raise InputError(f"sampler: gave {len(found)} replies to {len(requests)} prompts")

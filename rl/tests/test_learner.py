@@ -244,7 +244,8 @@ def test_a_bandit_is_learnt_from_what_a_server_samples(algorithm):
 
 @pytest.mark.parametrize("algorithm", ["ppo", "grpo"])
 @pytest.mark.parametrize("off", [0.0, 0.1])
-def test_old_logprobs_are_the_samplers_unless_they_are_off(algorithm, off):
+def test_old_logprobs_are_the_samplers_unless_they_are_off(algorithm, off, monkeypatch):
+    monkeypatch.setattr("rl.learner.LOOKED_AT", 3)
     config = small_config(algorithm, max_new_tokens=6)
     _, learner, episodes, experiences = _card_episodes(config)
     right = [e.sampled_logprobs for e in experiences]
@@ -281,19 +282,24 @@ def test_scoring_in_parts_is_scoring_at_once(entropy_learns, monkeypatch):
     torch.testing.assert_close(at_once[1], simple[1])
 
 
+def _limit_memory(learner, limit, learning):
+    """Passes over more than `limit` dialogues fail, of those with gradients or of those without."""
+    forward = learner.inner.forward
+
+    def little_memory(input_ids, *args, **kwargs):
+        if torch.is_grad_enabled() == learning and len(input_ids) > limit:
+            raise torch.OutOfMemoryError("too much")
+        return forward(input_ids, *args, **kwargs)
+
+    learner.actor_critic.forward = little_memory
+
+
 def test_learning_goes_on_in_smaller_microbatches():
     after = []
     for limit in (100, 3):
         config = small_config("ppo", max_new_tokens=6, microbatch_size=8)
         policy, learner, episodes, experiences = _card_episodes(config)
-        forward = learner.actor_critic.forward
-
-        def little_memory(input_ids, *args, limit=limit, forward=forward, **kwargs):
-            if torch.is_grad_enabled() and len(input_ids) > limit:
-                raise torch.OutOfMemoryError("too much")
-            return forward(input_ids, *args, **kwargs)
-
-        learner.actor_critic.forward = little_memory
+        _limit_memory(learner, limit, learning=True)
         if limit == 3:
             with pytest.warns(UserWarning, match="going on with 2; lower microbatch_size"):
                 learner.learn(1, episodes, experiences)
@@ -301,7 +307,7 @@ def test_learning_goes_on_in_smaller_microbatches():
             learner.learn(1, episodes, experiences)
         after.append(torch.cat([p.detach().flatten() for p in policy.model.parameters()]))
     torch.testing.assert_close(after[1], after[0], atol=2e-5, rtol=0)
-    learner.actor_critic.forward = lambda *args, **kwargs: little_memory(*args, limit=0, **kwargs)
+    _limit_memory(learner, 0, learning=True)
     with (
         pytest.warns(UserWarning, match="going on with 1"),
         pytest.raises(InputError, match="lower max_new_tokens"),
@@ -315,14 +321,7 @@ def test_scoring_goes_on_with_fewer_together():
         config = small_config("ppo", max_new_tokens=6, microbatch_size=8)
         _, learner, episodes, experiences = _card_episodes(config)
         learner.inner.value_head[-1].weight.data.fill_(0.1)
-        forward = learner.actor_critic.forward
-
-        def little_memory(input_ids, *args, limit=limit, forward=forward, **kwargs):
-            if not torch.is_grad_enabled() and len(input_ids) > limit:
-                raise torch.OutOfMemoryError("too much")
-            return forward(input_ids, *args, **kwargs)
-
-        learner.actor_critic.forward = little_memory
+        _limit_memory(learner, limit, learning=False)
         if limit == 5:
             with pytest.warns(UserWarning, match="going on with 4; lower microbatch_size"):
                 learner.learn(1, episodes, experiences)

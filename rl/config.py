@@ -133,7 +133,8 @@ class Config:
     The last two are for models of text."""
     old_logprobs: Literal["auto", "sampled", "recomputed"] = "auto"
     """Log-probabilities that ratios start from: those recorded in sampling, or recomputed by the
-    learner; auto: recomputed where the two differ by more than 0.02 nats a token in the mean."""
+    learner; auto: recomputed where the two differ by more than 0.02 nats a token in the mean over
+    the longest dialogues."""
     importance_cap: float = 2.0
     """With recomputed ones, the loss of a token (or turn) is weighted by its probability under the
     learner's weights over that under the sampler, at most this: truncated importance sampling

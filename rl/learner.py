@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 
 import numpy as np
@@ -12,6 +12,7 @@ import torch
 from accelerate import Accelerator
 
 from gym_dialogue import Episode, InputError
+from gym_policy.out_of_memory import is_out_of_memory, release_memory
 from gym_policy.parts import parameter_groups
 from gym_policy.zero import whole_weights
 from rl.actor_critic import ActorCritic
@@ -26,9 +27,13 @@ _SHUFFLE_STREAM = 2
 _TORCH_STREAM = 3
 SCORED_TOGETHER = 4
 """Microbatches whose values are computed in one pass."""
+LOOKED_AT = 16
+"""Dialogues from which it is told whether the sampler's log-probabilities are the learner's."""
 TOLERATED_GAP = 0.02
 """Mean difference, in nats a token, between the log-probabilities of sampler and learner up to
 which the sampler's are taken as they are."""
+
+_GO_ON = "--resume goes on from the last checkpoint (--dry_run tells what a run needs)"
 
 
 def _rank_seed(seed: int, update: int, rank: int) -> int:
@@ -89,6 +94,7 @@ class Learner:
         self.accelerator = accelerator
         self.pad_token_id = pad_token_id
         self.microbatch_size = config.microbatch_size
+        self.scoring_batch = SCORED_TOGETHER * config.microbatch_size  # no gradients: more fit
         is_ppo = config.algorithm == "ppo"
         cap = config.importance_cap
         self.algorithm = PPO(config.ppo, cap) if is_ppo else GRPO(config.grpo, cap)
@@ -115,13 +121,13 @@ class Learner:
         experiences: Sequence[Experience],
     ) -> dict[str, float]:
         """One update (counted from 1) on this rank's share of the episodes; returns diagnostics
-        over all ranks. Raises InputError if the loss stops being a number.
+        over all ranks. Raises InputError if the loss stops being a number, or memory runs out.
         """
         config, algorithm = self.config, self.algorithm
         stats: dict[str, float] = {}
         torch.manual_seed(_rank_seed(config.seed, update, self.accelerator.process_index))
         if algorithm.uses_values or config.kl_coef > 0 or config.old_logprobs != "sampled":
-            stats |= self._score(experiences)
+            stats |= self._in_memory("scoring_batch", lambda: self._score(experiences))
         algorithm.set_advantages(episodes, experiences)
         if algorithm.uses_values:
             stats["explained_variance"] = self._explained_variance(experiences)
@@ -212,8 +218,7 @@ class Learner:
                 "training diverged: the loss or its gradient is not a finite number; lower lr, or "
                 "max_grad_norm, and start again from a saved checkpoint"
             )
-        self.optimizer.step()
-        self.optimizer.zero_grad()
+        self._optimize()
         return dict(zip(names, reduced, strict=True)) | {
             "tokens": tokens,
             "turns": turns,
@@ -221,30 +226,51 @@ class Learner:
             "grad_norm": grad_norm,
         }
 
+    def _optimize(self) -> None:
+        """The optimizer's step, which cannot be begun anew: it may have moved some weights."""
+        try:
+            self.optimizer.step()
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+            raise InputError(
+                "out of memory in the optimizer's step, whose states take 8 bytes a trained "
+                "parameter: set lora.rank, or spread them over GPUs or to the host's memory "
+                f"(scripts/accelerate/gpu8_zero2_offload.yaml); {_GO_ON}"
+            ) from error
+        self.optimizer.zero_grad()
+
     def _step_in_memory(self, part: Sequence[Experience], value_only: bool) -> dict[str, float]:
-        """The same on a minibatch, in smaller microbatches from where the memory does not suffice.
-        Raises InputError where it cannot be begun anew: other ranks would wait.
+        """A step on a minibatch, in microbatches that fit."""
+        return self._in_memory(
+            "microbatch_size", lambda: self._step(self._microbatches(part), value_only)
+        )
+
+    def _in_memory(self, size: str, attempt: Callable[[], dict[str, float]]) -> dict[str, float]:
+        """What an attempt returns; where memory does not suffice it is begun anew with half the
+        `size` (the attribute that says how many dialogues it takes together). Raises InputError
+        where that cannot be: other ranks would wait.
         """
         while True:
             try:
-                return self._step(self._microbatches(part), value_only)
-            except torch.OutOfMemoryError as error:
-                what = (
-                    f"out of memory while learning from {self.microbatch_size} dialogues together: "
-                )
+                return attempt()
+            except RuntimeError as error:
+                if not is_out_of_memory(error):
+                    raise
+                together = getattr(self, size)
+                what = f"out of memory while learning from {together} dialogues together: "
                 alone = self.accelerator.num_processes == 1 and not zero_stage(self.accelerator)
-                if self.microbatch_size == 1 or not alone:
+                if together == 1 or not alone:
+                    lower = "max_new_tokens" if together == 1 else "microbatch_size"
                     raise InputError(
-                        f"{what}lower microbatch_size, or set gradient_checkpointing=true or "
-                        "lora.rank; --resume goes on from the last checkpoint (--dry_run tells "
-                        "what a run needs)"
+                        f"{what}lower {lower}, or set gradient_checkpointing=true or "
+                        f"lora.rank; {_GO_ON}"
                     ) from error
+                setattr(self, size, together // 2)
                 self.optimizer.zero_grad()
-                if torch.cuda.is_available():
-                    torch.cuda.empty_cache()
-                self.microbatch_size //= 2
+                release_memory()
                 warnings.warn(
-                    f"{what}going on with {self.microbatch_size}; lower microbatch_size, or set "
+                    f"{what}going on with {together // 2}; lower microbatch_size, or set "
                     "gradient_checkpointing=true",
                     stacklevel=3,
                 )
@@ -288,15 +314,19 @@ class Learner:
         recorded in sampling where these are off. Returns how far off they are, where that is known.
         """
         self.actor_critic.eval()
-        order = sorted(range(len(experiences)), key=lambda i: len(experiences[i].token_ids))
+        # The longest first, so that memory runs out early if it does.
+        order = sorted(range(len(experiences)), key=lambda i: -len(experiences[i].token_ids))
         wants_start = self.config.kl_coef > 0
         recomputes = self.config.old_logprobs == "recomputed"
         is_open = self.config.old_logprobs == "auto"  # until a first batch has been looked at
         stats: dict[str, float] = {}
-        micro = SCORED_TOGETHER * self.microbatch_size  # no gradients are kept: more fit
-        passes = int(self._over_ranks(math.ceil(len(order) / micro), "max"))
-        for number in range(passes):
-            part = [experiences[i] for i in order[number * micro : (number + 1) * micro]]
+        size = self.scoring_batch
+        only_looks = is_open and not (wants_start or self.algorithm.uses_values)
+        first = min(size, LOOKED_AT) if only_looks else size
+        passes = 1 + math.ceil(max(0, len(order) - first) / size)
+        for number in range(int(self._over_ranks(passes, "max"))):
+            start = first + (number - 1) * size if number else 0
+            part = [experiences[i] for i in order[start : first + number * size]]
             batch = collate(part or experiences[:1], self.pad_token_id, self.accelerator.device)
             if is_open or recomputes:
                 scores = self.actor_critic(**batch.model_inputs)

@@ -30,17 +30,21 @@ def clipped_policy_sums(
     clip_high: float,
     importance_cap: float = 2.0,
 ) -> Sums:
-    """The clipped surrogate, negated and summed over turns or tokens, with its diagnostics."""
+    """The clipped surrogate, negated and summed over turns or tokens, with its diagnostics.
+
+    What another distribution has sampled is weighted by truncated importance (Ionides 2008): ratios
+    start at 1, from the learner's own log-probabilities, and the weight makes up for the sampler's
+    (the decoupled objective of Hilton et al. 2021, arXiv 2110.00641).
+    """
     log_ratio = scores.logprobs - batch.old_logprobs
     gap = (scores.logprobs.detach() - batch.sampled_logprobs).abs().sum()
     behind = batch.old_logprobs - batch.sampled_logprobs
     # r_t = pi(a_t | s_t) / pi_old(a_t | s_t), for a turn with log pi = sum_i w_i log pi(token i)
     if level == "turn":
+        # How likely the sampler was to say a reply has nothing to do with the weights w_i.
         log_ratio, behind = (
-            torch.zeros_like(batch.advantages).index_add(
-                0, batch.token_turn, batch.token_weight * values
-            )
-            for values in (log_ratio, behind)
+            torch.zeros_like(batch.advantages).index_add(0, batch.token_turn, values)
+            for values in (batch.token_weight * log_ratio, behind)
         )
         advantages = batch.advantages
     else:

@@ -77,7 +77,7 @@ class _Filled:
 class CachedSampler:
     """Samples from a transformers model in which every layer attends to all earlier tokens, or to
     an image (`takes`). With `keeps`, keys and values stay, on the model's device, until an episode
-    ends: about twice the memory.
+    ends: about twice the memory. An episode's weights have to stay the same, as in a rollout.
     """
 
     def __init__(self, model: PreTrainedModel, keeps: bool = True):
@@ -299,11 +299,12 @@ def _known(request: Request, token_ids: np.ndarray, kept: _Kept) -> int:
     """How many tokens a prompt begins with whose keys and values are kept; 0 where taking them up
     would not pay. The last token is computed in any case, for what comes next.
     """
+    mine, its = (None if p is None else p.digest for p in (request.picture, kept.picture))
+    if mine != its:  # Mllama lets even the tokens before an image see something of it: its mean
+        return 0
     length = min(len(token_ids) - 1, len(kept.token_ids))
     differs = np.flatnonzero(token_ids[:length] != kept.token_ids[:length])
     known = int(differs[0]) if len(differs) else length
-    if request.picture is not None and request.picture is not kept.picture:
-        known = min(known, request.image_at)  # what stands before an image does not see it
     return known if known >= _WORTH * len(token_ids) else 0
 
 

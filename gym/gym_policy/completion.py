@@ -1,5 +1,6 @@
 """The seam between a policy and what samples for it: requests in, token ids and log-probabilities
-out. Anything that does that can serve a rollout (`sampler.SAMPLERS`, or an inference server).
+out. Anything that does that can serve a rollout (those of `sampler.make_sampler`, or an inference
+server).
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ import numpy as np
 
 from gym_dialogue.errors import InputError
 from gym_policy.vision import Picture
+
+_ABOVE_ZERO = 1e-2  # that a log-probability may be, by rounding in 16 bits
 
 
 @dataclass(frozen=True)
@@ -46,7 +49,9 @@ class Request:
 
 @dataclass(frozen=True)
 class Completion:
-    """Sampled tokens, the one that ended them included, with their log-probabilities in nats."""
+    """Sampled tokens, the one that ended them included, with their log-probabilities in nats under
+    the distribution that `Decoding` describes.
+    """
 
     token_ids: Sequence[int]
     logprobs: Sequence[float]
@@ -62,8 +67,8 @@ class Sampler(Protocol):
 def check_completions(
     found: Sequence[Completion], requests: Sequence[Request], decoding: Decoding, vocab_size: int
 ) -> None:
-    """Raises InputError unless there is one completion a request, with as many finite
-    log-probabilities as tokens, of tokens that there are, and no more of them than asked for.
+    """Raises InputError unless there is one completion a request, of tokens that there are, up to
+    the first that ends a reply or as many as were asked for, with a log-probability of each.
     """
     if len(found) != len(requests):
         raise InputError(f"sampler: gave {len(found)} replies to {len(requests)} prompts")
@@ -78,8 +83,21 @@ def check_completions(
             )
         if not all(0 <= token < vocab_size for token in ids):
             raise InputError(f"{what} has a token outside of the vocabulary of {vocab_size}")
+        ends = next((i + 1 for i, token in enumerate(ids) if token in decoding.stop_ids), None)
+        if ends is not None and ends < len(ids):
+            raise InputError(f"{what} goes on for {len(ids) - ends} tokens after its end")
+        if ends is None and len(ids) < decoding.max_new_tokens:
+            raise InputError(
+                f"{what} has {len(ids)} of {decoding.max_new_tokens} tokens and no end: must "
+                f"include the token that ended it, one of {list(decoding.stop_ids)}"
+            )
         if not all(map(math.isfinite, logprobs)):
             raise InputError(
                 f"{what} has a log-probability that is not a finite number: the weights may have "
                 "diverged, or the sampler's precision be too low"
+            )
+        if max(logprobs) > _ABOVE_ZERO:
+            raise InputError(
+                f"{what} has a log-probability of {max(logprobs):.3g}: must be at most 0, the "
+                "natural logarithm of a probability"
             )

@@ -14,7 +14,7 @@ from gym_policy.completion import Completion, Decoding, Request
 from gym_policy.logprobs import choose_tokens
 from gym_policy.vision import encode_pictures, generate_inputs, join_pictures
 
-_STATIC_STEP = 64  # tokens that a static cache's prompts are padded to a multiple of
+_STATIC_STEP = 64  # tokens that prompts are padded to a multiple of where the cache is static
 
 
 class _Draw(LogitsProcessor):
@@ -45,9 +45,11 @@ class GenerateSampler:
     def sample(self, requests: Sequence[Request], decoding: Decoding) -> list[Completion]:
         """One completion of each request, in order."""
         device = self.model.device
-        width = max(len(request.token_ids) for request in requests)
-        if self.static:  # another width is another graph
+        count, width = len(requests), max(len(request.token_ids) for request in requests)
+        if self.static:  # another shape is another graph: let there be few
             width = -(-width // _STATIC_STEP) * _STATIC_STEP
+            missing = (1 << (count - 1).bit_length()) - count
+            requests = [*requests, *[requests[0]] * missing]
         ids = torch.full((len(requests), width), decoding.pad_token_id)
         mask = torch.zeros_like(ids)
         for row, request in enumerate(requests):
@@ -71,8 +73,8 @@ class GenerateSampler:
                 cache_implementation="static" if self.static else None,
             ),
         )
-        sampled = sequences[:, width:].tolist()
-        logprobs = torch.stack(draw.logprobs, dim=1).tolist()
+        sampled = sequences[:count, width:].tolist()
+        logprobs = torch.stack(draw.logprobs, dim=1)[:count].tolist()
         return [_cut(*both, decoding.stop_ids) for both in zip(sampled, logprobs, strict=True)]
 
     def _images(self, requests, ids, cache) -> dict[str, torch.Tensor]:

@@ -6,10 +6,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 from transformers import ContinuousBatchingConfig, GenerationConfig, PreTrainedModel
 
 from gym_dialogue.errors import InputError
 from gym_policy.completion import Completion, Decoding, Request
+from gym_policy.out_of_memory import is_out_of_memory
 
 _PAGE = 32  # tokens of a page of the cache on a CPU
 
@@ -19,6 +21,7 @@ class PagedSampler:
     and its kernels are not those that learning uses.
 
     The paged cache lives for one call, so that nothing in it outlasts a change of the weights.
+    Greedy replies have the log-probabilities of temperature 1.
     """
 
     def __init__(self, model: PreTrainedModel):
@@ -27,7 +30,9 @@ class PagedSampler:
         self.model = model
 
     def sample(self, requests: Sequence[Request], decoding: Decoding) -> list[Completion]:
-        """One completion of each request, in order."""
+        """One completion of each request, in order. Raises InputError where transformers could not
+        go on, and OutOfMemoryError where that was for lack of memory.
+        """
         seed = None
         if not decoding.greedy:
             seed = int(requests[0].uniforms[0] * 2**31)
@@ -46,6 +51,12 @@ class PagedSampler:
                 return_logprobs=True, seed=seed, **self._size(requests, decoding)
             ),
         )
+        errors = [f.error for f in found.values() if f.error is not None]
+        if any(is_out_of_memory(RuntimeError(error)) for error in errors):
+            raise torch.OutOfMemoryError(errors[0])
+        if errors or len(found) < len(requests):
+            why = errors[0] if errors else "its log says why"
+            raise InputError(f"sampler=paged: continuous batching ended early ({why}); use cached")
         return [Completion(f.generated_tokens, f.logprobs) for f in found.values()]
 
     def _size(self, requests: Sequence[Request], decoding: Decoding) -> dict[str, int]:

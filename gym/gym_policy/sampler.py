@@ -16,6 +16,7 @@ from gym_dialogue.policy import Policy
 from gym_policy.cached_sampler import CachedSampler
 from gym_policy.completion import Completion, Decoding, Request, Sampler, check_completions
 from gym_policy.generate_sampler import GenerateSampler
+from gym_policy.out_of_memory import is_out_of_memory, release_memory
 from gym_policy.paged_sampler import PagedSampler
 from gym_policy.renderer import Renderer
 from gym_policy.vision import image_token_id
@@ -99,7 +100,9 @@ class ModelPolicy(Policy):
                 batch = [requests[i] for i in rows]
                 try:
                     found = self.sampler.sample(batch, self.decoding)
-                except torch.OutOfMemoryError as error:
+                except RuntimeError as error:
+                    if not is_out_of_memory(error):
+                        raise
                     self._use_less(batch, error)
                     continue
                 check_completions(found, batch, self.decoding, vocabulary)
@@ -108,7 +111,7 @@ class ModelPolicy(Policy):
                 start += len(rows)
         return replies
 
-    def _use_less(self, batch: Sequence[Request], error: torch.OutOfMemoryError) -> None:
+    def _use_less(self, batch: Sequence[Request], error: RuntimeError) -> None:
         """Go on with half as many dialogues together. Raises InputError where it is one."""
         if len(batch) == 1:
             raise InputError(
@@ -118,8 +121,7 @@ class ModelPolicy(Policy):
         self.batch_size = len(batch) // 2
         for request in batch:
             request.shared.clear()
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
+        release_memory()
         warnings.warn(
             f"out of memory while sampling {len(batch)} dialogues together: going on with "
             f"{self.batch_size}; lower sampling_batch (in an evaluation batch_size), or set "

@@ -1,54 +1,57 @@
-"""The sections in turn."""
+"""The sections in turn, and a table of their ratios."""
 
 from __future__ import annotations
 
+import os
+import platform
 import sys
+from pathlib import Path
 
 import torch
 
-from rl.bench.config import Config
+from rl.bench.config import Config, check_config
+from rl.bench.end_to_end import bench_end_to_end
+from rl.bench.environments import bench_env, bench_navigation
+from rl.bench.learner import bench_learner
+from rl.bench.limits import bench_limits
+from rl.bench.memory import bench_memory
+from rl.bench.peer import bench_peer
+from rl.bench.rollout import bench_rollout
+from rl.bench.table import Ratio, print_table
+from rl.bench.vision import bench_vision
+
+SECTIONS = {
+    "env": bench_env,
+    "navigation": bench_navigation,
+    "rollout": bench_rollout,
+    "learner": bench_learner,
+    "memory": bench_memory,
+    "end_to_end": bench_end_to_end,
+    "peer": bench_peer,
+    "limits": bench_limits,
+    "vision": bench_vision,
+}
 
 
 def main(config: Config) -> None:
     """The command."""
+    check_config(config)
     print(
-        f"machine  {torch.get_num_threads()} threads of torch {torch.__version__}, "
-        f"Python {sys.version.split()[0]}"
+        f"machine  {_processor()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads of "
+        f"torch {torch.__version__}, Python {sys.version.split()[0]}"
         + (f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else "")
     )
-    if "env" in config.sections:
-        from rl.bench.environments import bench_env
+    ratios: list[Ratio] = []
+    for name, bench in SECTIONS.items():
+        if name in config.sections:
+            ratios += bench(config)
+    if ratios:
+        print_table(ratios)
 
-        bench_env()
-    if "navigation" in config.sections:
-        from rl.bench.environments import bench_navigation
 
-        bench_navigation(config.episodes)
-    if "rollout" in config.sections:
-        from rl.bench.rollout import bench_rollout
-
-        bench_rollout(config)
-    if "learner" in config.sections:
-        from rl.bench.learner import bench_learner
-
-        bench_learner(config)
-    if "memory" in config.sections:
-        from rl.bench.memory import bench_memory
-
-        bench_memory(config)
-    if "end_to_end" in config.sections:
-        from rl.bench.end_to_end import bench_end_to_end
-
-        bench_end_to_end(config)
-    if "peer" in config.sections:
-        from rl.bench.peer import bench_peer
-
-        bench_peer(config)
-    if "limits" in config.sections:
-        from rl.bench.limits import bench_limits
-
-        bench_limits(config)
-    if "vision" in config.sections:
-        from rl.bench.vision import bench_vision
-
-        bench_vision(config)
+def _processor() -> str:
+    """The processor's name, as Linux has it."""
+    file = Path("/proc/cpuinfo")
+    lines = file.read_text().splitlines() if file.is_file() else []
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(names, platform.machine())

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal
 
+from gym_dialogue import InputError
 from gym_policy.sampler import SamplerName
 
 Section = Literal[
@@ -27,7 +28,8 @@ class Config:
     """Measure environments, sampling and learning, by ratios within one run."""
 
     model: str = ""
-    """The checkpoint that sections rollout, learner, end_to_end and peer use."""
+    """The checkpoint that sections rollout, learner, end_to_end and peer use, and limits the
+    tokenizer of."""
     sections: list[Section] = field(
         default_factory=lambda: ["env", "navigation", "rollout", "learner", "memory", "end_to_end"]
     )
@@ -46,6 +48,8 @@ class Config:
     """Of section memory: that of Llama 3."""
     memory_tokens: int = 2048
     """Tokens of each of its 8 sequences; all of them are scored."""
+    memory_shapes: list[str] = field(default_factory=lambda: ["llama-1b", "llama-8b"])
+    """Of the models whose memory it counts without allocating any: names as in `shape`."""
     samplers: list[SamplerName] = field(
         default_factory=lambda: ["cached", "cached_once", "generate", "paged"]
     )
@@ -63,6 +67,10 @@ class Config:
     """Tokens of its prompts."""
     limit_reply: int = 128
     """Tokens of its replies."""
+    limit_turns: int = 256
+    """Turns that its update samples and learns from, many at once."""
+    limit_single_turns: int = 8
+    """The same one at a time."""
     architecture: str = "meta-llama/Llama-3.2-11B-Vision-Instruct"
     """What section vision builds with random weights: a directory or a hub name with a Mllama's
     configuration."""
@@ -75,7 +83,32 @@ class Config:
     vision_new_tokens: int = 128
     """Tokens of each reply there: random weights hardly ever end one."""
     lora_rank: int = 16
-    """Of the adapters that section vision trains, on all linear layers but the vision tower's."""
+    """Of the adapters that sections limits (its update) and vision train, on all linear layers but
+    the vision tower's."""
+
+
+def check_config(config: Config) -> None:
+    """Raises InputError for values that measure nothing."""
+    for name, least in (
+        ("turns", 1),
+        ("single_turns", 1),
+        ("max_new_tokens", 1),
+        ("episodes", 1),
+        ("repeats", 1),
+        ("vocabulary", 1),
+        ("memory_tokens", 2),
+        ("peer_prompts", 1),
+        ("peer_updates", 2),
+        ("limit_prompt", 1),
+        ("limit_reply", 2),
+        ("limit_turns", 1),
+        ("limit_single_turns", 1),
+    ):
+        if getattr(config, name) < least:
+            raise InputError(f"{name}={getattr(config, name)}: must be at least {least}")
+    for name in ("sections", "samplers", "limit_batches"):
+        if not getattr(config, name):
+            raise InputError(f"{name}: must name at least one")
 
 
 def seconds(function: Callable[..., object], *args: object) -> float:

@@ -1,77 +1,111 @@
-"""Sampling and learning in batches against one dialogue at a time, as the released code does."""
+"""Sampling and learning in batches against one dialogue at a time, as the released code does: one
+environment, minibatches of 1, and a step every 128 of them.
+"""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
+import torch
 from accelerate import Accelerator
 
 from gym_dialogue import rollout
 from gym_dialogue.command import EnvConfig, make_envs
-from gym_policy import ModelPolicy, Renderer, load_model, load_tokenizer
+from gym_policy import ModelPolicy, Renderer, load_model, load_renderer
 from gym_policy.load import saved_checkpoints
 from rl.actor_critic import ActorCritic
 from rl.bench.config import Config
+from rl.bench.table import Ratio
 from rl.config import Config as TrainConfig
 from rl.experience import to_experience
 from rl.learner import Learner
 from rl.train import TaskStream
 
+ACCUMULATED = 128
 
-def bench_end_to_end(config: Config) -> None:
-    """Turns per second of sampling and learning: many at once, and one at a time."""
+
+def bench_end_to_end(config: Config) -> list[Ratio]:
+    """One PPO update of the tiny model."""
     path = saved_checkpoints(config.model)[-1]
-    tokenizer = load_tokenizer(path)
-    renderer = Renderer(tokenizer)
-    batched = TrainConfig(
-        model=path,
-        algorithm="ppo",
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    settings = TrainConfig(
         num_steps=config.turns,
         num_envs=config.turns,
         max_new_tokens=config.max_new_tokens,
-        epochs=1,
         minibatch_size=256,
         microbatch_size=64,
-        lr=1e-5,
-        env=EnvConfig(kwargs={"verify_iter": 1}),
     )
+    ratios = against_one_at_a_time(
+        settings,
+        config.single_turns,
+        config.repeats,
+        lambda: ActorCritic(load_model(path).to(device), 1.0),
+        load_renderer(path),
+    )
+    what = ("sampling", "learning", "sampling and learning")
+    return [
+        Ratio("end_to_end", f"{name}, many against one at a time", ratio, aim)
+        for name, ratio, aim in zip(what, ratios, ("", "", "12 x"), strict=True)
+    ]
+
+
+def against_one_at_a_time(
+    settings: TrainConfig,
+    single_turns: int,
+    repeats: int,
+    make_actor_critic: Callable[[], ActorCritic],
+    renderer: Renderer,
+) -> tuple[float, float, float]:
+    """Turns per second of an update (one reply to a hand, one epoch) over those of one at a time:
+    (sampling, learning, both), medians of `repeats` measurements in turn.
+    """
+    batched = replace(settings, epochs=1, lr=1e-5, env=EnvConfig(kwargs={"verify_iter": 1}))
     single = replace(
-        batched, num_steps=config.single_turns, num_envs=1, minibatch_size=1, microbatch_size=1
+        batched,
+        num_steps=single_turns,
+        num_envs=1,
+        minibatch_size=ACCUMULATED,
+        microbatch_size=1,
+        sampler="generate",
     )
-    seconds: dict[str, list[tuple[float, float, int]]] = {"batched": [], "single": []}
-    for repeat in range(config.repeats):
-        for name, settings in (("batched", batched), ("single", single)):
-            model = load_model(path)
-            sampler = "cached" if name == "batched" else "generate"
-            policy = ModelPolicy(
-                model, renderer, max_new_tokens=config.max_new_tokens, sampler=sampler
-            )
-            learner = Learner(
-                settings, ActorCritic(model, 1.0), Accelerator(cpu=True), tokenizer.pad_token_id
-            )
-            envs = make_envs(settings.env, settings.num_envs)
-            stream = TaskStream(settings, 1, repeat + 1, 0, 1)
-            began = time.perf_counter()
-            episodes = rollout(envs, policy, stream, stream.ended)
-            sampled = time.perf_counter()
-            learner.learn(repeat + 1, episodes, to_experience(episodes, renderer))
-            learned = time.perf_counter()
-            turns = sum(len(episode.turns) for episode in episodes)
-            seconds[name].append((sampled - began, learned - sampled, turns))
-    rates = {}
-    for name, runs in seconds.items():
-        sampling = float(np.median([turns / s for s, _, turns in runs]))
-        learning = float(np.median([turns / s for _, s, turns in runs]))
-        both = float(np.median([turns / (a + b) for a, b, turns in runs]))
-        rates[name] = (sampling, learning, both)
+    _update(replace(single, num_steps=1), 0, make_actor_critic(), renderer)  # what is made once
+    found: dict[str, list[np.ndarray]] = {"batched": [], "single": []}
+    for repeat in range(repeats):
+        for name, how in (("batched", batched), ("single", single)):
+            found[name].append(_update(how, repeat + 1, make_actor_critic(), renderer))
+    rates = {name: np.median(runs, axis=0) for name, runs in found.items()}
+    for name, (sampled, learned, both) in rates.items():
         print(
-            f"update   {name}: {sampling:,.0f} turns/s sampled, {learning:,.0f} turns/s learned, "
-            f"{both:,.0f} turns/s end to end"
+            f"update   {name}: {sampled:,.2f} turns/s sampled, {learned:,.2f} turns/s learned, "
+            f"{both:,.2f} turns/s end to end"
         )
-    ratios = [a / b for a, b in zip(rates["batched"], rates["single"], strict=True)]
-    print(
-        f"update   batched against one environment and minibatch 1: {ratios[0]:.1f} x sampling, "
-        f"{ratios[1]:.1f} x learning, {ratios[2]:.1f} x end to end"
+    return tuple((rates["batched"] / rates["single"]).tolist())
+
+
+def _update(
+    settings: TrainConfig, number: int, actor_critic: ActorCritic, renderer: Renderer
+) -> np.ndarray:
+    """Turns per second (3,): sampled, learned, both."""
+    policy = ModelPolicy(
+        actor_critic.model,
+        renderer,
+        max_new_tokens=settings.max_new_tokens,
+        batch_size=settings.sampling_batch,
+        sampler=settings.sampler,
     )
+    accelerator = Accelerator(cpu=not torch.cuda.is_available())
+    learner = Learner(settings, actor_critic, accelerator, renderer.tokenizer.pad_token_id)
+    envs = make_envs(settings.env, settings.num_envs)
+    stream = TaskStream(settings, 1, number, 0, 1)
+    moments = [time.perf_counter()]
+    with learner.sampling():
+        episodes = rollout(envs, policy, stream, stream.ended)
+    moments.append(time.perf_counter())
+    learner.learn(number, episodes, to_experience(episodes, renderer))
+    moments.append(time.perf_counter())
+    turns = sum(len(episode.turns) for episode in episodes)
+    began, sampled, learned = moments
+    return turns / np.array([sampled - began, learned - sampled, learned - began])

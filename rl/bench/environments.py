@@ -17,13 +17,16 @@ from gym_dialogue.split import is_held_out
 from gym_virl.city import City
 from gym_virl.scenery import CityPanoramas
 from gym_virl.streetview import Panorama, view_grid
-from rl.bench.config import seconds
+from rl.bench.config import Config, seconds
+from rl.bench.table import Ratio
 from rl.config import Config as TrainConfig
 from rl.train import TaskStream
 
 
-def bench_env() -> None:
-    """1,000 deals and 5,000 verified replies in one process; the solver on hands it never saw."""
+def bench_env(config: Config) -> list[Ratio]:
+    """1,000 deals and 5,000 verified replies in one process; the solver on hands it never saw;
+    deals with what it remembers against a search for each, many dialogues at once against one.
+    """
     env = gymnasium.make(gym_cards.ENV_ID)
     replies = []
     rng = np.random.default_rng(0)
@@ -60,14 +63,36 @@ def bench_env() -> None:
         f"env      solving a hand never seen: {1e3 * together / len(every):.2f} ms on average over "
         f"all {len(every)}, {1e3 * seconds(cold) / 400:.2f} ms with every cache emptied before it"
     )
-    envs = [gymnasium.make(gym_cards.ENV_ID) for _ in range(64)]
-    stream = TaskStream(TrainConfig(num_steps=5000), 1, 1, 0, 1)
-    taken = seconds(lambda: rollout(envs, RandomPolicy(), stream, stream.ended))
-    print(f"env      dialogues by the random policy: {stream.played_turns / taken:,.0f} turns/s")
+
+    def deals(remembers: bool) -> None:
+        for number in range(200):
+            if not remembers:
+                for cache in (solver._solve, solver._reachable_kept, is_held_out):
+                    cache.cache_clear()
+            env.reset(seed=number)
+
+    rates = [200 / seconds(deals, remembers) for remembers in (False, True)]
+    print(f"env      deals: {rates[1]:,.0f} a second, {rates[0]:,.0f} with a search for each")
+    turns = []
+    for together in (64, 1):
+        envs = [gymnasium.make(gym_cards.ENV_ID) for _ in range(together)]
+        stream = TaskStream(TrainConfig(num_steps=2500), 1, 1, 0, 1)
+        taken = seconds(rollout, envs, RandomPolicy(), stream, stream.ended)
+        turns.append(stream.played_turns / taken)
+    print(
+        f"env      dialogues by the random policy: {turns[0]:,.0f} turns/s, {turns[1]:,.0f} alone"
+    )
+    return [
+        Ratio("env", "deals against a search for each", rates[1] / rates[0]),
+        Ratio("env", "64 dialogues at once against one, by the random policy", turns[0] / turns[1]),
+    ]
 
 
-def bench_navigation(episodes: int) -> None:
-    """V-IRL in one process: steps in words, grids of views, routes, and what memory does."""
+def bench_navigation(config: Config) -> list[Ratio]:
+    """V-IRL in one process: steps in words, grids of views, routes, and what memory does. Nothing
+    to hold it against.
+    """
+    episodes = config.episodes
     city = City("new_york", seed=1)
     taken = seconds(lambda: [city.route(number) for number in range(1000)])
     print(f"virl     1,000 routes of a new city: {taken:.2f} s")
@@ -109,3 +134,4 @@ def bench_navigation(episodes: int) -> None:
         load(0)
         taken = [seconds(functools.partial(load, number)) for number in range(1, 9)]
         print(f"virl     drawing a panorama {width} pixels wide: {1e3 * np.median(taken):.0f} ms")
+    return []

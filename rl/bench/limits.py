@@ -1,50 +1,41 @@
-"""Sampling and learning against what the device could do, both measured in the same run."""
+"""Sampling and learning against what the device could do, and an update against one dialogue at a
+time, on a Llama with random weights; all measured in the same run.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM, PretrainedConfig
+from transformers import LlamaForCausalLM, PreTrainedConfig
 
-from gym_policy.architecture import load_architecture
+from gym_policy import load_renderer
+from gym_policy.adapter import add_adapter
 from gym_policy.completion import Decoding, Request
+from gym_policy.load import saved_checkpoints
 from gym_policy.sampler import make_sampler
+from gym_policy.vision import checkpoint_activations
 from rl.actor_critic import ActorCritic
 from rl.bench.config import Config, seconds
+from rl.bench.end_to_end import ACCUMULATED, against_one_at_a_time
+from rl.bench.shapes import find_shape
+from rl.bench.table import Ratio
+from rl.config import Config as TrainConfig
+from rl.config import LoraSettings
 
-SHAPES = {
-    "llama-1b": LlamaConfig(
-        vocab_size=128_256,
-        hidden_size=2048,
-        intermediate_size=8192,
-        num_hidden_layers=16,
-        num_attention_heads=32,
-        num_key_value_heads=8,
-        head_dim=64,
-        tie_word_embeddings=True,
-        rope_theta=500_000.0,
-    ),
-    "llama-8b": LlamaConfig(
-        vocab_size=128_256,
-        hidden_size=4096,
-        intermediate_size=14_336,
-        num_hidden_layers=32,
-        num_attention_heads=32,
-        num_key_value_heads=8,
-        tie_word_embeddings=False,
-        rope_theta=500_000.0,
-    ),
-}
 LEARNED_TOKENS = 16_384
+SAMPLERS = ("cached", "static", "paged")
 
 
-def bench_limits(config: Config) -> None:
+def bench_limits(config: Config) -> list[Ratio]:
     """Share of the memory bandwidth that decoding reaches (weights and cache are read once a
-    token), and of the matrix rate that learning reaches (6 operations a parameter and token).
+    token), and of the matrix rate that learning reaches (6 operations a parameter and token); then
+    an update by adapters, many dialogues at once, over one at a time.
     """
     is_gpu = torch.cuda.is_available()
     device, dtype = ("cuda", torch.bfloat16) if is_gpu else ("cpu", torch.float32)
-    architecture = SHAPES.get(config.shape) or load_architecture(config.shape)
+    architecture = find_shape(config.shape)
     torch.manual_seed(0)
     with torch.device(device):
         model = LlamaForCausalLM._from_config(architecture, dtype=dtype).eval()
@@ -54,10 +45,22 @@ def bench_limits(config: Config) -> None:
         f"limits   {config.shape}: {parameters / 1e6:,.0f} M parameters in {dtype}; memory "
         f"{bandwidth / 1e9:,.0f} GB/s, matrices {rate / 1e12:,.2f} Tflop/s"
     )
-    for name in ("cached", "static", "paged"):
+    found = []
+    for name in SAMPLERS:
         for batch in config.limit_batches:
-            _decode(config, model, name, batch, bandwidth)
-    _learn(config, model, parameters, rate)
+            share = _decode(config, model, name, batch, bandwidth)
+            what = f"{config.shape}, {name}, batch {batch}: decoding, of the memory bandwidth"
+            found.append(Ratio("limits", what, share, "50 %", "%"))
+    share = _learn(config, model, parameters, rate)
+    what = f"{config.shape}: learning, of the matrix rate"
+    found.append(Ratio("limits", what, share, "40 %", "%"))
+    ratios = _update(config, model)
+    for what, ratio, aim in zip(
+        ("sampling", "learning", "both"), ratios, ("", "", "20 x"), strict=True
+    ):
+        what = f"{config.shape}, by adapters: {what}, many against one at a time"
+        found.append(Ratio("limits", what, ratio, aim))
+    return found
 
 
 def _synchronize() -> None:
@@ -65,31 +68,37 @@ def _synchronize() -> None:
         torch.cuda.synchronize()
 
 
-def _timed(function) -> float:
-    """Seconds of the second call."""
+def _timed(function: Callable[[], object], times: int = 1) -> float:
+    """Seconds of a call, the mean of so many after a first."""
     function()
     _synchronize()
-    return seconds(lambda: (function(), _synchronize()))
+
+    def again() -> None:
+        for _ in range(times):
+            function()
+        _synchronize()
+
+    return seconds(again) / times
 
 
 def _bandwidth(device: str) -> float:
     """Bytes per second of copying a large tensor, read and written."""
     source = torch.zeros(1 << (30 if device == "cuda" else 27), dtype=torch.uint8, device=device)
     target = torch.empty_like(source)
-    return 2 * source.numel() / _timed(lambda: target.copy_(source))
+    return 2 * source.numel() / _timed(lambda: target.copy_(source), times=10)
 
 
 def _matrix_rate(device: str, dtype: torch.dtype) -> float:
     """Operations per second of a large matrix product."""
     side = 8192 if device == "cuda" else 1024
     a, b = (torch.randn(side, side, device=device, dtype=dtype) for _ in range(2))
-    return 2 * side**3 / _timed(lambda: a @ b)
+    return 2 * side**3 / _timed(lambda: a @ b, times=10)
 
 
 def _decode(
     config: Config, model: LlamaForCausalLM, name: str, batch: int, bandwidth: float
-) -> None:
-    shape: PretrainedConfig = model.config
+) -> float:
+    shape: PreTrainedConfig = model.config
     rng = np.random.default_rng(0)
     requests = [
         Request(
@@ -122,12 +131,13 @@ def _decode(
         f"limits   {name}, batch {batch}: {batch / each:,.0f} tokens/s, {1e3 * each:.1f} ms a "
         f"token, {100 * least / each:.0f} % of the bandwidth limit; prompts {prompts:.2f} s"
     )
+    return least / each
 
 
-def _learn(config: Config, model: LlamaForCausalLM, parameters: int, rate: float) -> None:
+def _learn(config: Config, model: LlamaForCausalLM, parameters: int, rate: float) -> float:
     critic = ActorCritic(model.train(), 1.0)
     critic.entropy_learns = False
-    model.gradient_checkpointing_enable({"use_reentrant": False})
+    checkpoint_activations(model)
     length = config.limit_prompt + config.limit_reply
     count = max(1, (LEARNED_TOKENS if torch.cuda.is_available() else 512) // length)
     ids = torch.randint(0, model.config.vocab_size, (count, length), device=model.device)
@@ -147,3 +157,20 @@ def _learn(config: Config, model: LlamaForCausalLM, parameters: int, rate: float
         f"{count * length / taken:,.0f} tokens/s, {100 * done / taken / rate:.0f} % of the matrix "
         "rate (what is computed again does not count)"
     )
+    return done / taken / rate
+
+
+def _update(config: Config, model: LlamaForCausalLM) -> tuple[float, float, float]:
+    """What an update gains from many dialogues at once: in sampling, learning, both."""
+    lora = LoraSettings(rank=config.lora_rank)
+    adapter = add_adapter(model, config.shape, lora.rank, lora.alpha, 0.0, lora.targets)
+    critic = ActorCritic(model.to(model.device), 1.0, adapter=adapter)
+    settings = TrainConfig(
+        num_steps=config.limit_turns,
+        num_envs=config.limit_turns,
+        max_new_tokens=config.limit_reply,
+        minibatch_size=ACCUMULATED,
+        microbatch_size=16,
+    )
+    renderer = load_renderer(saved_checkpoints(config.model)[-1])
+    return against_one_at_a_time(settings, config.limit_single_turns, 1, lambda: critic, renderer)

@@ -3,26 +3,38 @@
 from __future__ import annotations
 
 import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
+from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedConfig
 
+from gym_policy.load import auto_class
+from gym_policy.logprobs import LOGITS_AT_ONCE
+from gym_policy.vision import checkpoint_activations
 from rl.actor_critic import ActorCritic
 from rl.bench.config import Config
+from rl.bench.shapes import find_shape
+from rl.bench.table import Ratio
 
 BATCH = 8
 
 
 class Live(TorchDispatchMode):
-    """Bytes of the tensors that are alive, and at most were; those of a module do not count."""
+    """Bytes of the tensors that are alive, and at most were. A module's weights do not count, nor
+    gradients that they have already.
+    """
 
     def __init__(self, module: torch.nn.Module):
         super().__init__()
         self.now = self.peak = 0
-        self._seen = {p.untyped_storage()._cdata for p in module.parameters()}
+        own = [t for p in module.parameters() for t in (p, p.grad) if t is not None]
+        self._seen = {tensor.untyped_storage()._cdata for tensor in own}
 
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None):
         result = function(*args, **(kwargs or {}))
@@ -40,10 +52,35 @@ class Live(TorchDispatchMode):
         self.now -= size
 
 
-def loss_against_body(vocabulary: int, tokens: int, device: str) -> tuple[int, int]:
+def tensors_of(critic: ActorCritic, tokens: int, vocabulary: int) -> tuple[torch.Tensor, ...]:
+    """Arguments of a pass over 8 sequences, every token of which is scored after the first."""
+    device = critic.model.device
+    ids = torch.randint(0, vocabulary, (BATCH, tokens), device=device)
+    rows = torch.arange(BATCH, device=device).unsqueeze(1) * tokens
+    predict_at = (rows + torch.arange(tokens - 1, device=device)).flatten()
+    return ids, predict_at, ids.flatten()[predict_at + 1], predict_at[:1]
+
+
+def loss_against_body(critic: ActorCritic, tokens: int, vocabulary: int) -> tuple[int, int]:
     """(peak bytes of forward and backward pass with the loss on every token, the same of the body
-    alone), beside weights, of a Llama of 4 layers of 256 on 8 sequences.
+    alone), beside weights and their gradients, which are there in both.
     """
+    critic.entropy_learns = False  # as by default, where it has no coefficient
+    for parameter in critic.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    given = tensors_of(critic, tokens, vocabulary)
+    with Live(critic) as with_loss:
+        scores = critic(*given)
+        (scores.logprobs.mean() + scores.values.sum()).backward()
+    del scores
+    body = getattr(critic.model, critic.model.base_model_prefix)
+    with Live(critic) as alone:
+        body(input_ids=given[0], use_cache=False).last_hidden_state.mean().backward()
+    return with_loss.peak, alone.peak
+
+
+def small_critic(vocabulary: int, device: str) -> ActorCritic:
+    """Of a Llama of 4 layers of 256, next to which logits are large."""
     config = LlamaConfig(
         vocab_size=vocabulary,
         hidden_size=256,
@@ -53,31 +90,66 @@ def loss_against_body(vocabulary: int, tokens: int, device: str) -> tuple[int, i
         num_key_value_heads=4,
         tie_word_embeddings=True,
     )
-    model = LlamaForCausalLM(config).to(device)
-    critic = ActorCritic(model, 1.0, (8,))
-    critic.entropy_learns = False
-    # Gradients of weights are there in both; the embeddings' would hide all else.
-    for parameter in critic.parameters():
-        parameter.grad = torch.zeros_like(parameter)
-    ids = torch.randint(0, vocabulary, (BATCH, tokens), device=device)
-    at = torch.arange(BATCH * tokens, device=device)
-    predict_at = at[at % tokens < tokens - 1]
-    with Live(critic) as with_loss:
-        scores = critic(ids, predict_at, ids.flatten()[predict_at + 1], predict_at[:1])
-        (scores.logprobs.mean() + scores.values.sum()).backward()
-    del scores
-    with Live(critic) as alone:
-        model.model(input_ids=ids, use_cache=False).last_hidden_state.mean().backward()
-    return with_loss.peak, alone.peak
+    return ActorCritic(LlamaForCausalLM(config).to(device), 1.0, (8,))
 
 
-def bench_memory(config: Config) -> None:
-    """Peak memory of a microbatch of 8 sequences, all tokens of which are scored."""
+def counted(architecture: PreTrainedConfig, tokens: int) -> tuple[int, int]:
+    """The same as loss_against_body for a model in bfloat16 with gradient checkpointing, as on a
+    GPU, by running it on tensors that have shapes but no memory: within a tenth of what real ones
+    take (rl/tests/test_memory.py).
+    """
+    with torch.device("meta"):
+        model = auto_class(architecture).from_config(architecture, dtype=torch.bfloat16)
+        critic = ActorCritic(model, 1.0, (8,)).train()
+    checkpoint_activations(model)
+    with FakeTensorMode(allow_non_fake_inputs=True), _logits_of_a_gpu():
+        # Fused attention is chosen by device: tensors on meta would get the one that is not.
+        on_cpu: dict[torch.Tensor, torch.Tensor] = {}
+        for module in critic.modules():
+            for name, parameter in module.named_parameters(recurse=False):
+                if parameter not in on_cpu:  # weights may be tied
+                    on_cpu[parameter] = nn.Parameter(torch.empty_like(parameter, device="cpu"))
+                module._parameters[name] = on_cpu[parameter]
+            for name, buffer in module.named_buffers(recurse=False):
+                module._buffers[name] = torch.empty_like(buffer, device="cpu")
+        return loss_against_body(critic, tokens, architecture.get_text_config().vocab_size)
+
+
+@contextmanager
+def _logits_of_a_gpu() -> Iterator[None]:
+    """On this processor as many logits at once as on a GPU."""
+    mine = LOGITS_AT_ONCE["cpu"]
+    LOGITS_AT_ONCE["cpu"] = LOGITS_AT_ONCE["cuda"]
+    try:
+        yield
+    finally:
+        LOGITS_AT_ONCE["cpu"] = mine
+
+
+def bench_memory(config: Config) -> list[Ratio]:
+    """Peak memory of a microbatch of 8 sequences, all tokens of which are scored: measured on a
+    small body, and counted for real ones.
+    """
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    loss, body = loss_against_body(config.vocabulary, config.memory_tokens, device)
+    small = small_critic(config.vocabulary, device)
+    found = {
+        "4 layers of 256, measured": loss_against_body(
+            small, config.memory_tokens, config.vocabulary
+        )
+    }
+    for name in config.memory_shapes:
+        what = f"{name} in bfloat16 with gradient checkpointing, counted"
+        found[what] = counted(find_shape(name), config.memory_tokens)
     whole = 4 * BATCH * config.memory_tokens * config.vocabulary
     print(
         f"memory   {BATCH} x {config.memory_tokens:,} tokens, vocabulary {config.vocabulary:,}: "
-        f"with the loss {loss / 2**30:.2f} GiB, the body alone {body / 2**30:.2f} GiB, "
-        f"{loss / body:.2f} x (all logits at once would be {whole / 2**30:.1f} GiB)"
+        f"all logits at once would be {whole / 2**30:.1f} GiB in float32"
     )
+    for what, (loss, body) in found.items():
+        print(f"memory   {what}: {loss / 2**30:.2f} GiB, {body / 2**30:.2f} GiB the body alone")
+    return [
+        Ratio(
+            "memory", f"{what}: with the loss against the body alone", loss / body, "at most 1.3 x"
+        )
+        for what, (loss, body) in found.items()
+    ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import tempfile
 import time
 from typing import Any
@@ -12,25 +13,27 @@ import torch
 from accelerate import Accelerator
 
 import gym_cards
-from gym_dialogue import InputError, Message, rollout
+from gym_dialogue import InputError, Message, Task, rollout
 from gym_dialogue.command import EnvConfig, make_envs
 from gym_policy import ModelPolicy, Renderer, load_model, load_renderer
 from gym_policy.load import saved_checkpoints
 from rl.actor_critic import ActorCritic
 from rl.bench.config import Config
+from rl.bench.table import Ratio
 from rl.config import Config as TrainConfig
 from rl.config import GRPOConfig
 from rl.experience import to_experience
 from rl.learner import Learner
-from rl.train import TaskStream
 
 GROUP = 8
 LR = 1e-5
+MICRO = 64
 
 
-def bench_peer(config: Config) -> None:
-    """Seconds and tokens of an update on both sides, taken in turn: sampling, verifying, one
-    optimizer step on all of it.
+def bench_peer(config: Config) -> list[Ratio]:
+    """Reply tokens that an update samples and learns from, per second, on both sides, taken in
+    turn: the same hands, one reply each, verified; one optimizer step on all of it, in microbatches
+    of one size, by AdamW at one learning rate, without a KL term.
     """
     try:
         import trl
@@ -42,59 +45,64 @@ def bench_peer(config: Config) -> None:
     path = saved_checkpoints(config.model)[-1]
     rates: dict[str, list[float]] = {"here": [], "trl": []}
     for repeat in range(config.repeats):
+        # What each update deals: the prompts of both sides.
+        deals = (repeat + 1) * 1_000_000 + np.arange(config.peer_updates * config.peer_prompts)
+        deals = deals.reshape(config.peer_updates, config.peer_prompts).tolist()
         for name, measure in (("here", _here), ("trl", _trl)):
-            tokens, taken = measure(config, path, repeat)
+            tokens, taken = measure(config, path, deals)
             rates[name].append(tokens / taken)
-            per_update = taken / (config.peer_updates - 1)
+            updates = config.peer_updates - 1
             print(
-                f"peer     {name}: {tokens:,} tokens sampled and learned in {taken:.1f} s, "
-                f"{per_update:.2f} s an update"
+                f"peer     {name}: {updates} updates of {config.peer_prompts} prompts x {GROUP} "
+                f"replies, {tokens:,} tokens sampled and learned in {taken:.1f} s, "
+                f"{taken / updates:.2f} s an update"
             )
     here, there = (float(np.median(rates[name])) for name in ("here", "trl"))
-    print(
-        f"peer     GRPO, {config.peer_prompts} prompts x {GROUP} replies of up to "
-        f"{config.max_new_tokens} tokens: {here:,.0f} tokens/s, "
-        f"TRL {trl.__version__} {there:,.0f}; {here / there:.2f} x"
-    )
+    print(f"peer     {here:,.0f} reply tokens/s, TRL {trl.__version__} {there:,.0f}")
+    return [Ratio("peer", "GRPO, tokens a second against TRL's", here / there, "1.5 x")]
 
 
-def _here(config: Config, path: str, repeat: int) -> tuple[int, float]:
+def _microbatch(count: int) -> int:
+    """Replies in one pass: at most 64, and a whole number of passes."""
+    return math.gcd(count, MICRO)
+
+
+def _here(config: Config, path: str, deals: list[list[int]]) -> tuple[int, float]:
     """(reply tokens, seconds) of all updates but the first."""
     count = config.peer_prompts * GROUP
+    device = "cuda" if torch.cuda.is_available() else "cpu"
     settings = TrainConfig(
         algorithm="grpo",
-        num_steps=count,
         max_new_tokens=config.max_new_tokens,
         epochs=1,
         minibatch_size=count,
-        microbatch_size=64,
+        microbatch_size=_microbatch(count),
         lr=LR,
-        seed=repeat,
         grpo=GRPOConfig(group_size=GROUP),
         env=EnvConfig(kwargs={"verify_iter": 1}),
     )
-    model, renderer = load_model(path), load_renderer(path)
+    model, renderer = load_model(path).to(device), load_renderer(path)
     policy = ModelPolicy(model, renderer, max_new_tokens=config.max_new_tokens)
     learner = Learner(
         settings,
         ActorCritic(model, 1.0),
-        Accelerator(cpu=not torch.cuda.is_available()),
+        Accelerator(cpu=device == "cpu"),
         renderer.tokenizer.pad_token_id,
     )
     envs = make_envs(settings.env, count)
     tokens, began = 0, 0.0
-    for update in range(1, config.peer_updates + 1):
+    for update, dealt in enumerate(deals, 1):
         if update == 2:
             began, tokens = time.perf_counter(), 0
-        stream = TaskStream(settings, GROUP, update, 0, 1)
+        tasks = [Task(deal, (deal, member)) for deal in dealt for member in range(GROUP)]
         with learner.sampling():
-            episodes = rollout(envs, policy, stream, stream.ended)
+            episodes = rollout(envs, policy, tasks)
         stats = learner.learn(update, episodes, to_experience(episodes, renderer))
         tokens += int(stats["tokens_learned"])
     return tokens, time.perf_counter() - began
 
 
-def _trl(config: Config, path: str, repeat: int) -> tuple[int, float]:
+def _trl(config: Config, path: str, deals: list[list[int]]) -> tuple[int, float]:
     """The same by TRL's GRPOTrainer, with transformers sampling."""
     from datasets import Dataset
     from transformers import TrainerCallback
@@ -104,10 +112,9 @@ def _trl(config: Config, path: str, repeat: int) -> tuple[int, float]:
     renderer = load_renderer(path)
     env = gymnasium.make(gym_cards.ENV_ID, verify_iter=1)
     rows = []
-    for number in range(config.peer_prompts * config.peer_updates):
-        seed = 1_000_000 * (repeat + 1) + number
-        text = env.reset(seed=seed)[0]["text"]
-        rows.append({"prompt": _prompt(renderer, text), "env_seed": seed})
+    for deal in (deal for dealt in deals for deal in dealt):
+        text = env.reset(seed=deal)[0]["text"]
+        rows.append({"prompt": _prompt(renderer, text), "env_seed": deal})
     count = config.peer_prompts * GROUP
     moments: list[float] = []
     tokens: list[int] = []
@@ -127,8 +134,8 @@ def _trl(config: Config, path: str, repeat: int) -> tuple[int, float]:
     with tempfile.TemporaryDirectory() as directory:
         arguments = PeerConfig(
             output_dir=directory,
-            per_device_train_batch_size=64,
-            gradient_accumulation_steps=count // 64,
+            per_device_train_batch_size=_microbatch(count),
+            gradient_accumulation_steps=count // _microbatch(count),
             num_generations=GROUP,
             max_completion_length=config.max_new_tokens,
             num_iterations=1,
@@ -146,7 +153,6 @@ def _trl(config: Config, path: str, repeat: int) -> tuple[int, float]:
             logging_strategy="no",
             disable_tqdm=True,
             shuffle_dataset=False,
-            seed=repeat,
         )
         trainer = GRPOTrainer(
             model=load_model(path),
@@ -161,5 +167,11 @@ def _trl(config: Config, path: str, repeat: int) -> tuple[int, float]:
 
 
 def _prompt(renderer: Renderer, text: str) -> str:
-    """A prompt as both sides' tokenizer reads it."""
-    return renderer.tokenizer.decode(renderer.render([Message("user", text)]).token_ids)
+    """A prompt as TRL wants it: in words, which its tokenizer reads as the tokens that are prompted
+    with here. Raises InputError where it would not.
+    """
+    ids = list(renderer.render([Message("user", text)]).token_ids)
+    prompt = renderer.tokenizer.decode(ids)
+    if renderer.tokenizer(prompt)["input_ids"] != ids:
+        raise InputError("section peer: this model's tokenizer does not read back what it wrote")
+    return prompt

@@ -9,6 +9,7 @@ from gym_dialogue.command import EnvConfig, make_envs
 from gym_policy import ModelPolicy, load_model, load_renderer
 from gym_policy.load import saved_checkpoints
 from rl.bench.config import Config, seconds
+from rl.bench.table import Ratio
 from rl.config import Config as TrainConfig
 from rl.train import TaskStream
 
@@ -21,10 +22,11 @@ SETTINGS = {
 """What is played, the size of groups on one puzzle, and how many turns an episode has at least."""
 
 
-def bench_rollout(config: Config) -> None:
+def bench_rollout(config: Config) -> list[Ratio]:
     """Turns per second of each sampler, and of one dialogue at a time, on the same episodes."""
     path = saved_checkpoints(config.model)[-1]
     model, renderer = load_model(path), load_renderer(path)
+    found = []
     for what, (env, group, length) in SETTINGS.items():
         rates: dict[str, list[float]] = {}
         envs = make_envs(env, max(1, config.turns // length))
@@ -46,9 +48,9 @@ def bench_rollout(config: Config) -> None:
         said = ", ".join(f"{name} {rate:,.0f}" for name, rate in medians.items())
         print(f"rollout  {what}, turns/s: {said}")
         first = config.samplers[0]
-        ratios = ", ".join(
-            f"{name} {medians[first] / rate:.2f} x"
+        found += [
+            Ratio("rollout", f"{what}: {first} against {name}", medians[first] / rate)
             for name, rate in medians.items()
             if name != first
-        )
-        print(f"rollout  {first} against {ratios}")
+        ]
+    return found

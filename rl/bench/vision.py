@@ -19,6 +19,7 @@ from gym_policy.vision import checkpoint_activations
 from gym_policy.zero import join_processes
 from rl.actor_critic import ActorCritic
 from rl.bench.config import Config
+from rl.bench.table import Ratio
 from rl.config import Config as TrainConfig
 from rl.config import LoraSettings
 from rl.experience import to_experience
@@ -26,7 +27,7 @@ from rl.learner import Learner
 from rl.train import TaskStream
 
 
-def bench_vision(config: Config) -> None:
+def bench_vision(config: Config) -> list[Ratio]:
     """One PPO update from images, by adapters on an architecture with random weights: turns per
     second and, on a GPU, the most memory.
     """
@@ -92,3 +93,5 @@ def bench_vision(config: Config) -> None:
     if device.type == "cuda":
         peak = torch.cuda.max_memory_allocated() / 2**30
         print(f"vision   at most {peak:.1f} GiB of {torch.cuda.get_device_name()}")
+        return [Ratio("vision", "most memory, of 80 GB", peak * 2**30 / 80e9, "100 %", "%")]
+    return []

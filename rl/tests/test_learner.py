@@ -1,7 +1,11 @@
 """The learner: it learns, its losses are the equations', and its bookkeeping is right."""
 
 import copy
+import json
 import math
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from threading import Thread
+from urllib.request import Request, urlopen
 
 import gymnasium
 import numpy as np
@@ -21,11 +25,13 @@ import gym_cards
 from gym_dialogue import InputError, Reply
 from gym_policy import Renderer, logprobs
 from gym_policy.adapter import add_adapter
+from gym_policy.completion import Completion
 from gym_policy.reach import check_linear_head, freeze_unreached
+from gym_policy.vision import checkpoint_activations
 from rl.actor_critic import ActorCritic, Scores
 from rl.config import GRPOConfig, LoraSettings, PPOConfig, check_config
 from rl.experience import Batch, collate, token_weights
-from rl.learner import scheduled
+from rl.learner import TOLERATED_GAP, scheduled
 from rl.ppo import PPO, clipped_policy_sums, start_kl_sum, value_loss_sum
 
 
@@ -152,11 +158,94 @@ def test_the_importance_of_what_another_sampled_by_hand():
     assert token["gap"].item() == pytest.approx(0.2 + 0.1 + 2.0, abs=1e-5)
     turn = clipped_policy_sums(scores, batch, "turn", 0.2, 0.2, importance_cap=2.0)
     assert turn["policy"].item() == pytest.approx(-(math.exp(0.1) - 2 * 2.0), abs=1e-5)
+    # What a token counts for in the ratio does not change how likely it was to be sampled.
+    batch.token_weight = torch.tensor([0.5, 1.0, 0.5])
+    turn = clipped_policy_sums(scores, batch, "turn", 0.2, 0.2, importance_cap=2.0)
+    assert turn["policy"].item() == pytest.approx(-(math.exp(0.1) - 2 * 2.0), abs=1e-5)
+
+
+@pytest.mark.parametrize("level", ["turn", "token"])
+def test_importance_gives_the_gradient_of_what_is_learned(level):
+    """Replies of one token, each counted as often as the sampler says it: the policy gradient is
+    that of the learner's distribution, which without importance it is not.
+    """
+    torch.manual_seed(0)
+    logits = torch.randn(5, requires_grad=True)
+    sampler = (torch.randn(5) * 0.3 + logits.detach()).log_softmax(-1)
+    advantage = torch.randn(5)
+    batch = _batch((sampler.exp() * advantage).tolist(), [0.0] * 5, list(range(5)))
+    batch.sampled_logprobs, batch.old_logprobs = sampler, logits.detach().log_softmax(-1)
+    (wanted,) = torch.autograd.grad((logits.softmax(-1) * advantage).sum(), logits)
+
+    def found(cap):
+        scores = Scores(logits.log_softmax(-1), torch.zeros(5), torch.zeros(5))
+        sums = clipped_policy_sums(scores, batch, level, 0.2, 0.2, cap)
+        return torch.autograd.grad(-sums["policy"], logits)[0]
+
+    torch.testing.assert_close(found(100.0), wanted)
+    batch.sampled_logprobs = batch.old_logprobs
+    assert not torch.allclose(found(100.0), wanted, atol=0.01)
+
+
+class _Server:
+    """A sampler behind a door: an HTTP server that draws from flattened logits, without a cache,
+    and says how likely its tokens were there.
+    """
+
+    def __init__(self, model, flatten):
+        @torch.no_grad()
+        def complete(prompts, uniforms):  # all of one length
+            logits = model(torch.tensor(prompts)).logits[:, -1] * flatten
+            return [
+                x.tolist()
+                for x in logprobs.choose_tokens(logits, 1.0, None, torch.tensor(uniforms))
+            ]
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self):
+                asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+                found = complete(*asked)
+                self.send_response(200)
+                self.end_headers()
+                self.wfile.write(json.dumps(found).encode())
+
+            def log_message(self, *args):
+                pass
+
+        self.server = HTTPServer(("127.0.0.1", 0), Handler)
+        Thread(target=self.server.serve_forever, daemon=True).start()
+
+    def sample(self, requests, decoding):
+        prompts = [list(r.token_ids) for r in requests]
+        asked = json.dumps([prompts, [float(r.uniforms[0]) for r in requests]])
+        url = f"http://127.0.0.1:{self.server.server_port}"
+        with urlopen(Request(url, asked.encode())) as answer:
+            tokens, scores = json.loads(answer.read())
+        return [Completion([t], [s]) for t, s in zip(tokens, scores, strict=True)]
+
+
+@pytest.mark.parametrize("algorithm", ["ppo", "grpo"])
+def test_a_bandit_is_learnt_from_what_a_server_samples(algorithm):
+    config = small_config(algorithm)
+    policy, learner = make_learner(config)
+    policy.sampler = _Server(policy.model, flatten=0.7)
+    envs = [Bandit(1) for _ in range(64)]
+    success, gaps = [], []
+    for update in range(1, 25):
+        episodes, experiences = collect(envs, policy, learner, update, 64)
+        success.append(np.mean([e.is_success for e in episodes]))
+        gaps.append(learner.learn(update, episodes, experiences)["logprob_gap"])
+    policy.sampler.server.shutdown()
+    policy.sampler.server.server_close()
+    assert max(gaps) > TOLERATED_GAP
+    assert success[0] < 0.3
+    assert success[-1] > 0.9
 
 
 @pytest.mark.parametrize("algorithm", ["ppo", "grpo"])
 @pytest.mark.parametrize("off", [0.0, 0.1])
-def test_old_logprobs_are_the_samplers_unless_they_are_off(algorithm, off):
+def test_old_logprobs_are_the_samplers_unless_they_are_off(algorithm, off, monkeypatch):
+    monkeypatch.setattr("rl.learner.LOOKED_AT", 3)
     config = small_config(algorithm, max_new_tokens=6)
     _, learner, episodes, experiences = _card_episodes(config)
     right = [e.sampled_logprobs for e in experiences]
@@ -193,19 +282,24 @@ def test_scoring_in_parts_is_scoring_at_once(entropy_learns, monkeypatch):
     torch.testing.assert_close(at_once[1], simple[1])
 
 
+def _limit_memory(learner, limit, learning):
+    """Passes over more than `limit` dialogues fail, of those with gradients or of those without."""
+    forward = learner.inner.forward
+
+    def little_memory(input_ids, *args, **kwargs):
+        if torch.is_grad_enabled() == learning and len(input_ids) > limit:
+            raise torch.OutOfMemoryError("too much")
+        return forward(input_ids, *args, **kwargs)
+
+    learner.actor_critic.forward = little_memory
+
+
 def test_learning_goes_on_in_smaller_microbatches():
     after = []
     for limit in (100, 3):
         config = small_config("ppo", max_new_tokens=6, microbatch_size=8)
         policy, learner, episodes, experiences = _card_episodes(config)
-        forward = learner.actor_critic.forward
-
-        def little_memory(input_ids, *args, limit=limit, forward=forward, **kwargs):
-            if torch.is_grad_enabled() and len(input_ids) > limit:
-                raise torch.OutOfMemoryError("too much")
-            return forward(input_ids, *args, **kwargs)
-
-        learner.actor_critic.forward = little_memory
+        _limit_memory(learner, limit, learning=True)
         if limit == 3:
             with pytest.warns(UserWarning, match="going on with 2; lower microbatch_size"):
                 learner.learn(1, episodes, experiences)
@@ -213,12 +307,63 @@ def test_learning_goes_on_in_smaller_microbatches():
             learner.learn(1, episodes, experiences)
         after.append(torch.cat([p.detach().flatten() for p in policy.model.parameters()]))
     torch.testing.assert_close(after[1], after[0], atol=2e-5, rtol=0)
-    learner.actor_critic.forward = lambda *args, **kwargs: little_memory(*args, limit=0, **kwargs)
+    _limit_memory(learner, 0, learning=True)
     with (
         pytest.warns(UserWarning, match="going on with 1"),
-        pytest.raises(InputError, match="lower microbatch_size"),
+        pytest.raises(InputError, match="lower max_new_tokens"),
     ):
         learner._step_in_memory(experiences[:2], False)
+
+
+def test_scoring_goes_on_with_fewer_together():
+    found = []
+    for limit in (100, 5):
+        config = small_config("ppo", max_new_tokens=6, microbatch_size=8)
+        _, learner, episodes, experiences = _card_episodes(config)
+        learner.inner.value_head[-1].weight.data.fill_(0.1)
+        _limit_memory(learner, limit, learning=False)
+        if limit == 5:
+            with pytest.warns(UserWarning, match="going on with 4; lower microbatch_size"):
+                learner.learn(1, episodes, experiences)
+            assert learner.microbatch_size == 8  # of learning, which had enough
+        else:
+            learner.learn(1, episodes, experiences)
+        found.append(np.concatenate([e.old_values for e in experiences]))
+    assert found[0].std() > 0
+    np.testing.assert_allclose(found[1], found[0], atol=1e-5)
+
+
+def test_an_optimizer_that_does_not_fit_is_not_tried_again():
+    _, learner, episodes, experiences = _card_episodes(small_config("grpo", max_new_tokens=3))
+    tried = []
+
+    def step(*args, **kwargs):
+        tried.append(1)
+        raise torch.OutOfMemoryError("too much")
+
+    learner.optimizer.step = step
+    with pytest.raises(InputError, match=r"set lora\.rank, or spread"):
+        learner.learn(1, episodes, experiences)
+    assert len(tried) == 1
+
+
+@pytest.mark.parametrize("algorithm", ["ppo", "grpo"])
+def test_what_is_computed_again_changes_nothing(algorithm):
+    """Gradient checkpointing, and values without logits, against the plain way."""
+    after = []
+    for checkpointing in (False, True):
+        config = small_config(algorithm, max_new_tokens=6, lr=1e-2, epochs=1)
+        policy, learner, episodes, experiences = _card_episodes(config)
+        if checkpointing:
+            checkpoint_activations(policy.model)
+        batch = collate(experiences, 0, "cpu")
+        with torch.no_grad():
+            whole, values = (learner.inner(**i) for i in (batch.model_inputs, batch.value_inputs))
+        torch.testing.assert_close(values.values, whole.values)
+        assert values.logprobs.numel() == 0
+        learner.learn(1, episodes, experiences)
+        after.append(torch.cat([p.detach().flatten() for p in policy.model.parameters()]))
+    torch.testing.assert_close(after[1], after[0], atol=1e-6, rtol=0)
 
 
 def test_tokens_before_the_answer_count_for_less_by_hand():

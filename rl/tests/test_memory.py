@@ -9,7 +9,7 @@ import pytest
 import torch
 import yaml
 from rl_parts import tiny_llama, tiny_mllama, tiny_tokenizer
-from transformers import LlamaConfig
+from transformers import LlamaConfig, LlamaForCausalLM
 
 from evaluation.play import EvalConfig
 from gym_dialogue import Dialogue, InputError, Message, RandomPolicy, Task, rollout
@@ -20,9 +20,11 @@ from gym_policy.architecture import text_parameters, text_sizes
 from gym_policy.load import auto_class
 from gym_policy.logprobs import LOGITS_AT_ONCE
 from gym_policy.reach import freeze_unreached
+from gym_policy.vision import checkpoint_activations
 from rl import memory
 from rl.actor_critic import ActorCritic
-from rl.bench.memory import Live, loss_against_body
+from rl.bench.memory import Live, counted, loss_against_body, small_critic
+from rl.bench.shapes import SHAPES
 from rl.config import Config, LoraSettings, PPOConfig
 from rl.devices import Launch, read_launch
 from rl.learner import make_optimizer
@@ -443,8 +445,25 @@ def test_a_frozen_start_is_counted_only_where_there_is_one(tiny_start):
 
 def test_the_loss_takes_little_beside_the_body(monkeypatch):
     vocabulary, tokens = 32_768, 128
-    loss, body = loss_against_body(vocabulary, tokens, "cpu")
+    critic = small_critic(vocabulary, "cpu")
+    loss, body = loss_against_body(critic, tokens, vocabulary)
     assert loss < body + 24 * LOGITS_AT_ONCE["cpu"]
     monkeypatch.setitem(LOGITS_AT_ONCE, "cpu", 1 << 40)
-    at_once, _ = loss_against_body(vocabulary, tokens, "cpu")
+    at_once, _ = loss_against_body(critic, tokens, vocabulary)
     assert loss - body < (at_once - body) / 2
+
+
+def test_what_is_counted_without_memory_is_what_is_measured(monkeypatch):
+    monkeypatch.setitem(LOGITS_AT_ONCE, "cuda", 1 << 20)
+    monkeypatch.setitem(LOGITS_AT_ONCE, "cpu", 1 << 20)
+    architecture = llama(words=8192)
+    torch.manual_seed(0)
+    critic = ActorCritic(LlamaForCausalLM(architecture).to(torch.bfloat16), 1.0, (8,)).train()
+    checkpoint_activations(critic.model)
+    measured = loss_against_body(critic, 64, 8192)
+    assert counted(architecture, 64) == pytest.approx(measured, rel=0.1)
+
+
+def test_the_loss_of_a_large_model_takes_little_beside_its_body():
+    loss, body = counted(SHAPES["llama-1b"], 2048)
+    assert body < loss < 1.3 * body

@@ -39,6 +39,8 @@ def test_syntax_and_header(script):
         (["eval_api.sh", "--base_url=host"], "must be the root of an OpenAI-compatible API"),
         (["across_seeds.sh", "/nowhere"], "finished run"),
         (["download.sh", "gp_l"], "must be one of"),
+        (["bench.sh", "peer", "speed"], "section speed: must be one of env navigation"),
+        (["bench.sh", "env", "--repeats=0"], "repeats=0: must be at least 1"),
         (["train_rl_gp_l.sh", "paper", "--resume"], "there is no run under runs/rl-gp_l-paper-"),
     ],
 )
@@ -49,6 +51,15 @@ def test_bad_input_is_one_line_and_code_2(arguments, word):
     assert len(errors) == 1
     assert word in errors[0]
     assert "Traceback" not in done.stderr
+
+
+@needs_environment
+def test_sections_of_the_benchmark_are_named_as_they_are_said():
+    done = _bash("scripts/bench.sh", "end-to-end", "memory", "--model=/nowhere/x", "--repeats=0")
+    assert done.stderr.splitlines()[-1] == "error: repeats=0: must be at least 1"
+    done = _bash("scripts/bench.sh", "end-to-end", "--model=/nowhere/x")
+    assert done.returncode == 2
+    assert "/nowhere/x: no such directory" in done.stderr
 
 
 _SRUN = """#!/usr/bin/env bash

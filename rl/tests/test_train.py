@@ -193,22 +193,27 @@ def test_a_run_learns_from_what_another_sampler_says(start, tmp_path):
 def test_the_benchmark_runs(start):
     flags = [f"--model={start}", "--turns=16", "--single_turns=2", "--repeats=1", "--episodes=40"]
     flags += ["--vocabulary=1000", "--memory_tokens=32", "--max_new_tokens=3"]
-    flags += ["--samplers=[cached,generate]"]
+    flags += ["--samplers=[cached,generate]", f"--memory_shapes=['{start}']"]
     flags += [f"--shape={start}", "--limit_batches=[2]", "--limit_prompt=8", "--limit_reply=4"]
+    flags += ["--limit_turns=4", "--limit_single_turns=2", "--lora_rank=2"]
+    flags += ["--peer_prompts=1", "--peer_updates=2"]
     parts = "env,navigation,rollout,learner,memory,end_to_end,limits"
     done = command("rl.bench", f"--sections=[{parts}]", *flags)
     assert done.returncode == 0, done.stderr
-    for said in (
-        "1,000 deals",
-        "a grid of four views",
-        "cached against generate",
-        "microbatches of 64",
-        "the body alone",
-        "x end to end",
-        "of the bandwidth limit",
-        "of the matrix rate",
-    ):
+    for said in ("1,000 deals", "a grid of four views", "are padding", "GiB the body alone"):
         assert said in done.stdout
+    rows = [line.split(" | ") for line in done.stdout.splitlines() if line.startswith("| ")]
+    measured = {what: float(ratio.split()[0]) for _, what, ratio, _ in rows[1:]}
+    assert {row[0][2:] for row in rows[1:]} == set(parts.split(",")) - {"navigation"}
+    assert all(ratio > 0 for what, ratio in measured.items() if "limit" not in what)
+    for what in (
+        "groups of 8 on one hand: cached against generate",
+        "sampling and learning, many against one at a time",
+        f"{start}, static, batch 2: decoding, of the memory bandwidth",
+        f"{start}: learning, of the matrix rate",
+        f"{start}, by adapters: both, many against one at a time",
+    ):
+        assert what in measured
     done = command("rl.bench", "--sections=[peer]", *flags)
     assert done.returncode in (0, 2), done.stderr
     assert done.returncode == 0 or "section peer: needs TRL" in done.stderr

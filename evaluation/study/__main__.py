@@ -81,7 +81,9 @@ def _begin(config: Config, study: Path) -> None:
     if not file.is_file():
         start_run(study, config)
         return
-    before, now = _settings(yaml.safe_load(file.read_text())), _settings(asdict(config))
+    begun = {path.name for path in study.glob("seed*/*")}
+    before = _settings(yaml.safe_load(file.read_text()), begun)
+    now = _settings(asdict(config), begun)
     for key in before.keys() & now.keys():
         if before[key] != now[key]:
             raise InputError(
@@ -91,9 +93,9 @@ def _begin(config: Config, study: Path) -> None:
     _write(file, yaml.safe_dump(asdict(config), sort_keys=False))
 
 
-def _settings(config: dict[str, Any]) -> dict[str, Any]:
-    """What a study may not change, by name; each arm by its own."""
-    arms = {f"arm {arm['name']}": arm for arm in config["known_arms"]}
+def _settings(config: dict[str, Any], begun: set[str]) -> dict[str, Any]:
+    """What a study may not change, by name; each arm that has begun by its own."""
+    arms = {f"arm {arm['name']}": arm for arm in config["known_arms"] if arm["name"] in begun}
     return arms | {k: v for k, v in config.items() if k not in (*_MAY_CHANGE, "known_arms")}
 
 

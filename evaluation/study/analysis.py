@@ -119,6 +119,14 @@ class Study:
         seen = all(says_what_it_sees(episodes) for episodes in records.values())
         return names + ["recognition"] * seen
 
+    def end_metrics(self) -> list[str]:
+        """What can be said where every reply that an episode allows was played, as in starts and
+        ends: the success rate of the paper, with its sequential revisions.
+        """
+        records = self.arms[0].rows[0][0].measured.records[self.decodings[0]]
+        several = position_kinds(next(iter(records.values())))
+        return ["until_failure", "episode_success"] if several else ["episode_success"]
+
 
 def read_study(config: Config, study: Path) -> Study:
     """What has been measured so far. An arm counts under the seeds for which it is finished."""
@@ -197,13 +205,18 @@ def results(study: Study) -> dict[str, Any]:
 
 
 def equal_compute(study: Study) -> dict[str, Any]:
-    """For every arm, at the compute that all have reached: start, value and change."""
+    """For every arm, at the compute that all have reached: start, value and change; and whether
+    that is its end, so that `end_metrics` are among them.
+    """
     found = {}
     for arm in study.arms:
         index = arm.within(study.budget)
+        is_end = index == len(arm.flops) - 1
+        metrics = study.metrics() + study.end_metrics() * is_end
         found[arm.name] = {
             "update": arm.rows[0][index].update,
             "flops": arm.flops[index],
+            "is_end": is_end,
             **{
                 decoding: {
                     suite: {
@@ -212,7 +225,7 @@ def equal_compute(study: Study) -> dict[str, Any]:
                             "value": arm.value(index, decoding, suite, metric).to_json(),
                             "change": arm.change(index, decoding, suite, metric).to_json(),
                         }
-                        for metric in study.metrics()
+                        for metric in metrics
                     }
                     for suite in study.titles
                 }

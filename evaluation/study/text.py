@@ -9,7 +9,12 @@ from evaluation.report import format_interval
 from evaluation.study.analysis import Study
 
 _MAIN = "first_reply"
-_HEADINGS = {"first_reply": "first reply", "recognition": "recognition in the first reply"}
+_HEADINGS = {
+    "first_reply": "first reply",
+    "recognition": "recognition in the first reply",
+    "until_failure": "up to {} replies, until the first failed position",
+    "episode_success": "episode of up to {} replies",
+}
 
 
 def claims(study: Study, found: dict[str, Any]) -> list[str]:
@@ -18,13 +23,17 @@ def claims(study: Study, found: dict[str, Any]) -> list[str]:
         return ["Nothing has been measured yet."]
     decoding = study.decodings[0]
     said = [_unfinished(study)] if study.missing else []
+    arms = found["equal_compute"]["arms"]
     for suite in [s for s in study.suites if s.shift == "rule"][:1]:
-        arms = found["equal_compute"]["arms"]
-        changes = [
-            f"{arm.title} {_change(arms[arm.name][decoding][suite.name][_MAIN])}"
-            for arm in study.arms
-        ]
-        said.append(f"{suite.title or suite.name}, at equal compute: {'; '.join(changes)}.")
+        for metric in (_MAIN, *_end_metrics(study, found)[:1]):
+            changes = [
+                f"{arm.title} {_change(arms[arm.name][decoding][suite.name][metric])}"
+                for arm in study.arms
+            ]
+            said.append(
+                f"{suite.title or suite.name}, at equal compute, {_heading(study, metric)}, "
+                f"{decoding}: {'; '.join(changes)}."
+            )
     for arm in study.arms:
         at = found["equal_compute"]["arms"][arm.name]
         parts = [
@@ -37,6 +46,18 @@ def claims(study: Study, found: dict[str, Any]) -> list[str]:
             f"{decoding}, %): {'; '.join(parts)}."
         )
     return said
+
+
+def _end_metrics(study: Study, found: dict[str, Any]) -> list[str]:
+    """Those that every arm has at equal compute."""
+    arms = found["equal_compute"]["arms"].values()
+    return study.end_metrics() if all(arm["is_end"] for arm in arms) else []
+
+
+def _heading(study: Study, metric: str) -> str:
+    name, _, kind = metric.partition("/")
+    said = _HEADINGS[name].format(study.config.end_verify_iter)
+    return said + (f", {kind} positions" if kind else "")
 
 
 def _change(cell: dict[str, Any]) -> str:
@@ -58,10 +79,9 @@ def _unfinished(study: Study) -> str:
 def table_rows(study: Study, found: dict[str, Any]) -> list[tuple[str, list[list[str]]]]:
     """Blocks of the table: (heading, rows of suite, start, and value and change of every arm)."""
     blocks = []
-    for metric in study.metrics():
+    for metric in study.metrics() + _end_metrics(study, found):
         for decoding in study.decodings:
-            name, _, kind = metric.partition("/")
-            heading = _HEADINGS[name] + (f", {kind} positions" if kind else "") + f", {decoding}"
+            heading = f"{_heading(study, metric)}, {decoding}"
             rows = []
             for suite, title in study.titles.items():
                 cells = [

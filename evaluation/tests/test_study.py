@@ -106,7 +106,8 @@ def test_the_claim_says_what_is_clear_of_the_start(study, tmp_path):
     read = read_study(config, directory)
     found = results(read)
     claim, sft, rl = claims(read, found)
-    assert claim.startswith("rule OOD (11, 12, 13), at equal compute: SFT 20.0 -> 5.0, -15.0 [")
+    title = "rule OOD (11, 12, 13), at equal compute, first reply, sampled"
+    assert claim.startswith(f"{title}: SFT 20.0 -> 5.0, -15.0 [")
     assert claim.index("below the start") < claim.index("RL 20.0 -> 40.0") < claim.index("above")
     assert "20.0 -> 5.0, -15.0 [" in sft
     assert "below the start" in sft.split("rule OOD")[1].split(";")[0]
@@ -115,6 +116,19 @@ def test_the_claim_says_what_is_clear_of_the_start(study, tmp_path):
     assert "RL - start" in format_table(read, found)
     names = [file.stem for _, file in draw(read, found, tmp_path / "figures")]
     assert names == ["curves", "changes", "replies", "divergence"]
+
+
+def test_episodes_are_compared_where_both_arms_are_at_their_ends(study):
+    config, directory = study
+    for seed in range(2):  # without its last checkpoint, SFT ends at the compute of RL
+        Place(directory, seed, "sft").measured(30).unlink()
+        (Place(directory, seed, "sft").run / "checkpoints/update-000030/config.json").unlink()
+    read = read_study(config, directory)
+    _, episodes, *_ = claims(read, results(read))
+    # Half of what fails at first is right at the second reply: 0.05 -> 0.525, 0.4 -> 0.7.
+    assert "episode of up to 5 replies, sampled: SFT 60.0 -> 52.5, -7.5 [" in episodes
+    assert "RL 60.0 -> 70.0, +10.0 [" in episodes
+    assert "episode of up to 5 replies, sampled" in format_table(read, results(read))
 
 
 def test_an_unfinished_study_says_so_and_shows_the_rest(study):

@@ -488,7 +488,7 @@ def test_an_episode_is_drawn(tmp_path, capsys):
     with pytest.raises(InputError, match="no episode with env_seed 5"):
         draw(DrawConfig(5, turns=str(turns), out=str(out)))
     for env_kwargs in ({"on_failure": "end"}, {"on_failure": "go_on", "verify_iter": 9}):
-        with pytest.raises(InputError, match="the replies are of another episode"):
+        with pytest.raises(InputError, match="they are of another episode"):
             draw(DrawConfig(4, turns=str(turns), env_kwargs=env_kwargs, out=str(out)))
     with pytest.raises(InputError, match="seed=-1: must be at least 0"):
         draw(DrawConfig(-1, out=str(out)))

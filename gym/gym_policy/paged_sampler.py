@@ -14,6 +14,7 @@ from gym_policy.completion import Completion, Decoding, Request
 from gym_policy.out_of_memory import is_out_of_memory
 
 _PAGE = 32  # tokens of a page of the cache on a CPU
+_TOGETHER = 2048  # tokens of a forward pass there, whose mask is as wide as the whole cache
 
 
 class PagedSampler:
@@ -36,21 +37,26 @@ class PagedSampler:
         seed = None
         if not decoding.greedy:
             seed = int(requests[0].uniforms[0] * 2**31)
-        found = self.model.generate_batch(
-            [list(request.token_ids) for request in requests],
-            generation_config=GenerationConfig(
-                max_new_tokens=decoding.max_new_tokens,
-                do_sample=not decoding.greedy,
-                temperature=1.0 if decoding.greedy else decoding.temperature,
-                top_k=0,
-                top_p=1.0,
-                eos_token_id=list(decoding.stop_ids),
-                pad_token_id=decoding.pad_token_id,
-            ),
-            continuous_batching_config=ContinuousBatchingConfig(
-                return_logprobs=True, seed=seed, **self._size(requests, decoding)
-            ),
+        generation = GenerationConfig(
+            max_new_tokens=decoding.max_new_tokens,
+            do_sample=not decoding.greedy,
+            temperature=1.0 if decoding.greedy else decoding.temperature,
+            top_k=0,
+            top_p=1.0,
+            eos_token_id=list(decoding.stop_ids),
+            pad_token_id=decoding.pad_token_id,
         )
+        batching = ContinuousBatchingConfig(
+            return_logprobs=True, seed=seed, **self._size(requests, decoding)
+        )
+        try:
+            found = self.model.generate_batch(
+                [list(request.token_ids) for request in requests],
+                generation_config=generation,
+                continuous_batching_config=batching,
+            )
+        except MemoryError as error:  # what transformers foresees for the cache
+            raise torch.OutOfMemoryError(str(error)) from error
         errors = [f.error for f in found.values() if f.error is not None]
         if any(is_out_of_memory(RuntimeError(error)) for error in errors):
             raise torch.OutOfMemoryError(errors[0])
@@ -70,5 +76,7 @@ class PagedSampler:
         return {
             "page_size": _PAGE,
             "num_blocks": pages * len(requests),
-            "max_batch_tokens": max(longest, sum(len(r.token_ids) for r in requests)),
+            "max_batch_tokens": max(
+                longest, min(_TOGETHER, sum(len(r.token_ids) for r in requests))
+            ),
         }

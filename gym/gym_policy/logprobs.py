@@ -7,9 +7,9 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 LOGITS_AT_ONCE = {"cpu": 10_000_000, "cuda": 1 << 27}
-"""Logits that are held at a time while tokens are scored, as opposed to sampled, by device. On a CPU
-40 MB in float32: glibc gives blocks above 32 MiB back at once, and those below it kept tens of GB
-in pieces that no later block fitted."""
+"""Logits that are held at a time while tokens are scored, as opposed to sampled, by device. On a
+CPU 40 MB in float32: glibc gives blocks above 32 MiB back at once, and those below it kept tens of
+GB in pieces that no later block fitted."""
 
 _NEVER = -1e9  # finite, so that probability times logarithm is 0 and not undefined
 

@@ -34,6 +34,11 @@ class Interval:
             for name, value in vars(self).items()
         }
 
+    @classmethod
+    def from_json(cls, numbers: dict[str, float | None]) -> Interval:
+        """What `to_json` made of one; nan where nothing was measured."""
+        return cls(**{k: np.nan if v is None else v for k, v in numbers.items()})
+
 
 def episode_record(episode: Episode) -> dict[str, Any]:
     """An episode as plain data: its puzzle, its success, and every turn."""

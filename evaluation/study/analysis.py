@@ -144,7 +144,7 @@ def read_study(config: Config, study: Path) -> Study:
             flops = None if made is None else start_flops(made)
             init_flops += [] if flops is None else [flops]
         else:
-            flops = flops_by_update(place.run / "metrics.jsonl")
+            flops = flops_by_update(place.run)
             own = own_flops(place)
             own_start = place.measured(0).is_file()
             first_file = (place if own_start else start).measured(0)

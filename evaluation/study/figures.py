@@ -76,7 +76,7 @@ def _changes(study: Study, found: dict[str, Any]) -> plt.Figure:
     for axis, decoding in zip(axes[0], study.decodings, strict=True):
         for number, arm in enumerate(study.arms):
             at = found["equal_compute"]["arms"][arm.name][decoding]
-            changes = [_interval(at[suite][_MAIN]["change"]) for suite in suites]
+            changes = [Interval.from_json(at[suite][_MAIN]["change"]) for suite in suites]
             shift = 0.18 * (number - (len(study.arms) - 1) / 2)
             axis.errorbar(
                 [100 * c.value for c in changes],
@@ -184,7 +184,7 @@ def _band(
     label: str,
 ) -> None:
     """A line in %, with its intervals as a band."""
-    intervals = [_interval(point) for point in points]
+    intervals = [Interval.from_json(point) for point in points]
     axis.plot(
         xs, [100 * i.value for i in intervals], style, marker="o", markersize=3,
         linewidth=1.4, color=color, label=label,
@@ -193,8 +193,3 @@ def _band(
         xs, [100 * i.low for i in intervals], [100 * i.high for i in intervals],
         color=color, alpha=0.15 if style == "-" else 0.07, linewidth=0,
     )  # fmt: skip
-
-
-def _interval(point: dict[str, float | None]) -> Interval:
-    """What Interval.to_json wrote; nan where nothing was measured."""
-    return Interval(*(float("nan") if v is None else v for v in point.values()))

@@ -13,8 +13,8 @@ import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+from evaluation.learning import read_metrics
 from evaluation.play import Records
 from gym_dialogue import InputError
 from gym_policy.load import run_checkpoints
@@ -92,10 +92,10 @@ def read_measured(file: Path) -> Measured:
         ) from error
 
 
-def flops_by_update(metrics_file: Path) -> dict[int, float]:
+def flops_by_update(run: str | Path) -> dict[int, float]:
     """Compute after each update of a run, in FLOPs since its start, from its metrics.jsonl."""
     flops = {0: 0.0}
-    for record in _lines(metrics_file):
+    for record in read_metrics(run):
         if "flops" in record:
             flops[record["update"]] = record["flops"]
     return flops
@@ -103,14 +103,4 @@ def flops_by_update(metrics_file: Path) -> dict[int, float]:
 
 def start_flops(start: str | Path) -> float | None:
     """Compute of making a start checkpoint, 6 N D_init, where it says so."""
-    flops = flops_by_update(Path(start) / "metrics.jsonl")
-    return max(flops.values()) or None
-
-
-def _lines(file: Path) -> list[dict[str, Any]]:
-    if not file.is_file():
-        return []
-    try:
-        return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
-    except (OSError, ValueError) as error:
-        raise InputError(f"{file}: cannot be read: {error}") from error
+    return max(flops_by_update(start).values()) or None

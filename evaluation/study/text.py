@@ -61,7 +61,7 @@ def _heading(study: Study, metric: str) -> str:
 
 
 def _change(cell: dict[str, Any]) -> str:
-    change = _interval(cell["change"])
+    change = Interval.from_json(cell["change"])
     if change.low > 0:
         verdict = "above the start"
     elif change.high < 0:
@@ -88,11 +88,11 @@ def table_rows(study: Study, found: dict[str, Any]) -> list[tuple[str, list[list
                     found["equal_compute"]["arms"][arm.name][decoding][suite][metric]
                     for arm in study.arms
                 ]
-                row = [title, format_interval(_interval(cells[0]["start"]))]
+                row = [title, format_interval(Interval.from_json(cells[0]["start"]))]
                 for cell in cells:
                     row += [
-                        format_interval(_interval(cell["value"])),
-                        format_interval(_interval(cell["change"]), "+"),
+                        format_interval(Interval.from_json(cell["value"])),
+                        format_interval(Interval.from_json(cell["change"]), "+"),
                     ]
                 rows.append(row)
             blocks.append((heading, rows))
@@ -119,7 +119,3 @@ def format_table(study: Study, found: dict[str, Any]) -> str:
         lines.append(heading)
         lines += [line([f"  {row[0]}", *row[1:]]) for row in rows]
     return "\n".join(lines)
-
-
-def _interval(point: dict[str, float | None]) -> Interval:
-    return Interval(*(float("nan") if v is None else v for v in point.values()))

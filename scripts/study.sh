@@ -6,7 +6,7 @@
 #           (--help lists every key; evaluation/study/configs/ has the settings and the other arms.)
 #           On a cluster, --list_jobs prints the jobs and --only=[seed0/rl] runs one of them;
 #           --analyse shows what is there.
-# Hardware: tiny: 2 CPU cores, 3 GB of memory; gp_l about 45 minutes, virl_l about an hour.
+# Hardware: tiny: 2 CPU cores, 3 GB of memory; gp_l 50 minutes beside other work, the others untimed.
 #           small: one GPU. paper: 8 GPUs of 80 GB. ACCELERATE_CONFIG=FILE says how each command is
 #           spread over processes.
 # Leaves:   runs/study-TASK-SCALE/ with report.html, results.json, table.txt, figures/, and every

@@ -18,6 +18,7 @@ from evaluation.study.run import places, run_study
 from evaluation.study.text import claims, format_table, table_columns, table_rows
 from gym_dialogue import InputError
 from gym_dialogue.command import parse_config, run_command, start_run
+from gym_dialogue.resume import write_atomically
 
 _MAY_CHANGE = ("arms", "only", "list_jobs", "analyse", "processes", "seeds", "run_dir")
 
@@ -39,11 +40,11 @@ def analyse(config: Config, directory: Path) -> None:
     """Write results.json, table.txt, figures and report.html, and print table and claims."""
     study = read_study(config, directory)
     found = results(study)
-    _write(directory / "results.json", json.dumps(found, indent=1) + "\n")
+    write_atomically(directory / "results.json", json.dumps(found, indent=1) + "\n")
     said = claims(study, found)
     if study.arms:
         table = format_table(study, found)
-        _write(directory / "table.txt", table + "\n")
+        write_atomically(directory / "table.txt", table + "\n")
         print(f"\n{table}")
         figures = draw(study, found, directory / "figures")
         write_report(directory / "report.html", _report(study, found, said, figures))
@@ -90,19 +91,13 @@ def _begin(config: Config, study: Path) -> None:
                 f"{key}={now[key]}, but the study in {study} has {before[key]}: leave its settings "
                 "as they are, or name another --run_dir"
             )
-    _write(file, yaml.safe_dump(asdict(config), sort_keys=False))
+    write_atomically(file, yaml.safe_dump(asdict(config), sort_keys=False))
 
 
 def _settings(config: dict[str, Any], begun: set[str]) -> dict[str, Any]:
     """What a study may not change, by name; each arm that has begun by its own."""
     arms = {f"arm {arm['name']}": arm for arm in config["known_arms"] if arm["name"] in begun}
     return arms | {k: v for k, v in config.items() if k not in (*_MAY_CHANGE, "known_arms")}
-
-
-def _write(file: Path, text: str) -> None:
-    partial = file.with_name(f"{file.name}.partial")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(file)
 
 
 def main_with_file(config: Config) -> None:

@@ -1,9 +1,9 @@
 """Where things lie in a study's directory, and how what was measured is read again.
 
 STUDY/config.yaml, steps.jsonl (what ran, and how long), results.json, figures/, report.html
-STUDY/seed0/start.json          where the start checkpoint of the seed is
-STUDY/seed0/ARM/run/            the run, with its checkpoints
-STUDY/seed0/ARM/measured/       what each checkpoint was measured to do (START: arm "start")
+STUDY/seed0/start/start.json    where the start checkpoint of the seed is
+STUDY/seed0/ARM/run/            the run of an arm, with its checkpoints; log.txt: what it printed
+STUDY/seed0/ARM/measured/       what each checkpoint was measured to do (ARM start: the start)
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
+import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,6 +15,7 @@ from evaluation.study.config import ArmConfig, Config
 from evaluation.study.layout import START, Place
 from evaluation.study.steps import Steps
 from gym_dialogue import InputError
+from gym_dialogue.resume import write_atomically
 from gym_policy.load import run_checkpoints, saved_checkpoints
 
 
@@ -61,9 +62,10 @@ def _run_arm(config: Config, steps: Steps, place: Place, arm: ArmConfig) -> None
     options = list(arm.options)
     if arm.own_replies:
         data = place.directory / "own" / "data.jsonl"
-        if data.is_file():
+        if (data.parent / "own.json").is_file():  # what is written last
             steps.skip(kinds[1])
         else:
+            shutil.rmtree(data.parent, ignore_errors=True)
             _sample_own(config, steps, place, arm, start, data)
         options.append(f"--data_file={data}")
     final = _final_update(arm)
@@ -123,10 +125,7 @@ def _start(
         place.log,
     )
     start = printed.split()[-1]
-    directory.mkdir(parents=True, exist_ok=True)
-    partial = directory / "start.json.partial"
-    partial.write_text(json.dumps({"path": start}) + "\n")
-    os.replace(partial, directory / "start.json")
+    write_atomically(directory / "start.json", json.dumps({"path": start}) + "\n")
     return start
 
 

@@ -38,13 +38,13 @@ def run_study(config: Config, study: Path) -> None:
     arms = {arm.name: arm for arm in config.chosen()}
     todo = [place for place in chosen if not config.only or place.name in config.only]
     kinds = [kind for place in todo for kind in _kinds(arms.get(place.arm))]
-    steps = Steps(study / "steps.jsonl", kinds)
-    for place in todo:
-        if place.arm == START:
-            start = _start(config, steps, place)
-            _measure(config, steps, place, "evaluate the start", start, {0: start})
-        else:
-            _run_arm(config, steps, place, arms[place.arm])
+    with Steps(study / "steps.jsonl", kinds) as steps:
+        for place in todo:
+            if place.arm == START:
+                start = _start(config, steps, place)
+                _measure(config, steps, place, "evaluate the start", start, {0: start})
+            else:
+                _run_arm(config, steps, place, arms[place.arm])
 
 
 def _kinds(arm: ArmConfig | None) -> list[str]:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import shlex
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from gym_dialogue import InputError
 from gym_dialogue.command import append_json
@@ -23,10 +23,18 @@ class Steps:
     is left from what the same kind of step took under other seeds.
 
     `kinds` are the kinds of all steps that may still be needed, in order.
+
+    Within `with steps`, a study that is asked to end (SIGTERM, Ctrl-C) passes that on to the
+    command that runs and waits for it; then, or at once between two commands, it ends with code
+    143 or 130.
     """
 
     def __init__(self, account: Path, kinds: Sequence[str]):
         self.account = account
+        self._asked: int | None = None  # the signal that asked the study to end
+        self._busy = False  # whether a command runs, or is being started
+        self._child: subprocess.Popen | None = None
+        self._before: dict[int, Any] = {}
         self.waiting = list(kinds)
         self.total = len(self.waiting)
         self.took: dict[str, list[float]] = {}
@@ -43,8 +51,7 @@ class Steps:
         """Run a command; returns what it printed on standard output.
 
         Raises InputError with the line that it said where its input was bad, and RuntimeError,
-        naming the log, where it failed otherwise. Asked to end (SIGTERM, Ctrl-C), it passes that
-        on, waits, and ends the study with code 143 or 130.
+        naming the log, where it failed otherwise.
         """
         self.waiting.remove(kind)
         number = self.total - len(self.waiting)
@@ -54,25 +61,46 @@ class Steps:
         with open(log, "a", encoding="utf-8") as said:
             said.write(f"\n$ {shlex.join(command)}\n")
             said.flush()
-            child = subprocess.Popen(
+            self._busy = True
+            child = self._child = subprocess.Popen(
                 command, stdout=subprocess.PIPE, stderr=said, start_new_session=True
             )
-            with _passing_signals_to(child) as asked:
-                printed = self._follow(child, log)
-        if asked:
-            print(f"\nAsked to end during {job}: run the study again to go on", flush=True)
-            raise SystemExit(128 + asked[0])
+            if self._asked is not None:  # while it was being started
+                child.send_signal(signal.SIGTERM)
+            printed = self._follow(child, log)
+        if child.returncode == 0:
+            seconds = time.monotonic() - began
+            self.took.setdefault(kind, []).append(seconds)
+            record = {"job": job, "kind": kind, "seconds": round(seconds, 1)}
+            append_json(self.account, record)
+        self._busy, self._child = False, None
+        if self._asked is not None:
+            raise SystemExit(128 + self._asked)
         if child.returncode == 2:
             raise InputError(f"{job}: {_error_line(log)} (log: {log})")
         if child.returncode:
             raise RuntimeError(
                 f"{job}: {kind} ended with code {child.returncode}; its log is {log}"
             )
-        seconds = time.monotonic() - began
-        self.took.setdefault(kind, []).append(seconds)
-        record = {"job": job, "kind": kind, "seconds": round(seconds, 1)}
-        append_json(self.account, record)
         return printed
+
+    def __enter__(self) -> Steps:
+        asking = (signal.SIGTERM, signal.SIGINT)
+        self._before = {number: signal.signal(number, self._receive) for number in asking}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        if self._asked is not None:
+            print("\nAsked to end: run the study again to go on", flush=True)
+
+    def _receive(self, number: int, frame: object) -> None:
+        self._asked = number
+        if not self._busy:
+            raise SystemExit(128 + number)
+        if self._child is not None:
+            self._child.send_signal(signal.SIGTERM)
 
     def _follow(self, child: subprocess.Popen, log: Path) -> str:
         """Wait for a command and show, on a terminal, the last line of its progress."""
@@ -98,23 +126,6 @@ class Steps:
         minutes = sum(sum(taken) / len(taken) for taken in known) / 60
         all_known = len(known) == len(self.waiting) + 1
         return f" ({'about' if all_known else 'at least'} {minutes:.0f} min left)"
-
-
-@contextlib.contextmanager
-def _passing_signals_to(child: subprocess.Popen) -> Iterator[list[int]]:
-    """Passes SIGTERM and SIGINT on; the list holds those that came."""
-    came: list[int] = []
-
-    def pass_on(number: int, frame: object) -> None:
-        came.append(number)
-        child.send_signal(signal.SIGTERM)
-
-    before = {n: signal.signal(n, pass_on) for n in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield came
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _last_line(log: Path) -> str:

@@ -1,6 +1,8 @@
 """The study's analysis on made-up measurements whose answer is known, and its bad input."""
 
 import json
+import signal
+import sys
 
 import pytest
 
@@ -9,6 +11,7 @@ from evaluation.study.config import ArmConfig, Config, check_config, study_file
 from evaluation.study.figures import draw
 from evaluation.study.layout import START, Measured, Place, read_measured, write_measured
 from evaluation.study.run import places, run_study
+from evaluation.study.steps import Steps
 from evaluation.study.text import claims, format_table
 from evaluation.suites import load_task
 from gym_dialogue import InputError
@@ -182,3 +185,25 @@ def test_bad_files(tmp_path):
     broken.write_bytes(b"no gzip")
     with pytest.raises(InputError, match="run the study again"):
         read_measured(broken)
+
+
+def test_a_study_asked_to_end(tmp_path, capsys):
+    """Between two commands it ends at once; a command that ends well all the same is counted."""
+    account, log = tmp_path / "steps.jsonl", tmp_path / "log.txt"
+    asks = (
+        "import os, signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN);"
+        "os.kill(os.getppid(), signal.SIGTERM); time.sleep(0.2)"
+    )
+
+    def study(number, command):
+        with Steps(account, ["train", "evaluate"]) as steps:
+            steps.run("train", f"seed{number}/rl", [sys.executable, "-c", command], log)
+            signal.raise_signal(signal.SIGTERM)
+
+    for number, command in enumerate(("pass", asks)):
+        with pytest.raises(SystemExit) as ended:
+            study(number, command)
+        assert ended.value.code == 128 + signal.SIGTERM
+        assert "run the study again to go on" in capsys.readouterr().out
+        assert len(account.read_text().splitlines()) == number + 1
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL

@@ -42,14 +42,27 @@ class Checkpoint:
     update: int
     flops: float
     measured: Measured
-    cache: dict[tuple[str, str, str], Resampled] = field(default_factory=dict, repr=False)
+    cache: dict[tuple[str, str, str, int], Resampled] = field(default_factory=dict, repr=False)
 
-    def resampled(self, decoding: str, suite: str, metric: str) -> Resampled:
-        """A metric with its bootstrap samples."""
-        key = decoding, suite, metric
+    def resampled(
+        self, decoding: str, suite: str, metric: str, episodes: int | None = None
+    ) -> Resampled:
+        """A metric with its bootstrap samples, over the first so many episodes, or over all."""
+        records = self.measured.records[decoding][suite][:episodes]
+        key = decoding, suite, metric, len(records)
         if key not in self.cache:
-            self.cache[key] = Resampled(self.measured.records[decoding][suite], metric)
+            self.cache[key] = Resampled(records, metric)
         return self.cache[key]
+
+    def paired(
+        self, start: Checkpoint, decoding: str, suite: str, metric: str
+    ) -> tuple[Resampled, Resampled]:
+        """A metric of this checkpoint and of the start, over the episodes that both played: starts
+        and ends may have played more than what is between.
+        """
+        shared = min(len(c.measured.records[decoding][suite]) for c in (self, start))
+        key = decoding, suite, metric, shared
+        return self.resampled(*key), start.resampled(*key)
 
 
 @dataclass
@@ -74,8 +87,7 @@ class Arm:
 
     def change(self, index: int, decoding: str, suite: str, metric: str) -> Interval:
         """The same minus that of the start."""
-        key = decoding, suite, metric
-        pairs = [(row[index].resampled(*key), row[0].resampled(*key)) for row in self.rows]
+        pairs = [row[index].paired(row[0], decoding, suite, metric) for row in self.rows]
         return average(
             [a.value - b.value for a, b in pairs], [a.samples - b.samples for a, b in pairs]
         )
@@ -267,14 +279,10 @@ def divergences(study: Study) -> list[dict[str, Any]]:
             for checkpoint in row[1:]:
                 if checkpoint.measured.divergence is None:
                     continue
-                changes = {
-                    suite: round(
-                        checkpoint.resampled(decoding, suite, _MAIN).value
-                        - row[0].resampled(decoding, suite, _MAIN).value,
-                        5,
-                    )
-                    for suite in study.titles
-                }
+                changes = {}
+                for suite in study.titles:
+                    now, before = checkpoint.paired(row[0], decoding, suite, _MAIN)
+                    changes[suite] = round(now.value - before.value, 5)
                 points.append(
                     {"arm": arm.name, "row": seed, "update": checkpoint.update}
                     | checkpoint.measured.divergence

@@ -78,6 +78,9 @@ class Config:
     end_verify_iter: int = 5
     """Replies that an episode allows when starts and ends are evaluated, for success against
     verifier replies."""
+    end_episodes: int | None = None
+    """Episodes a suite when starts and ends are evaluated, on which the claim rests. None: as along
+    the curve."""
     divergence_episodes: int = 100
     """Episodes of the first suite on which the KL divergence from the start is measured."""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
@@ -113,6 +116,11 @@ def check_config(config: Config) -> None:
         raise InputError("arms: name at least one")
     if config.end_verify_iter < 1:
         raise InputError(f"end_verify_iter={config.end_verify_iter}: must be at least 1")
+    if config.end_episodes is not None and config.end_episodes < config.eval.episodes:
+        raise InputError(
+            f"end_episodes={config.end_episodes}: must be at least eval.episodes, "
+            f"{config.eval.episodes}"
+        )
     for arm in config.chosen():
         if arm.every < 1:
             raise InputError(f"arm {arm.name}: every={arm.every}: must be at least 1")

@@ -33,10 +33,12 @@ class Config:
     """Where the result of each goes."""
     verify_iters: list[int] = field(default_factory=list)
     """Replies that an episode allows, for each."""
+    episodes: list[int] = field(default_factory=list)
+    """Episodes a suite, for each."""
     task: str = "gp_l"
     """Which suites."""
     eval: EvalConfig = field(default_factory=EvalConfig)
-    """How each is evaluated, but for verify_iter."""
+    """How each is evaluated, but for verify_iter and episodes."""
     divergence_episodes: int = 0
     """Episodes of the first suite for the KL divergence; 0: it is not measured."""
     prompt_file: str | None = None
@@ -47,15 +49,16 @@ class Config:
 
 def main(config: Config) -> None:
     """The command: writes a file for each checkpoint."""
-    if not len(config.checkpoints) == len(config.files) == len(config.verify_iters):
-        raise InputError("checkpoints, files, verify_iters: must be of the same number")
+    lists = config.checkpoints, config.files, config.verify_iters, config.episodes
+    if len({len(values) for values in lists}) > 1:
+        raise InputError("checkpoints, files, verify_iters, episodes: must be of the same number")
     task = load_task(config.task)
     state = join_processes()
-    wanted = list(zip(config.checkpoints, config.files, config.verify_iters, strict=True))
+    wanted = list(zip(*lists, strict=True))
     waiting = [job for job in wanted if not Path(job[1]).is_file()]
     first_policy, from_start = None, None
-    for path, file, verify_iter in waiting:
-        settings = replace(config.eval, verify_iter=verify_iter)
+    for path, file, verify_iter, episodes in waiting:
+        settings = replace(config.eval, verify_iter=verify_iter, episodes=episodes)
         model = load_model(path, config.dtype).to(state.device)
         policies = model_policies(model, load_renderer(path), settings)
         records = play_suites(

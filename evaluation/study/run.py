@@ -168,13 +168,15 @@ def _measure(
     start: str,
     checkpoints: dict[int, str],
 ) -> None:
-    """Evaluate what has not been evaluated; the start and the end with all their replies."""
+    """Evaluate what has not been evaluated; the start and the end at greater length."""
     missing = [update for update in checkpoints if not place.measured(update).is_file()]
     if not missing:
         steps.skip(kind)
         return
     ends = {0, max(checkpoints)}
-    iters = [config.end_verify_iter if u in ends else config.eval.verify_iter for u in missing]
+    curve = config.eval.verify_iter, config.eval.episodes
+    end = config.end_verify_iter, config.end_episodes or config.eval.episodes
+    iters, episodes = zip(*(end if update in ends else curve for update in missing), strict=True)
     steps.run(
         kind,
         place.name,
@@ -184,6 +186,7 @@ def _measure(
             f"--checkpoints={json.dumps([checkpoints[update] for update in missing])}",
             f"--files={json.dumps([str(place.measured(update)) for update in missing])}",
             f"--verify_iters={json.dumps(iters)}",
+            f"--episodes={json.dumps(episodes)}",
             f"--task={config.suites or config.task}",
             *_eval_options(config.eval),
             f"--divergence_episodes={config.divergence_episodes}",

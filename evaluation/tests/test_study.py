@@ -104,6 +104,21 @@ def test_curves_replies_and_divergence(study):
     assert point["changes"]["rule_ood"] == pytest.approx(0.2)
 
 
+def test_changes_are_over_the_episodes_that_both_played(study):
+    config, directory = study
+    for seed in range(2):
+        file = Place(directory, seed, "sft").measured(10)
+        measured = read_measured(file)
+        for suite, records in measured.records["sampled"].items():
+            measured.records["sampled"][suite] = records[:100]
+        write_measured(file, measured)
+    arm = read_study(config, directory).arms[0]
+    # Of the first 100 episodes the start gets 40 right at once, of all 200 no more than that.
+    assert arm.value(0, "sampled", "rule_ood", "first_reply").value == pytest.approx(0.2)
+    assert arm.value(1, "sampled", "rule_ood", "first_reply").value == pytest.approx(0.2)
+    assert arm.change(1, "sampled", "rule_ood", "first_reply").value == pytest.approx(-0.2)
+
+
 def test_the_claim_says_what_is_clear_of_the_start(study, tmp_path):
     config, directory = study
     read = read_study(config, directory)
@@ -171,6 +186,7 @@ def test_what_is_done_is_not_done_again(study):
         ({"seeds": 0}, "seeds"),
         ({"start_model": "a/b"}, "start"),
         ({"end_verify_iter": 0}, "end_verify_iter"),
+        ({"end_episodes": 299}, "end_episodes"),
     ],
 )
 def test_bad_settings(change, word):

@@ -28,6 +28,7 @@ def _settings(start, directory):
         "seeds": 1,
         "eval": {"episodes": 3, "decoding": ["sampled"], "verify_iter": 1, "max_new_tokens": 8},
         "end_verify_iter": 2,
+        "end_episodes": 4,
         "divergence_episodes": 2,
         "processes": "1",
         "run_dir": str(directory / "study"),
@@ -92,7 +93,7 @@ def test_jobs_and_bad_input(study):
     jobs = command("evaluation.study", f"--config={settings}", "--list_jobs")
     assert jobs.stdout.split() == ["seed0/start", "seed0/sft", "seed0/rl"]
     for change, word in (
-        ("--eval.episodes=5", "name another --run_dir"),
+        ("--eval.episodes=4", "name another --run_dir"),
         ("--arms=[dpo]", "must be one of sft, rl"),
     ):
         done = command("evaluation.study", f"--config={settings}", change)

@@ -23,6 +23,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from gym_dialogue import InputError
+from gym_dialogue.resume import write_atomically
 from gym_policy import Renderer
 from gym_policy.adapter import restore_adapter, save_adapter
 from gym_policy.load import (
@@ -101,15 +102,20 @@ def restore_checkpoint(
     for file in sorted(Path(directory).glob("optimizer-*.safetensors")):
         with safe_open(file, "pt") as part:
             saved |= dict.fromkeys(part.keys(), file)
-    if not saved:  # the start: nothing has been learned
+    step = json.loads((Path(directory) / STATE_FILE).read_text())["optimizer_step"]
+    if not saved and not step:  # the start: nothing has been learned
         return
+    if not saved:
+        raise InputError(
+            f"checkpoint {directory}: was kept without the optimizer's state (keep_states), so "
+            "that the run cannot go on from it; start another from it with --model"
+        )
     wanted = {f"{name}:{key}" for name, _ in _trained(inner) for key in _MOMENTS}
     if wanted != {key for key in saved if not key.endswith(f":{_MASTER}")}:
         raise InputError(
             f"checkpoint {directory}: its optimizer state is that of other parameters than this "
             "configuration trains; resume with the run's own settings"
         )
-    step = json.loads((Path(directory) / STATE_FILE).read_text())["optimizer_step"]
     _make_states(optimizer, step)
     for name, parameter in _trained(inner):
         for key in (*_MOMENTS, _MASTER):
@@ -147,19 +153,40 @@ def read_state(directory: str | Path) -> dict[str, Any]:
     return json.loads((Path(directory) / STATE_FILE).read_text())
 
 
-def prune(run_dir: str | Path, keep_last: int) -> None:
+def prune(run_dir: str | Path, keep_last: int, keep_states: int = 0) -> None:
     """Remove checkpoints beyond the start, the newest `keep_last` and the best one (by `score` in
-    its state; the earliest of equals). Keeps all where `keep_last` is 0.
+    its state; the earliest of equals), and the optimizer's state of all that are kept but the
+    newest `keep_states`. 0 keeps all.
     """
+    if keep_last:
+        _remove_old(run_dir, keep_last)
+    if keep_states:
+        for path in run_checkpoints(run_dir)[:-keep_states]:
+            _remove_states(path)
+
+
+def _remove_old(run_dir: str | Path, keep_last: int) -> None:
     saved = run_checkpoints(run_dir)
-    if not keep_last:
-        return
     scores = {path: _score(path) for path in saved[1:]}
     scored = [path for path, score in scores.items() if score is not None]
     best = max(scored, key=lambda path: scores[path], default=None)
     for path in saved[1:-keep_last]:
         if path != best:
             remove_checkpoint(path)
+
+
+def _remove_states(checkpoint: Path) -> None:
+    """Take the optimizer's state out of a checkpoint, which is whole at any moment: what is not
+    listed is not missed.
+    """
+    states = {file.name for file in checkpoint.glob("optimizer-*.safetensors")}
+    if not states:
+        return
+    lines = (checkpoint / SUMS_FILE).read_text().splitlines(keepends=True)
+    kept = [line for line in lines if line.rstrip("\n").partition("  ")[2] not in states]
+    write_atomically(checkpoint / SUMS_FILE, "".join(kept))
+    for name in states:
+        (checkpoint / name).unlink()
 
 
 def drop_after(run_dir: str | Path, update: int) -> None:

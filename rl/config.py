@@ -193,6 +193,9 @@ class Config:
     """Updates between checkpoints; 0: at the end only. The start is always saved."""
     keep_last: int = 2
     """Checkpoints that are kept, beside the start and the best one; 0 keeps all."""
+    keep_states: int = 0
+    """Checkpoints, the newest, that keep the optimizer's state, which is most of their size; 0: all
+    do. The others can be evaluated and started from, but a run cannot go on from them."""
     best_by: str = "eval/id/sampled"
     """What makes a checkpoint the best one: its highest value, eval/SUITE/DECODING, in an
     evaluation during training (`eval_every`). (What an update reports of its own episodes is of the
@@ -224,8 +227,8 @@ def check_config(config: Config) -> None:
     for name in positive.split():
         if not getattr(config, name) > 0:
             raise InputError(f"{name}={getattr(config, name)}: must be above 0")
-    not_negative = "seed save_every keep_last eval_every log_dialogues lr_end weight_decay kl_coef"
-    for name in not_negative.split():
+    not_negative = "seed save_every keep_last keep_states eval_every log_dialogues"
+    for name in (*not_negative.split(), "lr_end", "weight_decay", "kl_coef"):
         if getattr(config, name) < 0:
             raise InputError(f"{name}={getattr(config, name)}: must not be negative")
     if config.minibatch_size % config.microbatch_size:

@@ -20,6 +20,7 @@ _MAY_CHANGE = {
     "gradient_checkpointing",
     "save_every",
     "keep_last",
+    "keep_states",
     "best_by",
     "log_dialogues",
     "trackers",

@@ -258,7 +258,7 @@ def train(config: Config) -> Path:
         )
         saved = update
         if is_main:
-            prune(run_dir, config.keep_last)
+            prune(run_dir, config.keep_last, config.keep_states)
 
     def evaluate(update: int) -> Records:
         """The evaluation after an update, played once however often the run is interrupted."""

@@ -156,7 +156,7 @@ def _recognition(study: Study, found: dict[str, Any]) -> plt.Figure | None:
 def _by_suite(study: Study, panel: Callable[[plt.Axes, str], None], label: str) -> plt.Figure:
     """A grid of panels, one for each suite."""
     suites = list(study.titles)
-    columns = min(_COLUMNS, len(suites))
+    columns = 2 if len(suites) == 4 else min(_COLUMNS, len(suites))
     lines = -(-len(suites) // columns)
     figure, axes = plt.subplots(
         lines, columns, figsize=(_PANEL[0] * columns, _PANEL[1] * lines), squeeze=False

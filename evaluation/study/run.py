@@ -72,7 +72,7 @@ def _run_arm(config: Config, steps: Steps, place: Place, arm: ArmConfig) -> None
     if final in place.updates:
         steps.skip(f"train {arm.name}")
     else:
-        keep = ["--keep_last=0", "--eval_ends=false"] if arm.package == "rl" else []
+        for_rl = ["--keep_last=0", "--keep_states=2", "--eval_ends=false"]
         steps.run(
             f"train {arm.name}",
             place.name,
@@ -83,7 +83,7 @@ def _run_arm(config: Config, steps: Steps, place: Place, arm: ArmConfig) -> None
                 f"--run_dir={place.run}",
                 f"--seed={place.seed}",
                 f"--save_every={arm.every}",
-                *keep,
+                *(for_rl if arm.package == "rl" else []),
                 "--resume",
                 *options,
             ],

@@ -12,11 +12,14 @@ from pathlib import Path
 
 import pytest
 import yaml
+from accelerate import Accelerator
+from torch import nn
 
 from gym_dialogue import InputError
 from gym_dialogue.command import parse_config
+from gym_policy import load_model
 from gym_policy.load import run_checkpoints
-from rl.checkpoint import SUMS_FILE, drop_after, newest_whole, prune
+from rl.checkpoint import SUMS_FILE, drop_after, newest_whole, prune, restore_checkpoint
 from rl.config import Config
 from rl.resume import resume_from
 from rl.train import train
@@ -201,6 +204,20 @@ def test_a_run_keeps_the_start_the_last_and_the_best(uninterrupted, tmp_path):
     drop_after(run, 3)
     assert [int(path.name[-6:]) for path in run_checkpoints(run)] == [0, 3]
     assert [file.name for file in (run / "evaluations").iterdir()] == ["update-000000.json"]
+
+
+def test_older_checkpoints_may_do_without_the_state(uninterrupted, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(uninterrupted, run)
+    *_, before, newest = run_checkpoints(run)
+    prune(run, 0, 1)
+    assert list(newest.glob("optimizer-*"))
+    assert not list(before.glob("optimizer-*"))
+    load_model(str(before))
+    shutil.rmtree(newest)
+    assert newest_whole(run) == (before, [])
+    with pytest.raises(InputError, match="keep_states"):
+        restore_checkpoint(before, Accelerator(cpu=True), nn.Linear(1, 1), None)
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterator
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,7 @@ from rl.actor_critic import ActorCritic
 
 STATE_FILE = "training_state.json"
 SUMS_FILE = "SHA256SUMS"
+_STATES = "optimizer-*.safetensors"
 _MOMENTS = ("exp_avg", "exp_avg_sq")
 _MASTER = "master"  # DeepSpeed's float32 copy of a weight
 _SHARD_BYTES = 4 * 2**30
@@ -99,23 +101,18 @@ def restore_checkpoint(
     """
     inner: ActorCritic = accelerator.unwrap_model(engine)
     saved = {}
-    for file in sorted(Path(directory).glob("optimizer-*.safetensors")):
+    for file in sorted(Path(directory).glob(_STATES)):
         with safe_open(file, "pt") as part:
             saved |= dict.fromkeys(part.keys(), file)
-    step = json.loads((Path(directory) / STATE_FILE).read_text())["optimizer_step"]
-    if not saved and not step:  # the start: nothing has been learned
+    if not saved:  # the start: nothing has been learned
         return
-    if not saved:
-        raise InputError(
-            f"checkpoint {directory}: was kept without the optimizer's state (keep_states), so "
-            "that the run cannot go on from it; start another from it with --model"
-        )
     wanted = {f"{name}:{key}" for name, _ in _trained(inner) for key in _MOMENTS}
     if wanted != {key for key in saved if not key.endswith(f":{_MASTER}")}:
         raise InputError(
             f"checkpoint {directory}: its optimizer state is that of other parameters than this "
             "configuration trains; resume with the run's own settings"
         )
+    step = json.loads((Path(directory) / STATE_FILE).read_text())["optimizer_step"]
     _make_states(optimizer, step)
     for name, parameter in _trained(inner):
         for key in (*_MOMENTS, _MASTER):
@@ -138,7 +135,9 @@ def optimizer_step(optimizer: Any) -> int:
 
 
 def newest_whole(run_dir: str | Path) -> tuple[Path | None, list[str]]:
-    """The newest checkpoint that is as it was written, and a line on each newer one that is not."""
+    """The newest checkpoint that is as it was written, with what a run needs to go on, and a line
+    on each newer one that is not.
+    """
     said = []
     for directory in reversed(run_checkpoints(run_dir)):
         fault = _fault(directory)
@@ -179,8 +178,8 @@ def _remove_states(checkpoint: Path) -> None:
     """Take the optimizer's state out of a checkpoint, which is whole at any moment: what is not
     listed is not missed.
     """
-    states = {file.name for file in checkpoint.glob("optimizer-*.safetensors")}
-    if not states:
+    states = {file.name for file in checkpoint.glob(_STATES)}
+    if not states or not (checkpoint / SUMS_FILE).is_file():
         return
     lines = (checkpoint / SUMS_FILE).read_text().splitlines(keepends=True)
     kept = [line for line in lines if line.rstrip("\n").partition("  ")[2] not in states]
@@ -320,11 +319,13 @@ def _fault(directory: Path) -> str | None:
     """What is wrong with a checkpoint, or None."""
     try:
         lines = (directory / SUMS_FILE).read_text().splitlines()
-        for line in lines:
-            expected, _, name = line.partition("  ")
+        sums = dict(reversed(line.split("  ", 1)) for line in lines)
+        has_states = any(fnmatch(name, _STATES) for name in sums)
+        if read_state(directory).get("optimizer_step") and not has_states:
+            return "was kept without the optimizer's state (keep_states)"
+        for name, expected in sums.items():
             if _sha256(directory / name) != expected:
                 return f"{name} is damaged (its SHA-256 is not that in {SUMS_FILE})"
-        read_state(directory)
     except (OSError, ValueError) as error:
         return f"cannot be read: {getattr(error, 'strerror', None) or error}"
     return None

@@ -66,6 +66,8 @@ def _report(study: Study, found: dict, said: list[str], figures: list[tuple[str,
         notes=[
             "Means over seeds, each with its own start; 95 % intervals by bootstrap over seeds and "
             "puzzles; changes are paired on the same seeded episodes.",
+            f"Episodes a suite: starts and ends {config.end_episodes or config.eval.episodes}, the "
+            f"checkpoints between them {config.eval.episodes}.",
             "Compute: 6 N D for tokens learned, 2 N D for tokens sampled (arXiv 2501.17161).",
         ],
         tables=tables,
@@ -83,7 +85,8 @@ def _begin(config: Config, study: Path) -> None:
         start_run(study, config)
         return
     begun = {path.name for path in study.glob("seed*/*")}
-    before = _settings(yaml.safe_load(file.read_text()), begun)
+    # A study that was begun before there was a setting has had what that is by default.
+    before = _settings(asdict(Config()) | yaml.safe_load(file.read_text()), begun)
     now = _settings(asdict(config), begun)
     for key in before.keys() & now.keys():
         if before[key] != now[key]:

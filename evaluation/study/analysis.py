@@ -60,7 +60,10 @@ class Checkpoint:
         """A metric of this checkpoint and of the start, over the episodes that both played: starts
         and ends may have played more than what is between.
         """
-        shared = min(len(c.measured.records[decoding][suite]) for c in (self, start))
+        mine, other = (c.measured.records[decoding][suite] for c in (self, start))
+        shared = min(len(mine), len(other))
+        if any(a["env_seed"] != b["env_seed"] for a, b in zip(mine, other, strict=False)):
+            raise ValueError(f"update {self.update}: {suite} is not of the start's episodes")
         key = decoding, suite, metric, shared
         return self.resampled(*key), start.resampled(*key)
 
@@ -85,12 +88,20 @@ class Arm:
         found = [row[index].resampled(decoding, suite, metric) for row in self.rows]
         return average([r.value for r in found], [r.samples for r in found])
 
-    def change(self, index: int, decoding: str, suite: str, metric: str) -> Interval:
-        """The same minus that of the start."""
+    def against_start(
+        self, index: int, decoding: str, suite: str, metric: str
+    ) -> dict[str, Interval]:
+        """The metric of the start, of the checkpoint (`value`), and the `change` from one to the
+        other, all over the episodes that both played.
+        """
         pairs = [row[index].paired(row[0], decoding, suite, metric) for row in self.rows]
-        return average(
-            [a.value - b.value for a, b in pairs], [a.samples - b.samples for a, b in pairs]
-        )
+        return {
+            "start": average([b.value for _, b in pairs], [b.samples for _, b in pairs]),
+            "value": average([a.value for a, _ in pairs], [a.samples for a, _ in pairs]),
+            "change": average(
+                [a.value - b.value for a, b in pairs], [a.samples - b.samples for a, b in pairs]
+            ),
+        }
 
     def within(self, budget: float) -> int:
         """The index of the last checkpoint at that compute."""
@@ -143,13 +154,18 @@ class Study:
 def read_study(config: Config, study: Path) -> Study:
     """What has been measured so far. An arm counts under the seeds for which it is finished."""
     suites = load_task(config.suites or config.task).suites
-    titles = {arm.name: arm.title or arm.name for arm in config.chosen()}
+    arms = {arm.name: arm for arm in config.chosen()}
+    updates = {name: arm.updates() for name, arm in arms.items()}
     every = places(config, study)
     missing, init_flops = [], []
-    rows: dict[str, list[list[Checkpoint]]] = {name: [] for name in titles}
+    rows: dict[str, list[list[Checkpoint]]] = {name: [] for name in arms}
     for place in every:
         start = Place(study, place.seed, START)
-        if not start.measured(0).is_file() or (place.arm != START and not _is_done(place)):
+        wanted = updates.get(place.arm, [])
+        own_start = place.arm != START and bool(arms[place.arm].start_options)
+        first_file = (place if own_start else start).measured(0)
+        files = [start.measured(0), first_file, *map(place.measured, wanted)]
+        if not all(file.is_file() for file in files):
             missing.append(place.name)
         elif place.arm == START:
             made = start_of(start.directory)
@@ -158,16 +174,14 @@ def read_study(config: Config, study: Path) -> Study:
         else:
             flops = flops_by_update(place.run)
             own = own_flops(place)
-            own_start = place.measured(0).is_file()
-            first_file = (place if own_start else start).measured(0)
             first = Checkpoint(0, 0.0, read_measured(first_file))
             row = [
                 Checkpoint(update, own + flops[update], read_measured(place.measured(update)))
-                for update in place.updates
+                for update in wanted
             ]
             rows[place.arm].append([first, *row])
-    arms = [Arm(name, titles[name], found) for name, found in rows.items() if found]
-    return Study(config, suites, arms, missing, init_flops)
+    measured = [Arm(name, arms[name].title or name, found) for name, found in rows.items() if found]
+    return Study(config, suites, measured, missing, init_flops)
 
 
 def results(study: Study) -> dict[str, Any]:
@@ -233,9 +247,10 @@ def equal_compute(study: Study) -> dict[str, Any]:
                 decoding: {
                     suite: {
                         metric: {
-                            "start": arm.value(0, decoding, suite, metric).to_json(),
-                            "value": arm.value(index, decoding, suite, metric).to_json(),
-                            "change": arm.change(index, decoding, suite, metric).to_json(),
+                            name: interval.to_json()
+                            for name, interval in arm.against_start(
+                                index, decoding, suite, metric
+                            ).items()
                         }
                         for metric in metrics
                     }
@@ -297,8 +312,3 @@ def own_flops(place: Place) -> float:
     if not note.is_file():
         return 0.0
     return float(json.loads(note.read_text())["flops"])
-
-
-def _is_done(place: Place) -> bool:
-    """Whether every checkpoint of the run has been measured, the last one with all replies."""
-    return bool(place.updates) and all(place.measured(u).is_file() for u in place.updates)

@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+import yaml
+
 from evaluation.play import EvalConfig, check_eval_config
 from gym_dialogue import InputError
 
@@ -34,6 +36,27 @@ class ArmConfig:
     own_replies: int = 0
     """Above 0: what it learns from are so many replies of the start itself that the verifier
     accepted (`sft.own`); sampling them counts as compute."""
+
+    def updates(self) -> list[int]:
+        """The updates (RL) or steps (SFT) whose checkpoints are evaluated, the last one the end. A
+        run that was interrupted may have left others.
+
+        Raises InputError where neither `options` nor `config` say how long the arm is.
+        """
+        key = "num_updates" if self.package == "rl" else "num_steps"
+        said = [o.partition("=")[2] for o in self.options if o.startswith(f"--{key}=")]
+        if said:
+            last = yaml.safe_load(said[-1])
+        else:
+            try:
+                last = yaml.safe_load(Path(self.config).read_text()).get(key)
+            except (OSError, yaml.YAMLError, AttributeError) as error:
+                raise InputError(
+                    f"arm {self.name}: config {self.config}: cannot be read: {error}"
+                ) from error
+        if not isinstance(last, int):
+            raise InputError(f"arm {self.name}: neither {self.config} nor its options give {key}")
+        return [*range(self.every, last, self.every), last]
 
 
 @dataclass

@@ -16,7 +16,7 @@ from evaluation.study.layout import START, Place
 from evaluation.study.steps import Steps
 from gym_dialogue import InputError
 from gym_dialogue.resume import write_atomically
-from gym_policy.load import run_checkpoints, saved_checkpoints
+from gym_policy.load import checkpoint_dir, saved_checkpoints
 
 
 def places(config: Config, study: Path) -> list[Place]:
@@ -68,8 +68,8 @@ def _run_arm(config: Config, steps: Steps, place: Place, arm: ArmConfig) -> None
             shutil.rmtree(data.parent, ignore_errors=True)
             _sample_own(config, steps, place, arm, start, data)
         options.append(f"--data_file={data}")
-    final = _final_update(arm)
-    if final in place.updates:
+    updates = arm.updates()
+    if updates[-1] in place.updates:
         steps.skip(f"train {arm.name}")
     else:
         for_rl = ["--keep_last=0", "--keep_states=2", "--eval_ends=false"]
@@ -89,8 +89,7 @@ def _run_arm(config: Config, steps: Steps, place: Place, arm: ArmConfig) -> None
             ],
             place.log,
         )
-    saved = {int(p.name.removeprefix("update-")): str(p) for p in run_checkpoints(place.run)}
-    saved.pop(0, None)
+    saved = {update: str(checkpoint_dir(place.run, update)) for update in updates}
     if arm.start_options:
         saved[0] = start
     _measure(config, steps, place, f"evaluate {arm.name}", start, saved)
@@ -194,22 +193,6 @@ def _measure(
         ],
         place.log,
     )
-
-
-def _final_update(arm: ArmConfig) -> int:
-    """The number of the last checkpoint of an arm's run."""
-    key = "num_updates" if arm.package == "rl" else "num_steps"
-    try:
-        settings = yaml.safe_load(Path(arm.config).read_text())
-    except (OSError, yaml.YAMLError) as error:
-        raise InputError(f"arm {arm.name}: config {arm.config}: cannot be read: {error}") from error
-    value = settings.get(key)
-    for option in arm.options:
-        if option.startswith(f"--{key}="):
-            value = yaml.safe_load(option.partition("=")[2])
-    if not isinstance(value, int):
-        raise InputError(f"arm {arm.name}: neither {arm.config} nor its options give {key}")
-    return value
 
 
 def _launch(config: Config, module: str) -> Sequence[str]:

@@ -96,11 +96,11 @@ class Steps:
             print("\nAsked to end: run the study again to go on", flush=True)
 
     def _receive(self, number: int, frame: object) -> None:
-        self._asked = number
-        if not self._busy:
-            raise SystemExit(128 + number)
+        is_first, self._asked = self._asked is None, number
         if self._child is not None:
             self._child.send_signal(signal.SIGTERM)
+        elif is_first and not self._busy:
+            raise SystemExit(128 + number)
 
     def _follow(self, child: subprocess.Popen, log: Path) -> str:
         """Wait for a command and show, on a terminal, the last line of its progress."""

@@ -88,7 +88,8 @@ def table_rows(study: Study, found: dict[str, Any]) -> list[tuple[str, list[list
                     found["equal_compute"]["arms"][arm.name][decoding][suite][metric]
                     for arm in study.arms
                 ]
-                row = [title, format_interval(Interval.from_json(cells[0]["start"]))]
+                start = cells[_longest(study, found)]["start"]
+                row = [title, format_interval(Interval.from_json(start))]
                 for cell in cells:
                     row += [
                         format_interval(Interval.from_json(cell["value"])),
@@ -97,6 +98,12 @@ def table_rows(study: Study, found: dict[str, Any]) -> list[tuple[str, list[list
                 rows.append(row)
             blocks.append((heading, rows))
     return blocks
+
+
+def _longest(study: Study, found: dict[str, Any]) -> int:
+    """The number of an arm that is at its end, where most episodes were played."""
+    arms = found["equal_compute"]["arms"]
+    return max(range(len(study.arms)), key=lambda n: arms[study.arms[n].name]["is_end"])
 
 
 def table_columns(study: Study) -> list[str]:

@@ -43,7 +43,10 @@ def _records(rates):
 
 
 def _config(**kwargs):
-    arms = [ArmConfig("sft", "sft", "f.yaml", "SFT"), ArmConfig("rl", "rl", "f.yaml", "RL")]
+    arms = [
+        ArmConfig("sft", "sft", "f.yaml", "SFT", ["--num_steps=30"], every=10),
+        ArmConfig("rl", "rl", "f.yaml", "RL", ["--num_updates=10"], every=5),
+    ]
     config = Config(known_arms=arms, start_config="f.yaml", **{"seeds": 2} | kwargs)
     config.eval.decoding = ["sampled"]
     return config
@@ -112,11 +115,43 @@ def test_changes_are_over_the_episodes_that_both_played(study):
         for suite, records in measured.records["sampled"].items():
             measured.records["sampled"][suite] = records[:100]
         write_measured(file, measured)
-    arm = read_study(config, directory).arms[0]
+    read = read_study(config, directory)
     # Of the first 100 episodes the start gets 40 right at once, of all 200 no more than that.
-    assert arm.value(0, "sampled", "rule_ood", "first_reply").value == pytest.approx(0.2)
-    assert arm.value(1, "sampled", "rule_ood", "first_reply").value == pytest.approx(0.2)
-    assert arm.change(1, "sampled", "rule_ood", "first_reply").value == pytest.approx(-0.2)
+    assert read.arms[0].value(0, "sampled", "rule_ood", "first_reply").value == pytest.approx(0.2)
+    found = read.arms[0].against_start(1, "sampled", "rule_ood", "first_reply")
+    assert [found[name].value for name in ("start", "value", "change")] == pytest.approx(
+        [0.4, 0.2, -0.2]
+    )
+    point = next(p for p in results(read)["divergence"] if (p["arm"], p["update"]) == ("sft", 10))
+    assert point["changes"]["rule_ood"] == pytest.approx(-0.2)
+    claim = claims(read, results(read))[0]  # SFT at its second checkpoint, of all 200 episodes
+    assert "SFT 20.0 -> 5.0, -15.0 [" in claim
+
+
+def test_checkpoints_of_interruptions_are_left_out(study):
+    config, directory = study
+    interrupted = Place(directory, 0, "sft")
+    checkpoint = interrupted.run / "checkpoints" / "update-000007"
+    checkpoint.mkdir()
+    (checkpoint / "config.json").write_text("{}")
+    write_measured(interrupted.measured(7), read_measured(interrupted.measured(10)))
+    assert 7 in interrupted.updates
+    found = results(read_study(config, directory))
+    assert found["finished"]
+    assert found["arms"]["sft"]["updates"] == [0, 10, 20, 30]
+
+
+def test_updates_of_an_arm(tmp_path):
+    arm = ArmConfig("rl", "rl", str(tmp_path / "rl.yaml"), every=4)
+    with pytest.raises(InputError, match="cannot be read"):
+        arm.updates()
+    (tmp_path / "rl.yaml").write_text("num_updates: 8\n")
+    assert arm.updates() == [4, 8]
+    arm.options = ["--num_updates=9"]
+    assert arm.updates() == [4, 8, 9]
+    arm.package = "sft"
+    with pytest.raises(InputError, match="num_steps"):
+        arm.updates()
 
 
 def test_the_claim_says_what_is_clear_of_the_start(study, tmp_path):
@@ -138,9 +173,7 @@ def test_the_claim_says_what_is_clear_of_the_start(study, tmp_path):
 
 def test_episodes_are_compared_where_both_arms_are_at_their_ends(study):
     config, directory = study
-    for seed in range(2):  # without its last checkpoint, SFT ends at the compute of RL
-        Place(directory, seed, "sft").measured(30).unlink()
-        (Place(directory, seed, "sft").run / "checkpoints/update-000030/config.json").unlink()
+    config.known_arms[0].options = ["--num_steps=20"]  # so SFT ends at the compute of RL
     read = read_study(config, directory)
     _, episodes, *_ = claims(read, results(read))
     # Half of what fails at first is right at the second reply: 0.05 -> 0.525, 0.4 -> 0.7.
@@ -168,10 +201,6 @@ def test_what_is_done_is_not_done_again(study):
         start.write_text(json.dumps({"path": str(directory / "s")}))
     (directory / "s").mkdir()
     (directory / "s" / "config.json").write_text("{}")
-    settings = directory / "f.yaml"
-    settings.write_text("num_steps: 30\nnum_updates: 10\n")
-    for arm in config.known_arms:
-        arm.config = str(settings)
     run_study(config, directory)  # nothing is left to run, so no command is started
     assert not (directory / "steps.jsonl").exists()
     with pytest.raises(InputError, match="seed9/rl"):

@@ -11,15 +11,23 @@ import pytest
 import yaml
 from rl_parts import ROOT, SMALL, command
 
+from evaluation.study.layout import Place, read_measured
+
 
 def _settings(start, directory):
     """A file of a study with a tiny start and two steps of each arm."""
     sft, rl = directory / "sft.yaml", directory / "rl.yaml"
     sft.write_text("num_dialogues: 16\nnum_steps: 2\nbatch_size: 4\n")
-    rl.write_text("num_updates: 2\n")
+    rl.write_text("{}\n")
     arms = [
         {"name": "sft", "package": "sft", "config": str(sft), "every": 1},
-        {"name": "rl", "package": "rl", "config": str(rl), "options": SMALL, "every": 1},
+        {
+            "name": "rl",
+            "package": "rl",
+            "config": str(rl),
+            "options": [*SMALL, "--num_updates=3"],
+            "every": 1,
+        },
     ]
     study = {
         "start_model": str(start),
@@ -75,14 +83,25 @@ def test_what_a_study_leaves(study):
     directory, _, _, _, again = study
     found = json.loads((directory / "results.json").read_text())
     assert found["finished"]
-    assert [found["arms"][arm]["updates"] for arm in ("sft", "rl")] == [[0, 1, 2], [0, 1, 2]]
+    updates = {"sft": [0, 1, 2], "rl": [0, 1, 2, 3]}
+    assert {arm: found["arms"][arm]["updates"] for arm in updates} == updates
     for arm in ("sft", "rl"):
         flops = found["arms"][arm]["flops"]
-        assert 0 == flops[0] < flops[1] < flops[2]
-        assert len(found["curves"][arm]["sampled"]["rule_ood"]["first_reply"]) == 3
+        assert flops[0] == 0
+        assert flops == sorted(set(flops))
+        assert len(found["curves"][arm]["sampled"]["rule_ood"]["first_reply"]) == len(flops)
     assert len(found["replies"]["rl"]["sampled"]["id"]) == 2
     assert all(point["forward_per_reply"] > -1e-6 for point in found["divergence"])
-    assert len(found["divergence"]) == 4
+    assert len(found["divergence"]) == 5
+    seed = directory / "seed0"
+    played = {
+        update: read_measured(Place(directory, 0, "rl").measured(update)).records["sampled"]["id"]
+        for update in (1, 3)
+    }
+    assert (len(played[1]), len(played[3])) == (3, 4)
+    assert [r["env_seed"] for r in played[1]] == [r["env_seed"] for r in played[3][:3]]
+    states = {path.parent.name for path in seed.glob("rl/run/checkpoints/*/optimizer-*")}
+    assert states == {"update-000002", "update-000003"}
     assert "rule OOD, at equal compute" in again.stdout
     assert {file.name for file in (directory / "figures").iterdir()} >= {"curves.png"}
     assert "<html" in (directory / "report.html").read_text()

@@ -4,7 +4,7 @@
 #           leaves tables, figures and a page to read. Run again, it goes on where it was.
 # Usage:    bash scripts/study.sh [--task gp_l] [--scale tiny] [--seeds 3] [--arms=[sft,rl]] [...]
 #           (--help lists every key; evaluation/study/configs/ has the settings and the other arms.)
-#           On a cluster, --list_jobs prints the jobs and --only=[seed0/rl] runs one of them;
+#           On a cluster, --list_jobs prints the jobs and --only=[seed200/rl] runs one of them;
 #           --analyse shows what is there.
 # Hardware: tiny: 2 CPU cores, 3 GB of memory; gp_l 50 minutes beside other work, the others untimed.
 #           small: one GPU. paper: 8 GPUs of 80 GB. ACCELERATE_CONFIG=FILE says how each command is

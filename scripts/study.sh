@@ -6,7 +6,8 @@
 #           (--help lists every key; evaluation/study/configs/ has the settings and the other arms.)
 #           On a cluster, --list_jobs prints the jobs and --only=[seed200/rl] runs one of them;
 #           --analyse shows what is there.
-# Hardware: tiny: 2 CPU cores, 3 GB of memory; gp_l 50 minutes beside other work, the others untimed.
+# Hardware: tiny: 2 CPU cores, 3 GB of memory; three seeds of gp_l 35 minutes, of virl_l 31; one seed
+#           of gp_vl 9, of virl_vl 16, and 5 to 8 more for each start that does not come along.
 #           small: one GPU. paper: 8 GPUs of 80 GB. ACCELERATE_CONFIG=FILE says how each command is
 #           spread over processes.
 # Leaves:   runs/study-TASK-SCALE/ with report.html, results.json, table.txt, figures/, and every

@@ -235,6 +235,7 @@ def test_bad_files(tmp_path):
 def test_a_study_asked_to_end(tmp_path, capsys):
     """Between two commands it ends at once; a command that ends well all the same is counted."""
     account, log = tmp_path / "steps.jsonl", tmp_path / "log.txt"
+    before = signal.getsignal(signal.SIGTERM)
     asks = (
         "import os, signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN);"
         "os.kill(os.getppid(), signal.SIGTERM); time.sleep(0.2)"
@@ -251,4 +252,4 @@ def test_a_study_asked_to_end(tmp_path, capsys):
         assert ended.value.code == 128 + signal.SIGTERM
         assert "run the study again to go on" in capsys.readouterr().out
         assert len(account.read_text().splitlines()) == number + 1
-    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    assert signal.getsignal(signal.SIGTERM) == before

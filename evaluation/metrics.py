@@ -174,6 +174,11 @@ def summarize(records: Sequence[dict[str, Any]], verify_iter: int) -> dict[str, 
     }
 
 
+def same_episodes(*played: Sequence[dict[str, Any]]) -> bool:
+    """Whether lists of records are of the same seeded episodes, one by one."""
+    return len({tuple(record["env_seed"] for record in records) for records in played}) == 1
+
+
 def paired_difference(
     after: Sequence[dict[str, Any]], before: Sequence[dict[str, Any]], metric: str
 ) -> Interval:
@@ -181,6 +186,6 @@ def paired_difference(
 
     Raises ValueError if the episodes are not the same ones.
     """
-    if [r["env_seed"] for r in after] != [r["env_seed"] for r in before]:
+    if not same_episodes(after, before):
         raise ValueError("paired_difference: the two lists are not of the same episodes")
     return Resampled(after, metric).minus(Resampled(before, metric))

@@ -14,7 +14,7 @@ import numpy as np
 import PIL.Image
 from tqdm import tqdm
 
-from evaluation.metrics import episode_record
+from evaluation.metrics import episode_record, same_episodes
 from evaluation.play import Records, suite_env
 from evaluation.suites import SuiteConfig
 from gym_dialogue import Episode, InputError, RecordedPolicy, Task, rollout
@@ -98,7 +98,7 @@ def compare(
             if not all(suite.name in results[label].get(name, {}) for label in labels):
                 continue
             played = {label: results[label][name][suite.name] for label in labels}
-            if len({tuple(r["env_seed"] for r in records) for records in played.values()}) != 1:
+            if not same_episodes(*played.values()):
                 raise ValueError(f"compare: suite {suite.name} is not of the same episodes")
             rng = np.random.default_rng([seed, suite_number])
             pair = first[name][suite.name], last[name][suite.name]

@@ -181,9 +181,8 @@ def _remove_states(checkpoint: Path) -> None:
     states = {file.name for file in checkpoint.glob(_STATES)}
     if not states or not (checkpoint / SUMS_FILE).is_file():
         return
-    lines = (checkpoint / SUMS_FILE).read_text().splitlines(keepends=True)
-    kept = [line for line in lines if line.rstrip("\n").partition("  ")[2] not in states]
-    write_atomically(checkpoint / SUMS_FILE, "".join(kept))
+    kept = {name: s for name, s in _read_sums(checkpoint).items() if name not in states}
+    write_atomically(checkpoint / SUMS_FILE, _format_sums(kept))
     for name in states:
         (checkpoint / name).unlink()
 
@@ -307,19 +306,28 @@ def _set_full(optimizer: Any, parameter: nn.Parameter, key: str, value: torch.Te
 
 def _write_sums(directory: Path) -> None:
     """SHA256SUMS in the form of the tool of that name, and everything on the disk."""
-    lines = []
+    sums = {}
     for file in sorted(directory.iterdir()):
-        lines.append(f"{_sha256(file)}  {file.name}\n")
+        sums[file.name] = _sha256(file)
         _to_disk(file)
-    (directory / SUMS_FILE).write_text("".join(lines))
+    (directory / SUMS_FILE).write_text(_format_sums(sums))
     _to_disk(directory / SUMS_FILE)
+
+
+def _format_sums(sums: dict[str, str]) -> str:
+    return "".join(f"{digest}  {name}\n" for name, digest in sums.items())
+
+
+def _read_sums(directory: Path) -> dict[str, str]:
+    """What SHA256SUMS lists, by name of file."""
+    lines = (directory / SUMS_FILE).read_text().splitlines()
+    return {name: digest for digest, _, name in (line.partition("  ") for line in lines)}
 
 
 def _fault(directory: Path) -> str | None:
     """What is wrong with a checkpoint, or None."""
     try:
-        lines = (directory / SUMS_FILE).read_text().splitlines()
-        sums = dict(reversed(line.split("  ", 1)) for line in lines)
+        sums = _read_sums(directory)
         has_states = any(fnmatch(name, _STATES) for name in sums)
         if read_state(directory).get("optimizer_step") and not has_states:
             return "was kept without the optimizer's state (keep_states)"

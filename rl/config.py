@@ -227,8 +227,10 @@ def check_config(config: Config) -> None:
     for name in positive.split():
         if not getattr(config, name) > 0:
             raise InputError(f"{name}={getattr(config, name)}: must be above 0")
-    not_negative = "seed save_every keep_last keep_states eval_every log_dialogues"
-    for name in (*not_negative.split(), "lr_end", "weight_decay", "kl_coef"):
+    not_negative = (
+        "seed save_every keep_last keep_states eval_every log_dialogues lr_end weight_decay kl_coef"
+    )
+    for name in not_negative.split():
         if getattr(config, name) < 0:
             raise InputError(f"{name}={getattr(config, name)}: must not be negative")
     if config.minibatch_size % config.microbatch_size:

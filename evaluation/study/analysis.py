@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from evaluation.across import average
-from evaluation.metrics import Interval, Resampled, position_kinds, says_what_it_sees
+from evaluation.metrics import Interval, Resampled, position_kinds, same_episodes, says_what_it_sees
 from evaluation.study.config import Config
 from evaluation.study.layout import (
     START,
@@ -62,7 +62,7 @@ class Checkpoint:
         """
         mine, other = (c.measured.records[decoding][suite] for c in (self, start))
         shared = min(len(mine), len(other))
-        if any(a["env_seed"] != b["env_seed"] for a, b in zip(mine, other, strict=False)):
+        if not same_episodes(mine[:shared], other[:shared]):
             raise ValueError(f"update {self.update}: {suite} is not of the start's episodes")
         key = decoding, suite, metric, shared
         return self.resampled(*key), start.resampled(*key)
@@ -134,21 +134,26 @@ class Study:
         """Of the suites, by name."""
         return {suite.name: suite.title or suite.name for suite in self.suites}
 
+    @property
+    def _some_records(self) -> dict[str, Any]:
+        """Those of one checkpoint by suite, to see which metrics there are."""
+        return self.arms[0].rows[0][0].measured.records[self.decodings[0]]
+
+    @property
+    def _kinds(self) -> list[str]:
+        return position_kinds(next(iter(self._some_records.values())))
+
     def metrics(self) -> list[str]:
         """What tables and curves show: metrics that every checkpoint has."""
-        records = self.arms[0].rows[0][0].measured.records[self.decodings[0]]
-        some = next(iter(records.values()))
-        names = [_MAIN, *(f"{_MAIN}/{kind}" for kind in position_kinds(some))]
-        seen = all(says_what_it_sees(episodes) for episodes in records.values())
+        names = [_MAIN, *(f"{_MAIN}/{kind}" for kind in self._kinds)]
+        seen = all(says_what_it_sees(episodes) for episodes in self._some_records.values())
         return names + ["recognition"] * seen
 
     def end_metrics(self) -> list[str]:
         """What can be said where every reply that an episode allows was played, as in starts and
         ends: the success rate of the paper, with its sequential revisions.
         """
-        records = self.arms[0].rows[0][0].measured.records[self.decodings[0]]
-        several = position_kinds(next(iter(records.values())))
-        return ["until_failure", "episode_success"] if several else ["episode_success"]
+        return ["until_failure"] * bool(self._kinds) + ["episode_success"]
 
 
 def read_study(config: Config, study: Path) -> Study:

@@ -79,6 +79,7 @@ def _unfinished(study: Study) -> str:
 def table_rows(study: Study, found: dict[str, Any]) -> list[tuple[str, list[list[str]]]]:
     """Blocks of the table: (heading, rows of suite, start, and value and change of every arm)."""
     blocks = []
+    longest = _longest(study, found)
     for metric in study.metrics() + _end_metrics(study, found):
         for decoding in study.decodings:
             heading = f"{_heading(study, metric)}, {decoding}"
@@ -88,8 +89,7 @@ def table_rows(study: Study, found: dict[str, Any]) -> list[tuple[str, list[list
                     found["equal_compute"]["arms"][arm.name][decoding][suite][metric]
                     for arm in study.arms
                 ]
-                start = cells[_longest(study, found)]["start"]
-                row = [title, format_interval(Interval.from_json(start))]
+                row = [title, format_interval(Interval.from_json(cells[longest]["start"]))]
                 for cell in cells:
                     row += [
                         format_interval(Interval.from_json(cell["value"])),

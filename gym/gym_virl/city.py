@@ -16,7 +16,7 @@ from itertools import pairwise
 import numpy as np
 
 from gym_dialogue.errors import InputError
-from gym_virl.geo import EARTH_RADIUS, Place, heading, side, wrap
+from gym_virl.geo import EARTH_RADIUS, Place, compass, heading, side, wrap
 from gym_virl.routes import Milestone, Route, destination_sight, landmark_sight
 
 KINDS = (
@@ -364,11 +364,11 @@ class City:
             if landmark is not None:
                 where = side(headings[i], _bearing(way[i + 1], landmark.at))
                 sight = landmark_sight(landmark.name, where)
-            milestones.append(Milestone(places[i + 1], sight, headings[i], headings[i + 1]))
+            milestones.append(Milestone(places[i + 1], sight, headings[i], compass(headings[i])))
             landmarks.append(landmark and self.to_place(landmark.at))
         where = side(headings[-1], _bearing(way[-1], goal.at))
         sight = destination_sight(goal.name, where)
-        milestones.append(Milestone(places[-1], sight, headings[-1], None))
+        milestones.append(Milestone(places[-1], sight, headings[-1], compass(headings[-1])))
         return Route(
             name,
             places[0],

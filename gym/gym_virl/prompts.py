@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from gym_virl.geo import COMPASS, RELATIVE
 from gym_virl.rail import Position, Stretch
-from gym_virl.routes import NO_LANDMARK, read_sight
+from gym_virl.routes import NO_LANDMARK, read_destination
 
 REPLY_KEYS = ("current observation", "current instruction", "action")
 
@@ -84,8 +84,9 @@ def instruction_steps(stretches: Sequence[Stretch]) -> list[str]:
             where = f", where {stretch.sight}" if stretch.sight else ""
             steps.append(f"Move forward until the next intersection{where}.")
         else:
-            found = read_sight(stretch.sight)
-            where = f" {found[0]}, on your {found[1]}" if found else ""
+            where = f", where {stretch.sight}" if stretch.sight else ""
+            if (named := read_destination(stretch.sight)) is not None:
+                where = f" {named[0]}, on your {named[1]}"
             steps.append(f"Move forward until the destination{where}.")
     return [f"{number}. {step}" for number, step in enumerate(steps, start=1)]
 

@@ -5,14 +5,13 @@ A policy's wrong action is not executed, so these are all positions that there a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Literal
 
 import numpy as np
 
-from gym_virl.geo import Place, between, compass, distance, heading, relative
+from gym_virl.geo import Place, between, distance, relative
 from gym_virl.routes import Route
 
 Kind = Literal["turn", "forward", "stop"]
@@ -68,66 +67,30 @@ def lay_rail(
     the milestone, and each is dropped with probability `drop_rate`. With `relocate`, which returns
     the nearest known place or None, positions are moved there; milestones that have none stay where
     they are, points between them are left out, as are those within 8 m of either end.
-
-    A route whose start is at its first milestone starts there.
     """
     init_heading = route.init_heading or float(rng.integers(1, 360))
-    nodes = _nodes(route, init_heading)
-    moved = [(relocate(node.place) or node.place) if relocate else node.place for node in nodes]
+    way = [route.start, *(milestone.place for milestone in route.milestones)]
+    moved = [(relocate(place) or place) if relocate else place for place in way]
     positions: list[Position] = []
     stretches: list[Stretch] = []
-    for leg, (node, after) in enumerate(pairwise(nodes)):
-        departure = node.departure
-        turn = (relative(node.arrival, departure), compass(departure))
-        positions.append(
-            Position(
-                "turn",
-                moved[leg],
-                node.arrival,
-                2 * leg,
-                node.sight,
-                node.is_intersection,
-                turn,
-            )
-        )
-        stretches.append(Stretch(turn, after.sight))
+    arrival, sight = init_heading, None
+    for leg, milestone in enumerate(route.milestones):
+        turn = (relative(arrival, milestone.heading), milestone.direction)
+        positions.append(Position("turn", moved[leg], arrival, 2 * leg, sight, leg > 0, turn))
+        stretches.append(Stretch(turn, milestone.sight))
         ends = moved[leg], moved[leg + 1]
-        if distance(node.place, after.place) > _SHORT_LEG:
+        if distance(way[leg], way[leg + 1]) > _SHORT_LEG:
             kept = rng.random(straight_line_length) >= drop_rate
             for number in np.flatnonzero(kept).tolist():
                 share = (number + 1) / straight_line_length
-                place: Place | None = between(node.place, after.place, share)
+                place: Place | None = between(way[leg], way[leg + 1], share)
                 if relocate is not None:
                     place = relocate(place)
                     if place is None or place == positions[-1].place:
                         continue
                     if min(distance(place, end) for end in ends) <= _CLEAR_OF_ENDS:
                         continue
-                positions.append(Position("forward", place, departure, 2 * leg + 1))
-    last = nodes[-1]
-    positions.append(Position("stop", moved[-1], last.arrival, 2 * len(stretches) - 1, last.sight))
+                positions.append(Position("forward", place, milestone.heading, 2 * leg + 1))
+        arrival, sight = milestone.heading, milestone.sight
+    positions.append(Position("stop", moved[-1], arrival, 2 * len(stretches) - 1, sight))
     return Rail(tuple(positions), tuple(stretches))
-
-
-@dataclass(frozen=True)
-class _Node:
-    place: Place
-    arrival: float
-    departure: float | None
-    sight: str | None
-    is_intersection: bool
-
-
-def _nodes(route: Route, init_heading: float) -> Sequence[_Node]:
-    """The start and the milestones."""
-    last = len(route.milestones) - 1
-    nodes = [
-        _Node(m.place, m.arrival, m.departure, m.sight, is_intersection=i < last)
-        for i, m in enumerate(route.milestones)
-    ]
-    first = nodes[0]
-    if distance(route.start, first.place) <= _SHORT_LEG and last > 0:
-        moved = _Node(first.place, init_heading, first.departure, first.sight, True)
-        return [moved, *nodes[1:]]
-    departure = heading(route.start, first.place)
-    return [_Node(route.start, init_heading, departure, None, False), *nodes]

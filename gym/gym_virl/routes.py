@@ -13,33 +13,33 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from gym_dialogue.checks import read_json
+from gym_dialogue.checks import is_integer, read_json
 from gym_dialogue.errors import InputError
 from gym_dialogue.split import is_held_out
-from gym_virl.geo import SIDES, Place, compass, distance, heading, is_heading, is_place
+from gym_virl.geo import COMPASS, SIDES, Place, compass, distance, is_heading, is_place
 
 NO_LANDMARK = "No landmark nearby"
 _SPLIT_SALT = "V-IRL-heldout-1"  # never change it: the split is fixed for all time
 
 _LINE = re.compile(r'\s*"(\w+)"\s*:\s*"(.*)"\s*,?\s*')
-_DEGREES = re.compile(r"\s*(-?\d{1,3}(?:\.\d+)?)\b.*")
+_HEADING = "to_next_intersection_heading"
+_DEGREES = re.compile(r"\s*(?P<degrees>-?\d{1,3}(?:\.\d+)?)\b[^(]*(?:\(\s*(?P<name>\w+).*)?")
 _SIGHT = re.compile(rf"(?P<name>.+) is on your (?P<side>{'|'.join(sorted(SIDES, key=len)[::-1])})")
 _DESTINATION = "The destination "
 
 
 @dataclass(frozen=True)
 class Milestone:
-    """An intersection on the way, or the destination.
+    """The end of a leg: an intersection on the way, or the destination.
 
     `sight` is what is to be seen there, such as `Union Bank is on your left front`, None where
-    there is no landmark. `arrival` is the heading on arrival, `departure` the one to go on with,
-    None at the destination.
+    there is no landmark. `heading` is that of the leg, in degrees, and `direction` its name.
     """
 
     place: Place
     sight: str | None
-    arrival: float
-    departure: float | None
+    heading: float
+    direction: str
 
 
 @dataclass(frozen=True)
@@ -69,6 +69,11 @@ def read_sight(sight: str | None) -> tuple[str, str] | None:
     return match and (match["name"].removeprefix(_DESTINATION), match["side"])
 
 
+def read_destination(sight: str | None) -> tuple[str, str] | None:
+    """(name, side) of a sentence on the destination; None for one on anything else."""
+    return read_sight(sight) if (sight or "").startswith(_DESTINATION) else None
+
+
 def landmark_sight(name: str, side: str) -> str:
     """What is to be seen where there is a landmark, as the released data words it."""
     return f"{name} is on your {side}"
@@ -95,7 +100,9 @@ def read_routes(path: str | Path) -> list[Route]:
     """The routes of a `route_infos.json`.
 
     Raises InputError, naming the file, the route and the key, for a file that cannot be read or is
-    cut short, a route without milestones, and places that are none.
+    cut short, a route without milestones, and places that are none. Keys that are not needed are
+    ignored. The file's count is of the destinations that were tried to find these routes, so it is
+    at least their number.
     """
     where = f"route_info_path {path}"
     data = read_json(path, where)
@@ -103,8 +110,11 @@ def read_routes(path: str | Path) -> list[Route]:
         raise InputError(f"{where}: must be a list [routes, count], with a list of routes")
     if not data[0]:
         raise InputError(f"{where}: holds no route")
-    if data[1] != len(data[0]):
-        raise InputError(f"{where}: says that it holds {data[1]} routes, but holds {len(data[0])}")
+    if not is_integer(data[1]) or data[1] < len(data[0]):
+        raise InputError(
+            f"{where}: its count is {data[1]!r}; must be at least the number of its routes, "
+            f"{len(data[0])}"
+        )
     return [
         _read_route(route, f"{Path(path).stem}-{i}", f"{where}, route {i}")
         for i, route in enumerate(data[0])
@@ -129,23 +139,10 @@ def _read_route(data: Any, name: str, where: str) -> Route:
     init_heading = data.get("init_heading") or 0
     if not is_heading(init_heading):
         raise InputError(f"{where}, init_heading: must be a number of degrees, from -360 to 360")
-    milestones = []
-    for number, (block, before, here) in enumerate(zip(blocks, way, way[1:], strict=False)):
-        at = f"{where}, milestone {number + 1}"
-        is_last = number == len(blocks) - 1
-        arrival = _degrees(block, "human_heading", at)
-        departure = None if is_last else _degrees(block, "to_next_intersection_heading", at)
-        if departure is None and not is_last:
-            departure = heading(here, way[number + 2])
-        sight = block.get("landmarks", "").strip().rstrip(".")
-        milestones.append(
-            Milestone(
-                here,
-                None if not sight or sight.lower() == NO_LANDMARK.lower() else sight,
-                heading(before, here) if arrival is None else arrival,
-                departure,
-            )
-        )
+    milestones = [
+        _read_milestone(block, place, f"{where}, milestone {number}")
+        for number, (block, place) in enumerate(zip(blocks, way[1:], strict=True), start=1)
+    ]
     destination = data.get("dest_place")
     named = destination.get("name") if isinstance(destination, dict) else None
     return Route(
@@ -155,6 +152,27 @@ def _read_route(data: Any, name: str, where: str) -> Route:
         tuple(milestones),
         str(start.get("name", "start")),
         str(named or name_in(milestones[-1].sight) or "the destination"),
+    )
+
+
+def _read_milestone(block: dict[str, str], place: Place, where: str) -> Milestone:
+    """A milestone from its block, which tells of the leg into it: the heading to take where the leg
+    begins, and what is to be seen where it ends. (`human_heading` only repeats the leg before.)
+    """
+    text = block.get(_HEADING)
+    if text is None:
+        raise InputError(f'{where}: key {_HEADING} is missing; must be such as "26 (northeast)"')
+    match = _DEGREES.fullmatch(text)
+    if match is None:
+        raise InputError(f"{where}, {_HEADING}: {text!r} does not start with a number of degrees")
+    degrees = float(match["degrees"]) % 360
+    named = (match["name"] or "").lower()
+    sight = block.get("landmarks", "").strip().rstrip(".")
+    return Milestone(
+        place,
+        None if not sight or sight.lower() == NO_LANDMARK.lower() else sight,
+        degrees,
+        named if named in COMPASS else compass(degrees),
     )
 
 
@@ -181,6 +199,7 @@ def write_routes(path: Path, routes: Sequence[Route], instructions: Sequence[str
 def _to_json(route: Route, instruction: str) -> dict[str, Any]:
     way = [route.start, *(milestone.place for milestone in route.milestones)]
     lengths = [distance(a, b) for a, b in pairwise(way)]
+    arrivals = [route.init_heading, *(milestone.heading for milestone in route.milestones[:-1])]
     landmarks = route.landmarks or (None,) * len(route.milestones)
     return {
         "start_place": _place_to_json(route.start_name, route.start),
@@ -194,9 +213,9 @@ def _to_json(route: Route, instruction: str) -> dict[str, Any]:
             "distance_list": [round(length) for length in lengths],
         },
         "milestone_info": "\n".join(
-            _block(number, milestone, length)
-            for number, (milestone, length) in enumerate(
-                zip(route.milestones, lengths, strict=True), start=1
+            _block(number, milestone, before, length)
+            for number, (milestone, before, length) in enumerate(
+                zip(route.milestones, arrivals, lengths, strict=True), start=1
             )
         ),
         "init_heading": route.init_heading,
@@ -204,17 +223,16 @@ def _to_json(route: Route, instruction: str) -> dict[str, Any]:
     }
 
 
-def _block(number: int, milestone: Milestone, length: float) -> str:
+def _block(number: int, milestone: Milestone, before: float, length: float) -> str:
+    """The block of the leg into a milestone; `before` is the heading of the leg before it."""
     fields = {
         "intersection_idx": number,
         "landmarks": milestone.sight or NO_LANDMARK,
         "distance": f"{length:.0f} meters",
-        "human_heading": f"{milestone.arrival:g}",
+        "human_heading": f"{before:g}",
+        _HEADING: f"{milestone.heading:g} ({milestone.direction})",
     }
-    if milestone.departure is not None:
-        name = compass(milestone.departure)
-        fields["to_next_intersection_heading"] = f"{milestone.departure:g} ({name})"
-    return "\n".join(["{", *(f'"{key}": "{value}",' for key, value in fields.items()), "}"])
+    return "\n".join(["", "{", *(f'"{key}": "{value}",' for key, value in fields.items()), "}", ""])
 
 
 def _place_to_json(name: str, place: Place) -> dict[str, Any]:
@@ -240,14 +258,3 @@ def _check_place(place: Any, where: str) -> None:
             f"{where}: {place!r} is no place; must be [latitude from -90 to 90, longitude from "
             "-180 to 180]"
         )
-
-
-def _degrees(block: dict[str, str], key: str, where: str) -> float | None:
-    """The number that a value starts with; None if the block does not have it."""
-    text = block.get(key, "").strip()
-    if not text:
-        return None
-    match = _DEGREES.fullmatch(text)
-    if match is None:
-        raise InputError(f"{where}, {key}: {text!r} does not start with a number of degrees")
-    return float(match[1]) % 360

@@ -28,7 +28,7 @@ def test_landmarks_stand_where_the_route_says(name):
             if at is not None:
                 towards = heading(milestone.place, at)
                 # Headings are whole degrees: one at the edge of two sides may be either.
-                sides = {side(milestone.arrival + shift, towards) for shift in (-1, 0, 1)}
+                sides = {side(milestone.heading + shift, towards) for shift in (-1, 0, 1)}
                 assert side_in(milestone.sight) in sides
 
 

@@ -1,6 +1,7 @@
 """Route files, rails and instructions."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,29 +11,34 @@ from gym_virl.city import City
 from gym_virl.env import NavigationEnv
 from gym_virl.geo import between, distance
 from gym_virl.prompts import instruction_steps
-from gym_virl.rail import lay_rail
+from gym_virl.rail import Stretch, lay_rail
 from gym_virl.routes import Milestone, Route, read_blocks, read_routes, side_in, write_routes
 
-# As in the released data: no valid JSON, and a name with quotes in it.
+DATA = Path(__file__).parent / "data"
+
+# As in the released data: no valid JSON, and a name with quotes in it. Each block tells of the leg
+# into its milestone; what human_heading says decides nothing.
 BLOCKS = """{
 "intersection_idx": "1",
 "landmarks": "Joe "the Pen" Diner is on your left front",
 "distance": "60 meters",
-"human_heading": "350",
-"to_next_intersection_heading": "10 (north)",
+"human_heading": "200",
+"to_next_intersection_heading": "350 (north)",
 }
+
 {
 "intersection_idx": "2",
 "landmarks": "No landmark nearby",
 "distance": "100 meters",
-"human_heading": "10",
-"to_next_intersection_heading": "102 (east)",
+"human_heading": "ahead",
+"to_next_intersection_heading": "10 (north)",
 }
+
 {
 "intersection_idx": "3",
 "landmarks": "The destination Union Bank is on your right",
 "distance": "40 meters",
-"human_heading": "102",
+"to_next_intersection_heading": "102 (east)",
 }"""
 
 
@@ -67,10 +73,10 @@ def test_a_released_route_is_read(tmp_path):
         None,
         "The destination Union Bank is on your right",
     ]
-    assert [(m.arrival, m.departure) for m in route.milestones] == [
-        (350, 10),
-        (10, 102),
-        (102, None),
+    assert [(m.heading, m.direction) for m in route.milestones] == [
+        (350, "north"),
+        (10, "north"),
+        (102, "east"),
     ]
     assert route.destination == "Union Bank"
 
@@ -92,7 +98,7 @@ def test_each_turn_is_named_both_ways_and_north_is_crossed_rightly(tmp_path):
 def test_the_move_across_north_is_slightly_right(tmp_path):
     env = NavigationEnv(str(saved(tmp_path, [released()])), absolute_action=False, drop_rate=1.0)
     _, info = env.reset(seed=0)
-    assert info["gt_action"] == "turn_direction(right)"  # from 200 degrees to about 351
+    assert info["gt_action"] == "turn_direction(right)"  # from 200 degrees to 350
     _, _, _, _, info = env.step(env.oracle_reply())
     assert (info["heading"], info["gt_action"]) == (350, "turn_direction(slightly right)")
     assert env.step('{"action": "turn_direction(slightly right)"}')[4]["is_right"]
@@ -112,7 +118,7 @@ def test_names_in_any_alphabet_are_in_the_spaces(tmp_path):
 def test_blocks_are_read_line_by_line():
     blocks = read_blocks(BLOCKS)
     assert [block["intersection_idx"] for block in blocks] == ["1", "2", "3"]
-    assert "to_next_intersection_heading" not in blocks[2]
+    assert "human_heading" not in blocks[2]
     assert read_blocks("no blocks at all") == []
 
 
@@ -128,12 +134,16 @@ def test_blocks_are_read_line_by_line():
         ),
         ([released(route_results={"geocode_list": [[0, 0]]})], "3 blocks, but geocode_list 1"),
         (
-            [released(milestone_info=BLOCKS.replace('"350"', '"ahead"'))],
-            "milestone 1, human_heading",
+            [released(milestone_info=BLOCKS.replace("350 (north)", "ahead"))],
+            "milestone 1, to_next_intersection_heading: 'ahead' does not start with a number",
         ),
         (
             [released(milestone_info=BLOCKS.replace('"102 (east)"', f'"{"9" * 400}"'))],
-            "milestone 2, to_next_intersection_heading",
+            "milestone 3, to_next_intersection_heading",
+        ),
+        (
+            [released(milestone_info=BLOCKS.replace("to_next", "to_the"))],
+            "milestone 1: key to_next_intersection_heading is missing",
         ),
         ([released(init_heading="north")], "init_heading: must be a number"),
         ([released(init_heading=float("nan"))], "init_heading: must be a number"),
@@ -154,7 +164,8 @@ def test_bad_routes_are_named(tmp_path, routes, said):
         (None, "cannot be read"),
         ('[[{"start_place":', "is not whole JSON"),
         ('{"routes": []}', "must be a list"),
-        ("[[{}], 2]", "says that it holds 2 routes, but holds 1"),
+        ("[[{}], 0]", "its count is 0; must be at least the number of its routes, 1"),
+        ('[[{}], "1"]', "its count is '1'; must be"),
     ],
 )
 def test_bad_files_are_named(tmp_path, text, said):
@@ -175,11 +186,23 @@ def test_written_routes_are_read_as_they_were(tmp_path):
         assert again.is_heldout == route.is_heldout
 
 
+def test_a_written_block_is_of_the_leg_into_its_milestone(tmp_path):
+    route = City("london").route(0)
+    write_routes(tmp_path / "route_infos.json", [route], [""])
+    text = json.loads((tmp_path / "route_infos.json").read_text())[0][0]["milestone_info"]
+    blocks = read_blocks(text)
+    assert [block["to_next_intersection_heading"] for block in blocks] == [
+        f"{milestone.heading:g} ({milestone.direction})" for milestone in route.milestones
+    ]
+    before = [route.init_heading, *(milestone.heading for milestone in route.milestones)]
+    assert [float(block["human_heading"]) for block in blocks] == before[:-1]
+
+
 def straight(length=100.0):
     """One leg to the east."""
     degrees = length / 111_195
     here = (0.0, 0.0)
-    return Route("r", here, 90.0, (Milestone((0.0, degrees), None, 90, None),))
+    return Route("r", here, 90.0, (Milestone((0.0, degrees), None, 90, "east"),))
 
 
 @pytest.mark.parametrize(("drop_rate", "kept"), [(0.0, 5), (1.0, 0)])
@@ -230,16 +253,89 @@ def test_a_start_heading_of_zero_is_drawn():
     assert again[0] == again[1]
 
 
-def test_a_start_at_the_first_milestone_is_that_milestone():
+def test_a_start_at_the_first_milestone_is_a_leg_all_the_same():
     here = (40.0, -74.0)
     milestones = (
-        Milestone(here, "A Bank is on your left", 0, 90),
-        Milestone((40.0, -73.999), None, 90, None),
+        Milestone(here, "A Bank is on your left", 0, "north"),
+        Milestone((40.0, -73.999), None, 90, "east"),
     )
     rail = lay_rail(Route("r", here, 180.0, milestones), np.random.default_rng(0), 5, 1.0)
-    assert [p.kind for p in rail.positions] == ["turn", "stop"]
-    assert rail.positions[0].is_intersection
-    assert rail.positions[0].turn == ("left", "east")
+    assert [(p.kind, p.is_intersection) for p in rail.positions] == [
+        ("turn", False),
+        ("turn", True),
+        ("stop", False),
+    ]
+    assert [p.turn for p in rail.positions[:2]] == [("right", "north"), ("right", "east")]
+
+
+def walked(env, number):
+    """The right actions of a route, in order."""
+    _, info = env.reset(seed=0, options={"route_idx": number})
+    actions, ended = [], False
+    while not ended:
+        actions.append(info["gt_action"])
+        _, _, ended, _, info = env.step(env.oracle_reply())
+    return actions
+
+
+@pytest.mark.parametrize("number", range(8))
+def test_released_routes_have_their_right_moves(tmp_path, number):
+    data = json.loads((DATA / "virl_routes.json").read_text())
+    path = saved(tmp_path, data["routes"])
+    wanted = [case for case in data["expected"] if case["route"] == number]
+    assert len(wanted) == 2
+    for case in wanted:
+        env = NavigationEnv(str(path), absolute_action=case["absolute"], drop_rate=1.0)
+        actions = walked(env, number)
+        assert len(actions) == len(case["actions"])
+        for action, right in zip(actions, case["actions"], strict=True):
+            assert action == right or right == "turn_direction(any)"
+
+
+def test_a_route_in_the_collectors_shape_is_read_with_its_other_keys_and_count():
+    env = NavigationEnv(str(DATA / "virl_real_shape.json"), drop_rate=1.0)
+    names = ("northwest", "southwest", "southeast")
+    assert walked(env, 0) == [*(f"turn_direction({name})" for name in names), "stop()"]
+    assert env.steps[-1] == (
+        "6. Move forward until the destination Corner Design Store, on your left."
+    )
+
+
+def test_only_what_is_needed_of_a_route_must_be_there(tmp_path):
+    full = released()
+    blocks = "\n".join(
+        line
+        for line in BLOCKS.splitlines()
+        if not any(key in line for key in ("intersection_idx", "distance", "human_heading"))
+    )
+    bare = {
+        "start_place": {"geocode": [40.0, -74.0]},
+        "route_results": {"geocode_list": full["route_results"]["geocode_list"]},
+        "milestone_info": blocks,
+    }
+    (route,) = read_routes(saved(tmp_path, [full]))
+    (again,) = read_routes(saved(tmp_path, [bare]))
+    assert again.milestones == route.milestones
+    assert again.destination == "Union Bank"
+    assert again.init_heading == 0  # to be drawn
+
+
+@pytest.mark.parametrize(
+    ("sight", "step"),
+    [
+        ("The destination A is on your left", "until the destination A, on your left."),
+        ("B Cafe is on your left", "until the destination, where B Cafe is on your left."),
+        (
+            "B Cafe is on your left; The destination A is on your right",
+            "until the destination, where B Cafe is on your left; The destination A is on your "
+            "right.",
+        ),
+        (None, "until the destination."),
+    ],
+)
+def test_what_is_at_the_destination_is_said_once(sight, step):
+    steps = instruction_steps([Stretch(("left", "north"), sight)])
+    assert steps[-1] == f"2. Move forward {step}"
 
 
 def test_sides_in_sentences():

@@ -81,6 +81,8 @@ class GeneralPointsEnv(DialogueEnv):
       except for `recognition_only`.
     - `wording`: "default", or "diverse": every episode draws its prompt's wording from
       `gym_cards.paraphrases`. It does not change what is dealt, nor the form of a reply.
+    - `feedback`: "outcome", a sentence for each outcome, or "findings", which names all that was
+      found, with the numbers that were wrong or not used. A `prompt_file` may say it its own way.
 
     ## Reset options
     `cards`: a list of ranks to play; ValueError if it cannot be solved. `all_solutions`: True puts
@@ -88,7 +90,8 @@ class GeneralPointsEnv(DialogueEnv):
 
     ## Info
     Beside the keys of every DialogueEnv: `plain_cards`, `suits`, `numbers`, `solution`, and after
-    a reply `formula` and `read_cards`, as read from it. `recognized` is None without images.
+    a reply `formula` and `read_cards`, as read from it, and `findings` (`gym_cards.verifier`), one
+    for each outcome. `recognized` is None without images.
     `answer_field` is "formula", with `recognition_only` "cards".
 
     ## Registered configurations
@@ -118,6 +121,7 @@ class GeneralPointsEnv(DialogueEnv):
         layout: Literal["grid", "row", "scatter"] = "grid",
         recognition_only: bool = False,
         wording: Literal["default", "diverse"] = "default",
+        feedback: Literal["outcome", "findings"] = "outcome",
     ):
         if not is_integer(resolution) or resolution < 1:
             raise InputError(f"resolution={resolution!r}: must be an integer of at least 1 (pixel)")
@@ -140,6 +144,7 @@ class GeneralPointsEnv(DialogueEnv):
         check_choice("dealing", dealing, DEALINGS)
         check_choice("reward_mode", reward_mode, get_args(RewardMode))
         check_choice("num_cards", num_cards, (4, 5))
+        check_choice("feedback", feedback, ("outcome", "findings"))
         if not is_integer(target_points) or not 1 <= target_points <= 999:
             raise InputError(f"target_points={target_points!r}: must be an integer from 1 to 999")
         if face_rule is None:
@@ -157,6 +162,7 @@ class GeneralPointsEnv(DialogueEnv):
         self.face_cards_color = face_cards_color
         self.table_color = table_color
         self.layout = layout
+        self.feedback = feedback
         self.recognition_only = recognition_only
         if recognition_only:
             self.answer_field = "cards"
@@ -241,7 +247,7 @@ class GeneralPointsEnv(DialogueEnv):
                 reply, self.cards, self.numbers, self.target, self.reward_mode, self.has_image
             )
         sentence = self.wording.feedback_to(
-            verdict.outcomes[0],
+            verdict.info["findings"],
             self.cards,
             self.numbers,
             self.rule,
@@ -249,6 +255,7 @@ class GeneralPointsEnv(DialogueEnv):
             verdict.info["formula"],
             used=self.verify_iter - self._remaining + 1,
             remaining=self._remaining - 1,
+            names_all=self.feedback == "findings",
         )
         # What it repeats of the reply may hold any character; an observation may not.
         return replace(verdict, feedback=self._foreign.sub("?", sentence))
@@ -263,8 +270,8 @@ class GeneralPointsEnv(DialogueEnv):
 
     def random_reply(self, rng: np.random.Generator) -> str:
         """Mostly the right numbers in random order with random operators; now and then another
-        fault that policies have: a foreign number, a dangling operator, or a solution that lacks
-        its last parenthesis. With images, now and then a card is taken for another, and with
+        fault that policies have: a foreign number, an operator written twice, or a solution that
+        lacks its last parenthesis. With images, now and then a card is taken for another, and with
         `recognition_only` always.
         """
         if self.recognition_only:
@@ -286,10 +293,12 @@ class GeneralPointsEnv(DialogueEnv):
         if rng.random() < 0.5 and (start, end) != (0, len(numbers) - 1):
             numbers[start] = f"({numbers[start]}"
             numbers[end] = f"{numbers[end]})"
+        if kind == "syntax":
+            symbols = [*symbols[:-1], 2 * symbols[-1]]
         formula = numbers[0]
         for symbol, number in zip(symbols, numbers[1:], strict=True):
             formula += symbol + number
-        return self._reply(formula + ("+" if kind == "syntax" else ""), cards)
+        return self._reply(formula, cards)
 
     def _misread(self, rng: np.random.Generator) -> list[str]:
         """The cards, but for one that is taken for another rank."""

@@ -7,79 +7,76 @@ import re
 from collections.abc import Sequence
 from fractions import Fraction
 
-MAX_CHARS = 100
-MAX_DEPTH = 16
-MAX_DIGITS = 6
+OUT_OF_PLACE = {"n": "number_order", "o": "operator_order", "(": "open_order", ")": "close_order"}
+"""Kind of token -> name of the fault where it stands in a wrong place."""
+UNMATCHED = "unmatched"
+"""The fault of a `)` that closes nothing."""
 
 _TOKEN = re.compile(r"[0-9]+|[-+*/()]")
-_LEGAL = re.compile(r"[-+*/()0-9]*")
+_FOREIGN = re.compile(r"[^-+*/()0-9]")
 _PRECEDENCE = {"+": 1, "-": 1, "*": 2, "/": 2}
 _APPLY = {"+": operator.add, "-": operator.sub, "*": operator.mul, "/": operator.truediv}
 
 
-def tokenize(formula: str) -> list[str] | None:
-    """Numbers, operators and parentheses in order; None where a limit or the alphabet is broken.
+def foreign_characters(formula: str) -> list[str]:
+    """The characters of a formula that none may have, each once, in order."""
+    return list(dict.fromkeys(_FOREIGN.findall(formula)))
 
-    Limits: 100 characters, 6 digits a number, no leading zero, parentheses 16 deep.
+
+def tokenize(formula: str) -> list[str]:
+    """Numbers, operators and parentheses in order; other characters are passed over."""
+    return _TOKEN.findall(formula)
+
+
+def find_faults(tokens: Sequence[str]) -> tuple[list[str], int]:
+    """(the faults in their order, how many parentheses are left open).
+
+    The faults are those that the released verifier penalises: a number after a number or `)`; an
+    operator that does not follow one of these; a `(` that does, which then opens nothing; a `)`
+    that does not, or that has none to close. To end in an operator is none.
     """
-    if len(formula) > MAX_CHARS or not _LEGAL.fullmatch(formula):
-        return None
-    tokens = _TOKEN.findall(formula)
-    depth = 0
+    faults: list[str] = []
+    depth, follows_operand = 0, False
     for token in tokens:
-        if token == "(":
+        kind = kind_of(token)
+        is_out_of_place = follows_operand if kind in "n(" else not follows_operand
+        if is_out_of_place:
+            faults.append(OUT_OF_PLACE[kind])
+        elif kind == "(":
             depth += 1
-            if depth > MAX_DEPTH:
-                return None
-        elif token == ")":
+        elif kind == ")" and depth == 0:
+            faults.append(UNMATCHED)
+        elif kind == ")":
             depth -= 1
-        elif token[0].isdigit() and (len(token) > MAX_DIGITS or (token[0] == "0" != token)):
-            return None
-    return tokens
+        follows_operand = kind in "n)"
+    return faults, depth
 
 
-def count_faults(tokens: Sequence[str]) -> tuple[int, int]:
-    """(tokens out of order or unmatched `)`, parentheses left open).
+def kind_of(token: str) -> str:
+    """Of a token: "n" for a number, "o" for an operator, or the parenthesis itself."""
+    return "n" if token[0].isdigit() else "o" if token in _PRECEDENCE else token
 
-    A missing last operand counts as one token out of order. Reading goes on after a fault, so
-    that each is counted once.
+
+def numbers_in(tokens: Sequence[str]) -> list[str]:
+    """The numbers of a formula in order, without leading zeros. They stay text: a model may write
+    one of a million digits.
     """
-    faults = depth = 0
-    wants_operand = True
-    for token in tokens:
-        if token == "(":
-            faults += not wants_operand
-            wants_operand = True
-            depth += 1
-        elif token == ")":
-            if wants_operand or depth == 0:
-                faults += 1
-            if depth > 0:
-                depth -= 1
-            wants_operand = False
-        elif token in _PRECEDENCE:
-            faults += wants_operand
-            wants_operand = True
-        else:
-            faults += not wants_operand
-            wants_operand = False
-    return faults + wants_operand, depth
-
-
-def numbers_in(tokens: Sequence[str]) -> list[int]:
-    """The numbers of a formula, in order."""
-    return [int(token) for token in tokens if token[0].isdigit()]
+    return [token.lstrip("0") or "0" for token in tokens if token[0].isdigit()]
 
 
 def evaluate(tokens: Sequence[str]) -> Fraction | None:
-    """The exact value of a well-formed formula (no faults, nothing left open); None if it divides
-    by zero. Dijkstra's shunting-yard: two stacks, no recursion.
+    """The exact value of a formula without faults; None where it has none: it ends in an operator,
+    leaves a parenthesis open, divides by zero, or writes a number with leading zeros, which Python
+    refuses too. Dijkstra's shunting-yard: two stacks, no recursion.
     """
     values: list[Fraction] = []
     operators: list[str] = []
 
     def reduce() -> bool:
-        right, left, symbol = values.pop(), values.pop(), operators.pop()
+        symbol = operators.pop()
+        if symbol == "(" or len(values) < 2:
+            return False
+        right, left = values.pop(), values.pop()
         if symbol == "/" and right == 0:
             return False
         values.append(_APPLY[symbol](left, right))
@@ -98,9 +95,11 @@ def evaluate(tokens: Sequence[str]) -> Fraction | None:
                 if not reduce():
                     return None
             operators.append(token)
+        elif token[0] == "0" and token.strip("0"):
+            return None
         else:
             values.append(Fraction(int(token)))
     while operators:
         if not reduce():
             return None
-    return values[0]
+    return values[0] if values else None

@@ -7,28 +7,43 @@ other text stands for itself, braces included. `python -m gym_cards.wording` der
 
 from __future__ import annotations
 
-import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
+from gym_cards.formula import tokenize
+from gym_cards.printed import longest_opening
 from gym_cards.rules import FACES, FaceRule
-from gym_cards.verifier import FEEDBACK, verify, verify_cards
+from gym_cards.verifier import FEEDBACK, FINDINGS, Finding, verify, verify_cards
 from gym_dialogue.checks import is_integer, read_json
 from gym_dialogue.errors import InputError
+from gym_dialogue.templates import (
+    MARK,
+    check_keys,
+    check_keys_among,
+    check_placeholders,
+    fill,
+    from_lines,
+    texts_in,
+    to_lines,
+)
 
 FORMAT = "gym_cards wording 1"
-MARK = re.compile(r"<<([a-z][a-z0-9_]*|[JQK])>>")
-"""A placeholder."""
+
+PARTLY_RIGHT = "wrong_value_after"
+"""A finding that a wording may tell from wrong_value: some printed solution begins as the formula
+does, with `<<prefix>>`."""
 
 Kind = Literal["same", "different"]
 """Of rules: whether J, Q and K count the same."""
 
 _COUNT_WORDS = {1: "one", 2: "two", 3: "three", 4: "four", 5: "five", 6: "six"}
-_MAX_FORMULA = 100  # characters of a reply's formula that feedback repeats
+_MAX_FORMULA = 100  # characters of a reply's formula, or of a number, that feedback repeats
+_MAX_OFFENDING = 20  # numbers that a finding names
 
 _TASK = ("target", *FACES)
+_ANSWER = ("cards", "numbers", "formula", "expression", "used", "remaining")
 _PLACEHOLDERS = {
     "prompt": (*_TASK, "cards", "count"),
     "image_prompt": (*_TASK, "count"),
@@ -36,8 +51,11 @@ _PLACEHOLDERS = {
     "phrases": _TASK,
     "reply": ("target", "cards", "numbers", "formula"),
     "recognition_reply": ("cards",),
-    "feedback": (*_TASK, "cards", "numbers", "formula", "expression", "used", "remaining"),
+    "feedback": (*_TASK, *_ANSWER, "findings"),
+    "findings": (*_TASK, *_ANSWER, "offending", "prefix"),
+    "findings_separator": (),
 }
+_DETAILED = "<<findings>> Answer again."
 
 
 @dataclass(frozen=True)
@@ -59,8 +77,10 @@ class Wording:
 
     Placeholders: `target`; `J`, `Q` and `K`, what they count as; `count`, the number of cards in
     words; `cards` and `numbers`, the hand; in a reply `formula`; in feedback `formula` as the reply
-    had it, `expression`, what stands before its `=`, `used` and `remaining`, numbers of replies;
-    and the names of `phrases`.
+    had it, `expression`, what stands before its `=`, `used` and `remaining`, numbers of replies,
+    and `findings`, all that was found; in a finding also `offending`, the numbers or characters
+    that it is about, and `prefix`, as much of the formula as some printed solution begins with
+    (`gym_cards.printed`); and the names of `phrases`.
     """
 
     prompt: str
@@ -85,6 +105,11 @@ class Wording:
     """How a reply, and feedback, list the numbers."""
     feedback: Mapping[str, str] = field(default_factory=dict)
     """outcome -> the verifier's sentence; outcomes left out have the project's own."""
+    findings: Mapping[str, str] = field(default_factory=dict)
+    """What may be found (`gym_cards.verifier.FINDINGS`, and `wrong_value_after`) -> what is said of
+    it; those left out have the project's own."""
+    findings_separator: str = " "
+    """What stands between two findings."""
     num_cards: int | None = None
     """The number of cards, where the texts fix it."""
     target_points: int | None = None
@@ -127,7 +152,7 @@ class Wording:
 
     def feedback_to(
         self,
-        outcome: str,
+        findings: Sequence[Finding],
         cards: Sequence[str],
         numbers: Sequence[int],
         rule: FaceRule,
@@ -135,28 +160,53 @@ class Wording:
         formula: str | None,
         used: int,
         remaining: int,
+        names_all: bool = False,
     ) -> str:
-        """The verifier's sentence on a reply with this primary outcome. `formula` is what was read
-        from it; `used` and `remaining` count the replies, with this one used.
+        """The verifier's sentence on a reply in which this was found. `formula` is what was read
+        from it; `used` and `remaining` count the replies, with this one used. `names_all`: an
+        outcome that has no sentence here gets one that names all findings.
         """
-        text = self.feedback.get(outcome, FEEDBACK[outcome])
+        outcome = findings[0].outcome
+        own = _DETAILED if names_all and FEEDBACK[outcome] else FEEDBACK[outcome]
+        text = self.feedback.get(outcome, own)
         if not MARK.search(text):  # the usual case, made quick
             return text
-        formula = (formula or "")[:_MAX_FORMULA]
         values = _task_values(rule, target) | {
             "cards": self.cards.write(cards),
             "numbers": self.reply_numbers.write(numbers),
-            "formula": formula,
-            "expression": formula.partition("=")[0],
+            "formula": (formula or "")[:_MAX_FORMULA],
+            "expression": (formula or "").partition("=")[0][:_MAX_FORMULA],
             "used": str(used),
             "remaining": str(remaining),
         }
+        if "<<findings>>" in text:
+            values["findings"] = self.findings_separator.join(
+                self._say(finding, rule, values, numbers, target, formula) for finding in findings
+            )
+        return self._fill(text, rule, values)
+
+    def _say(
+        self,
+        finding: Finding,
+        rule: FaceRule,
+        values: Mapping[str, str],
+        numbers: Sequence[int],
+        target: int,
+        formula: str | None,
+    ) -> str:
+        text = self.findings.get(finding.kind, FINDINGS.get(finding.kind, ""))
+        offending = [item[:_MAX_FORMULA] for item in finding.offending[:_MAX_OFFENDING]]
+        values = {**values, "offending": self.reply_numbers.write(offending)}
+        if finding.kind == "wrong_value" and PARTLY_RIGHT in self.findings:
+            tokens = tokenize((formula or "").partition("=")[0])
+            values["prefix"] = longest_opening(tokens, numbers, target)
+            text = self.findings[PARTLY_RIGHT] if values["prefix"] else text
         return self._fill(text, rule, values)
 
     def charset(self) -> set[str]:
         """Every character that the texts themselves can bring into an observation."""
         texts = [self.prompt, self.image_prompt or "", self.recognition_prompt or ""]
-        texts += self.feedback.values()
+        texts += [*self.feedback.values(), *self.findings.values(), self.findings_separator]
         texts += [text for phrase in self.phrases.values() for text in phrase.values()]
         for listing in (self.cards, self.reply_numbers):
             texts += [listing.quote, listing.separator]
@@ -170,9 +220,9 @@ class Wording:
             if isinstance(value, Listing):
                 data[key] = dict(vars(value))
             elif isinstance(value, Mapping):
-                data[key] = {name: _to_lines(text) for name, text in value.items()}
+                data[key] = {name: to_lines(text) for name, text in value.items()}
             elif value is not None:
-                data[key] = _to_lines(value)
+                data[key] = to_lines(value)
         return data
 
     def _fill(self, text: str, rule: FaceRule, values: Mapping[str, str]) -> str:
@@ -183,11 +233,6 @@ class Wording:
 def kind_of(rule: FaceRule) -> Kind:
     """Whether J, Q and K count the same under a rule."""
     return "same" if rule.jack == rule.queen == rule.king else "different"
-
-
-def fill(text: str, values: Mapping[str, str]) -> str:
-    """Put values in the place of their placeholders, in one pass: what is put in stays as it is."""
-    return MARK.sub(lambda mark: values.get(mark[1], mark[0]), text)
 
 
 def _task_values(rule: FaceRule, target: int) -> dict[str, str]:
@@ -242,8 +287,8 @@ def read_wording(data: Any, where: str) -> Wording:
                 raise InputError(f"{at}: must be an integer")
             found[key] = value
         elif key in ("cards", "reply_cards", "reply_numbers"):
-            _check_keys(value, ("quote", "separator"), at)
-            found[key] = Listing(**{k: _from_lines(v, f"{at}.{k}") for k, v in value.items()})
+            check_keys(value, ("quote", "separator"), at)
+            found[key] = Listing(**{k: from_lines(v, f"{at}.{k}") for k, v in value.items()})
         elif key == "phrases":
             if not isinstance(value, dict):
                 raise InputError(f"{at}: must be an object")
@@ -251,17 +296,19 @@ def read_wording(data: Any, where: str) -> Wording:
                 taken = {n for names in _PLACEHOLDERS.values() for n in names}
                 if not MARK.fullmatch(f"<<{name}>>") or name in taken:
                     raise InputError(f"{at}.{name}: the name must be a new one, in lower case")
-                _check_keys(phrase, ("same", "different"), f"{at}.{name}")
+                check_keys(phrase, ("same", "different"), f"{at}.{name}")
             found[key] = {
-                name: {k: _from_lines(v, f"{at}.{name}.{k}") for k, v in phrase.items()}
+                name: {k: from_lines(v, f"{at}.{name}.{k}") for k, v in phrase.items()}
                 for name, phrase in value.items()
             }
         elif key == "feedback":
-            if not isinstance(value, dict) or not set(value) <= set(FEEDBACK):
-                raise InputError(f"{at}: must be an object with keys of {', '.join(FEEDBACK)}")
-            found[key] = {name: _from_lines(v, f"{at}.{name}") for name, v in value.items()}
+            check_keys_among(value, FEEDBACK, at)
+            found[key] = {name: from_lines(v, f"{at}.{name}") for name, v in value.items()}
+        elif key == "findings":
+            check_keys_among(value, (*FINDINGS, PARTLY_RIGHT), at)
+            found[key] = {name: from_lines(v, f"{at}.{name}") for name, v in value.items()}
         else:
-            found[key] = _from_lines(value, at)
+            found[key] = from_lines(value, at)
     if "prompt" not in found:
         raise InputError(f"{where}, key prompt: is missing")
     _check_placeholders(found, where)
@@ -303,43 +350,12 @@ def check_meaning(wording: Wording, where: str) -> None:
         )
 
 
-def _check_keys(value: Any, keys: Collection[str], at: str) -> None:
-    if not isinstance(value, dict) or set(value) != set(keys):
-        raise InputError(f"{at}: must be an object with the keys {' and '.join(keys)}")
-
-
 def _check_placeholders(found: Mapping[str, Any], where: str) -> None:
     phrases = found.get("phrases", {})
     for key, allowed in _PLACEHOLDERS.items():
-        value = found.get(key)
-        if value is None:
+        if key not in found:
             continue
         if key not in ("phrases", "reply", "recognition_reply"):
             allowed = (*allowed, *phrases)
-        for name, text in _texts(value, key):
-            for mark in MARK.finditer(text):
-                if mark[1] not in allowed:
-                    raise InputError(
-                        f"{where}, key {name}: unknown placeholder {mark[0]}; must be one of "
-                        + ", ".join(f"<<{a}>>" for a in allowed)
-                    )
-
-
-def _texts(value: Any, name: str) -> list[tuple[str, str]]:
-    if isinstance(value, str):
-        return [(name, value)]
-    return [pair for k, v in value.items() for pair in _texts(v, f"{name}.{k}")]
-
-
-def _from_lines(value: Any, at: str) -> str:
-    lines = value if isinstance(value, list) else [value]
-    if not lines or not all(isinstance(line, str) for line in lines):
-        raise InputError(f"{at}: must be a string, or a list of lines")
-    return "\n".join(lines)
-
-
-def _to_lines(value: Any) -> Any:
-    """A text of several lines as a list of them, which is easier to edit."""
-    if isinstance(value, Mapping):
-        return {key: _to_lines(v) for key, v in value.items()}
-    return value.split("\n") if isinstance(value, str) and "\n" in value else value
+        for name, text in texts_in(found[key], key):
+            check_placeholders(text, allowed, f"{where}, key {name}")

@@ -21,15 +21,16 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from gym_cards.align import Votes, find_values, listing_pattern, mark_number, put
-from gym_cards.formula import count_faults, evaluate, tokenize
-from gym_cards.prompts import MARK, OWN, Listing, Wording, kind_of, read_wording
+from gym_cards.formula import evaluate, find_faults, foreign_characters, tokenize
+from gym_cards.prompts import OWN, Listing, Wording, kind_of, read_wording
 from gym_cards.rules import FACES, RANKS, FaceRule
 from gym_cards.solver import solve
-from gym_cards.verifier import CORRECT_SOLUTION, FEEDBACK, REPLY_FIELDS, verify
+from gym_cards.verifier import CORRECT_SOLUTION, FEEDBACK, REPLY_FIELDS, Finding, verify
 from gym_dialogue.data import read_dialogues
 from gym_dialogue.errors import InputError
 from gym_dialogue.messages import Message
 from gym_dialogue.parse import read_fields
+from gym_dialogue.templates import MARK
 
 MIN_SHARE = 0.5
 """A template that explains a smaller share of its texts is not used."""
@@ -85,8 +86,9 @@ def read_example(messages: Sequence[Message]) -> Example | None:
         if card not in RANKS or (card not in FACES and number != RANKS.index(card) + 1):
             return None
     target = None
-    tokens = tokenize(fields["formula"].partition("=")[0])
-    if tokens and count_faults(tokens) == (0, 0):
+    expression = fields["formula"].partition("=")[0]
+    tokens = tokenize(expression)
+    if not foreign_characters(expression) and not find_faults(tokens)[0]:
         value = evaluate(tokens)
         target = int(value) if value is not None and value.denominator == 1 else None
     sentences = tuple(m.text for m in messages[2::2])
@@ -272,10 +274,14 @@ class _Heard:
     """A sentence of the data on a wrong reply."""
 
     example: Example
-    outcome: str
+    findings: tuple[Finding, ...]
     formula: str
     used: int
     sentence: str
+
+    @property
+    def outcome(self) -> str:
+        return self.findings[0].outcome
 
 
 def _derive_feedback(wording: Wording, examples: Sequence[Example]) -> tuple[Wording, list[str]]:
@@ -287,7 +293,8 @@ def _derive_feedback(wording: Wording, examples: Sequence[Example]) -> tuple[Wor
             )
             if not verdict.is_right:
                 formula = verdict.info["formula"] or ""
-                heard.append(_Heard(example, verdict.outcomes[0], formula, used, sentence))
+                findings = verdict.info["findings"]
+                heard.append(_Heard(example, findings, formula, used, sentence))
     if not heard:
         return wording, ["feedback: no example; the project's own"]
     texts = Counter((h.outcome, h.example.rule, _mark_feedback(h, wording), h.used) for h in heard)
@@ -326,7 +333,7 @@ def _derive_feedback(wording: Wording, examples: Sequence[Example]) -> tuple[Wor
 def _said(wording: Wording, heard: _Heard, budget: int | None) -> str:
     example = heard.example
     return wording.feedback_to(
-        heard.outcome,
+        heard.findings,
         example.cards,
         example.numbers,
         example.rule,

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gym_cards.formula import count_faults, evaluate, numbers_in, tokenize
+from gym_cards.formula import evaluate, find_faults, numbers_in, tokenize
 from gym_cards.solver import all_solutions, solve
 
 
@@ -31,8 +31,8 @@ def _brute_force(numbers, target):
 
 def _check(formula, numbers, target):
     tokens = tokenize(formula)
-    assert count_faults(tokens) == (0, 0)
-    assert sorted(numbers_in(tokens)) == sorted(numbers)
+    assert find_faults(tokens) == ([], 0)
+    assert sorted(map(int, numbers_in(tokens))) == sorted(numbers)
     assert evaluate(tokens) == target
 
 

@@ -1,10 +1,12 @@
 """The verifier as a table: reply -> outcomes, reward in both modes, sentence."""
 
 import json
+from pathlib import Path
 
 import pytest
 
-from gym_cards.verifier import FEEDBACK, REWARDS, verify
+from gym_cards.rules import FaceRule
+from gym_cards.verifier import FEEDBACK, REWARDS, Finding, verify
 
 CARDS, NUMBERS = ["A", "10", "K", "3"], [1, 10, 10, 3]
 
@@ -19,8 +21,18 @@ TABLE = [
     ("10+10+1+3", ["CORRECT_SOLUTION"], 5, 5),
     ("10+10+1+3=24", ["CORRECT_SOLUTION"], 5, 5),
     ("10+10+1+3=25", ["CORRECT_SOLUTION"], 5, 5),  # what stands after = is not checked
-    ("10+(10+(1+3", ["PARTIAL_SOLUTION"], 1, 1),
-    ("10*(10+(1+3", ["NO_SOLUTION"], -1, -1),
+    ("10+(10+1+3", ["PARTIAL_SOLUTION"], 1, 1),
+    ("(10+10)+(1+3", ["PARTIAL_SOLUTION"], 1, 1),
+    ("10+10+(1+3", ["PARTIAL_SOLUTION"], 1, 1),
+    ("10+(10+(1+3", ["NO_SOLUTION"], -1, -1),  # no printed solution begins so, nor as the next two
+    ("(10+10+1+3", ["NO_SOLUTION"], -1, -1),
+    ("10+10+1+(3", ["NO_SOLUTION"], -1, -1),
+    ("10*(10+1+3", ["NO_SOLUTION"], -1, -1),
+    ("10+10+1+3+", ["NO_SOLUTION"], -1, -1),  # an operator at the end is not illegal
+    ("10+10+1+3+(", ["NO_SOLUTION"], -1, -1),
+    ("10+10+01+3", ["NO_SOLUTION"], -1, -1),  # a leading zero has no value, as in Python
+    ("10+", ["INCORRECT_NUMBER"], -2, -2),
+    ("10+11*", ["INCORRECT_NUMBER"] * 2, -4, -2),
     ("(10-10)/(3-1)", ["NO_SOLUTION"], -1, -1),
     ("3/(10-10)+1", ["NO_SOLUTION"], -1, -1),  # divides by zero
     ("10+10+1+4", ["INCORRECT_NUMBER"] * 2, -4, -2),
@@ -34,11 +46,14 @@ TABLE = [
     ("10 + 10 + 1 + 3", ["ILLEGAL_FORMULA"], -3, -3),  # a space is a foreign character
     ("10+10+1+x", ["ILLEGAL_FORMULA"], -3, -3),
     ("10+10+1+3.0", ["ILLEGAL_FORMULA"], -3, -3),
-    ("", ["ILLEGAL_FORMULA"], -3, -3),
-    ("=24", ["ILLEGAL_FORMULA"], -3, -3),
+    ("10+10(1+3)", ["ILLEGAL_FORMULA"] * 2, -6, -3),  # a ( out of place opens nothing
+    ("()10+10+1+3", ["ILLEGAL_FORMULA"] * 2, -6, -3),
+    ("", ["INCORRECT_NUMBER"], -2, -2),  # an empty formula is legal, and uses nothing
+    ("=24", ["INCORRECT_NUMBER"], -2, -2),
     ("__import__('os').system('true')", ["ILLEGAL_FORMULA"], -3, -3),
-    ("(" * 50 + "1" + ")" * 50, ["ILLEGAL_FORMULA"], -3, -3),
-    ("9" * 90, ["ILLEGAL_FORMULA"], -3, -3),
+    ("(" * 50 + "1" + ")" * 50, ["INCORRECT_NUMBER"], -2, -2),
+    ("(" * 50 + "10+10+1+3" + ")" * 50, ["CORRECT_SOLUTION"], 5, 5),
+    ("9" * 9000, ["INCORRECT_NUMBER"] * 2, -4, -2),
 ]
 
 
@@ -50,6 +65,54 @@ def test_table(formula, outcomes, stacked, single):
         assert verdict.reward == reward
         assert verdict.feedback == FEEDBACK[outcomes[0]]
         assert verdict.is_right == (outcomes == ["CORRECT_SOLUTION"])
+
+
+def test_rewards_are_those_of_the_released_verifier():
+    path = Path(__file__).parent / "data" / "released_rewards.jsonl"
+    records = [json.loads(line) for line in path.read_text().splitlines()]
+    assert len(records) == 1200
+    for record in records:
+        cards, target = record["cards"], record["target"]
+        numbers = FaceRule.of("10" if record["face10"] else "rank").numbers(cards)
+        verdict = verify(
+            record["reply"], cards, numbers, target, check_cards=not record["language_only"]
+        )
+        assert verdict.reward == record["reward"], record
+
+
+@pytest.mark.parametrize(
+    ("formula", "findings"),
+    [
+        ("10 + x", [("foreign_character", ("a space", "x"))]),
+        ("7+10+10+3", [("foreign_numbers", ("7",)), ("unused_numbers", ("1",))]),
+        ("7+8+10+3+10+1", [("foreign_numbers", ("7", "8"))]),
+        ("10+10+3+3+1+1", [("overused_numbers", ("3", "1"))]),
+        ("10+10*", [("unused_numbers", ("1", "3"))]),
+        (
+            "10+*10(1)3)",
+            [(kind, ()) for kind in ("operator_order", "open_order")]
+            + [("unmatched", ()), ("number_order", ()), ("unmatched", ())],
+        ),
+        (
+            "+(10)10+()1+3",
+            [(kind, ()) for kind in ("operator_order", "number_order")]
+            + [("close_order", ()), ("number_order", ())],
+        ),
+        ("10+(10+1+3", [("partial", ())]),
+        ("10*10+1+3", [("wrong_value", ())]),
+        (None, [("unreadable", ())]),
+    ],
+)
+def test_everything_that_was_found_is_told(formula, findings):
+    verdict = verify(_reply(formula), CARDS, NUMBERS)
+    found = verdict.info["findings"]
+    assert [(finding.kind, finding.offending) for finding in found] == findings
+    assert tuple(finding.outcome for finding in found) == verdict.outcomes
+
+
+def test_misread_cards_end_the_check():
+    verdict = verify(_reply("1+x", ["A"]), CARDS, NUMBERS, check_cards=True)
+    assert verdict.info["findings"] == (Finding("INCORRECT_VISION", "wrong_cards"),)
 
 
 def test_threes_and_eights():
@@ -84,7 +147,6 @@ def test_lenient_reading(reply):
         '{"formula":' * 5000,
         '{"formula": ' + "[" * 5000 + "]" * 5000 + "}",
         "x" * 1_000_000,
-        '{"formula": "' + "1+" * 500_000 + '"}',
         '{"formula": 24}',
         '{"formula": null}',
         "null",

@@ -17,7 +17,7 @@ from gymnasium.utils.env_checker import check_env
 import gym_cards
 from gym_cards.prompts import FORMAT, OWN, load_wording, read_wording
 from gym_cards.rules import FaceRule
-from gym_cards.verifier import FEEDBACK
+from gym_cards.verifier import FEEDBACK, Finding, verify
 from gym_cards.wording import derive, main
 from gym_dialogue import InputError, Message
 from gym_dialogue.data import read_dialogues
@@ -240,7 +240,8 @@ def test_outcomes_without_examples_keep_the_own_sentence(tmp_path):
     found = derive(read_dialogues(_write(tmp_path / "a.json", items)))
     assert found.wording.feedback == {}
     assert found.summary[-1] == "feedback: no example; the project's own"
-    said = found.wording.feedback_to("NO_SOLUTION", [], [], FaceRule(*TEN), 24, "1", 1, 1)
+    findings = [Finding("NO_SOLUTION", "wrong_value")]
+    said = found.wording.feedback_to(findings, [], [], FaceRule(*TEN), 24, "1", 1, 1)
     assert said == FEEDBACK["NO_SOLUTION"]
 
 
@@ -391,7 +392,7 @@ def test_what_a_reply_holds_is_never_read_as_a_placeholder(tmp_path):
         ("<<target>>", "<<target>>"),
         ("{0.__class__}", "{0.__class__}"),
         ("é漢", "??"),
-        ("1+" * 900, "1+" * 50),
+        ("++" * 900, "+" * 100),
     ):
         env.reset(seed=0)
         obs = env.step(json.dumps({"formula": formula}))[0]
@@ -448,3 +449,60 @@ def test_own_jsonl_gives_the_own_wording():
     assert found.prompt == OWN.prompt.replace("<<count>>", "four")
     assert (found.reply, found.cards, found.num_cards) == (OWN.reply, OWN.cards, 4)
     assert found.feedback == {name: FEEDBACK[name] for name in KINDS}
+
+
+def _said(formula, numbers=(1, 10, 10, 3), **keys):
+    """What feedback that names everything says of a formula, in a wording with these keys."""
+    wording = read_wording(OWN.to_json() | keys, "w")
+    cards = ["A", "10", "K", "3"]
+    reply = json.dumps({"cards": cards, "formula": formula})
+    findings = verify(reply, cards, numbers).info["findings"]
+    rule = FaceRule(*TEN)
+    return wording.feedback_to(findings, cards, numbers, rule, 24, formula, 1, 4, names_all=True)
+
+
+def test_feedback_can_name_everything_that_was_found():
+    assert _said("7+10+10+3") == ("Numbers that no card has: 7. Numbers not used: 1. Answer again.")
+    assert _said("1 + 10") == (
+        "A formula has no character but digits, + - * / and parentheses: not a space. Answer again."
+    )
+    assert "<<" not in "".join(
+        _said(f) for f in ("10+10+1*3", "10+10+(1+3", "10(3)10", "1+10+10+3+3+1+1", "()")
+    )
+    assert len(_said("+".join(map(str, range(20, 9000))))) < 300
+
+
+def test_a_wording_can_frame_findings_and_say_them_its_own_way():
+    feedback = dict.fromkeys(KINDS, "No, for {<<findings>>}!")
+    findings = {
+        "foreign_numbers": "[<<offending>>] are not dealt",
+        "unused_numbers": "[<<offending>>] are left",
+        "wrong_value_after": "only <<prefix>> is right in <<expression>>",
+        "wrong_value": "all is wrong",
+    }
+    keys = {"feedback": feedback, "findings": findings, "findings_separator": ", "}
+    assert _said("7+8+10+3", **keys) == "No, for {[7, 8] are not dealt, [1, 10] are left}!"
+    assert _said("10+10-3*1=24", **keys) == "No, for {only 10+10 is right in 10+10-3*1}!"
+    assert _said("3*3-8+8", (3, 3, 8, 8), **keys) == "No, for {all is wrong}!"
+
+
+def test_the_environment_names_everything_where_it_is_asked_to():
+    env = gymnasium.make(gym_cards.ENV_ID, feedback="findings").unwrapped
+    env.reset(seed=0, options={"cards": ["A", "10", "K", "3"]})
+    obs = env.step('{"formula": "10+10"}')[0]
+    assert obs["text"] == "Numbers not used: 1, 3. Answer again."
+    with pytest.raises(InputError, match="feedback='all': must be one of outcome, findings"):
+        gymnasium.make(gym_cards.ENV_ID, feedback="all")
+
+
+@pytest.mark.parametrize(
+    ("keys", "said"),
+    [
+        ({"findings": {"bad": "x"}}, "key findings: must be an object with keys of wrong_cards"),
+        ({"findings": {"unreadable": "<<x>>"}}, "key findings.unreadable: unknown placeholder"),
+        ({"findings_separator": "<<x>>"}, "key findings_separator: unknown placeholder <<x>>"),
+    ],
+)
+def test_bad_findings_are_named(keys, said):
+    with pytest.raises(InputError, match=said):
+        read_wording(OWN.to_json() | keys, "w")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -16,17 +17,7 @@ from gym_dialogue.errors import InputError
 from gym_dialogue.split import Split
 from gym_virl.city import KINDS, MAX_LEGS, MIN_LEGS, OWNERS, STYLES
 from gym_virl.geo import COMPASS, RELATIVE, SIDES
-from gym_virl.prompts import (
-    DIVERSE,
-    OWN,
-    action,
-    history,
-    instruction_steps,
-    observation,
-    opening,
-    present,
-    reply,
-)
+from gym_virl.prompts import DIVERSE, OWN, load_wording
 from gym_virl.rail import Position, lay_rail
 from gym_virl.streetview import HEADINGS, LINE, ViewOrder, view_grid
 from gym_virl.verifier import verify
@@ -109,6 +100,8 @@ class NavigationEnv(DialogueEnv):
     - `verify_iter`: replies at one position. `on_failure`: "end" or "go_on".
     - `wording`: "default", or "diverse": every episode draws the wording of its prompts from
       `gym_virl.prompts.DIVERSE`. It changes neither the route nor the form of a reply.
+    - `prompt_file`: a wording file (`gym_virl.prompts`) for the prompt, the feedback and the form
+      of scripted replies. None: the project's own wording. Images need one with an `image_prompt`.
 
     ## Reset options
     `route_idx`: the number of the route, of all whatever the `split`.
@@ -117,8 +110,8 @@ class NavigationEnv(DialogueEnv):
     Beside the keys of every DialogueEnv: of the present position `gt_action`, `current_instruction`
     (the step that is followed), `position` (its number), `place`, `heading`; of the route
     `global_instruction`, `route_idx`; and after a reply `read_observation`, `read_instruction`,
-    `read_action`. `kind` is turn, forward or stop. `recognized` is None without images, and where
-    there is no landmark.
+    `read_action`, `finding`. `kind` is turn, forward or stop. `recognized` is None without images,
+    and where there is no landmark.
 
     ## Registered configurations
     `gym_virl/Navigation-v0`
@@ -147,6 +140,7 @@ class NavigationEnv(DialogueEnv):
         on_failure: OnFailure = "end",
         view_order: ViewOrder = "aligned",
         wording: Literal["default", "diverse"] = "default",
+        prompt_file: str | Path | None = None,
     ):
         _whole("resolution", resolution, 1, None)
         if not language_only:
@@ -174,8 +168,15 @@ class NavigationEnv(DialogueEnv):
         self.split = split
         self.on_failure = on_failure
         self.view_order = view_order
-        self.wording = OWN
-        self.wordings = DIVERSE if wording == "diverse" else (OWN,)
+        if prompt_file is not None and wording != "default":
+            raise InputError(f"wording={wording}: has no part in prompt_file; give one of the two")
+        self.wording = OWN if prompt_file is None else load_wording(prompt_file)
+        self.wordings = DIVERSE if wording == "diverse" else (self.wording,)
+        if self.has_image and self.wording.image_prompt is None:
+            raise InputError(
+                f"language_only=False: prompt_file {prompt_file} has no image_prompt: it is for "
+                "observations in words only"
+            )
         if route_info_path is not None:
             world = file_world(str(route_info_path), panorama_dir, gps_to_pano_path)
             if world.panoramas is None and self.relocates:
@@ -193,7 +194,10 @@ class NavigationEnv(DialogueEnv):
             self.atlas = Atlas(
                 [city_world(name, city_seed, num_routes, max_legs, side) for name in names]
             )
-        charset = TEXT_CHARSET + "".join(sorted(self.atlas.foreign_characters(TEXT_CHARSET)))
+        written = set().union(*(each.charset() for each in self.wordings)) - set(TEXT_CHARSET)
+        written |= self.atlas.foreign_characters(TEXT_CHARSET)
+        charset = TEXT_CHARSET + "".join(sorted(written))
+        self._foreign = re.compile(f"[^{re.escape(charset)}]")
         text = spaces.Text(self.max_text_length, min_length=0, charset=charset)
         self.observation_space = spaces.Dict({**self.observation_space.spaces, "text": text})
         self.action_space = spaces.Text(self.action_space.max_length, min_length=0, charset=charset)
@@ -214,16 +218,15 @@ class NavigationEnv(DialogueEnv):
             self.drop_rate,
             self.world.nearest if self.relocates else None,
         )
-        self.steps = instruction_steps(self.rail.stretches)
-        text = "\n".join(self.steps)
         if len(self.wordings) > 1:  # of a child, so that no rail depends on the wording
             drawn = self.np_random.spawn(1)[0].integers(len(self.wordings))
             self.wording = self.wordings[drawn]
-        self._so_far = [opening(text, self.absolute_action, self.wording)]
+        self.steps = self.wording.instruction_steps(self.rail.stretches)
+        self._so_far = [self.wording.opening(self.steps, self.absolute_action, self.has_image)]
         self._shared = {
             "puzzle": self.route.name,
             "route_idx": int(number),
-            "global_instruction": text,
+            "global_instruction": self.wording.instruction(self.steps).strip(),
         }
         self._at = 0
         return self._show()
@@ -237,13 +240,13 @@ class NavigationEnv(DialogueEnv):
         """The prompt of the present position."""
         position = self.position
         views = self.view_order if self.has_image else None
-        text = "".join([*self._so_far, present(position, views, self.wording)])
+        text = "".join([*self._so_far, self.wording.present(self._at + 1, position, views)])
         info = self._shared | {
             "position": self._at,
             "place": position.place,
             "heading": position.heading,
-            "gt_action": action(position, self.absolute_action),
-            "current_instruction": self.steps[position.step],
+            "gt_action": position.action(self.absolute_action),
+            "current_instruction": self.wording.named_step(self.steps, position.step),
         }
         return Prompt(text, self._look() if self.has_image else None, info, position.kind)
 
@@ -263,16 +266,24 @@ class NavigationEnv(DialogueEnv):
             return None
         if self._at + 1 == len(self.rail.positions):
             return None
-        self._so_far.append(history(self._at + 1, self.position, self.absolute_action))
+        self._so_far.append(self.wording.left(self._at + 1, self.position, self.absolute_action))
         self._at += 1
         return self._show()
 
     def _judge(self, reply: str) -> Verdict:
-        return verify(reply, self.position, self.absolute_action, self.has_image)
+        verdict = verify(reply, self.position, self.absolute_action, self.has_image)
+        sentence = self.wording.feedback_to(
+            verdict.info["finding"],
+            verdict.info["read_action"],
+            used=self.verify_iter - self._remaining + 1,
+            remaining=self._remaining - 1,
+        )
+        # What it repeats of the reply may hold any character; an observation may not.
+        return replace(verdict, feedback=self._foreign.sub("?", sentence))
 
     def oracle_reply(self) -> str:
         """The right action, after what there is to see and the step that is followed."""
-        return self._reply(action(self.position, self.absolute_action))
+        return self._reply(self.position.action(self.absolute_action))
 
     def random_reply(self, rng: np.random.Generator) -> str:
         """A random action, half of the time a turn; now and then mistaken about an intersection."""
@@ -286,8 +297,7 @@ class NavigationEnv(DialogueEnv):
         position = self.position
         if is_mistaken:
             position = replace(position, is_intersection=not position.is_intersection)
-        step = self.steps[position.step]
-        return reply(observation(position), step, move)
+        return self.wording.format_reply(position, self.steps, move)
 
 
 def _city_names(city: Any) -> list[str]:

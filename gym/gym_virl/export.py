@@ -21,7 +21,7 @@ from gym_dialogue.errors import InputError
 from gym_virl.city import city_of
 from gym_virl.geo import NearestPlace, between, distance
 from gym_virl.panoramas import from_north, write_table
-from gym_virl.prompts import instruction_steps
+from gym_virl.prompts import OWN
 from gym_virl.rail import lay_rail
 from gym_virl.routes import Route, write_routes
 from gym_virl.scenery import city_panoramas, panorama_width
@@ -75,7 +75,7 @@ def main(config: Config) -> None:
         texts = []
         for route in routes:
             rail = lay_rail(route, np.random.default_rng(0))
-            texts.append("\n".join(instruction_steps(rail.stretches)))
+            texts.append(OWN.instruction(OWN.instruction_steps(rail.stretches)).strip())
         write_routes(out / "route_infos.json", routes, texts)
         width = panorama_width(config.resolution)
         panoramas = city_panoramas(config.city, config.city_seed, width)

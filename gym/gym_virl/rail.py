@@ -15,6 +15,7 @@ from gym_virl.geo import Place, between, distance, relative
 from gym_virl.routes import Route
 
 Kind = Literal["turn", "forward", "stop"]
+Role = Literal["start", "between", "intersection", "destination"]
 
 _SHORT_LEG = 5.0  # metres: nothing is interpolated on such a leg
 _CLEAR_OF_ENDS = 8.0  # metres that a panorama between two milestones keeps from both
@@ -44,6 +45,19 @@ class Position:
     sight: str | None = None
     is_intersection: bool = False
     turn: tuple[str, str] | None = None
+
+    @property
+    def role(self) -> Role:
+        """Which part of the route it is."""
+        if self.kind == "turn":
+            return "intersection" if self.is_intersection else "start"
+        return "between" if self.kind == "forward" else "destination"
+
+    def action(self, absolute: bool) -> str:
+        """The right action, by compass names or by relative ones."""
+        if self.kind != "turn":
+            return f"{self.kind}()"
+        return f"turn_direction({self.turn[1 if absolute else 0]})"
 
 
 @dataclass(frozen=True)

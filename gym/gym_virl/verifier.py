@@ -7,7 +7,6 @@ import re
 from gym_dialogue.env import Verdict
 from gym_dialogue.parse import read_fields
 from gym_virl.geo import COMPASS, RELATIVE
-from gym_virl.prompts import REPLY_KEYS, action
 from gym_virl.rail import Position
 from gym_virl.routes import name_in
 
@@ -17,14 +16,18 @@ INCORRECT_ACTION = "INCORRECT_ACTION"
 
 REWARDS = {CORRECT_ACTION: 1.0, INCORRECT_OBS: -1.5, INCORRECT_ACTION: -1.0}
 
-MISSED_INTERSECTION = (
-    "You are at an intersection, and your observation does not say so. Answer again."
-)
-IMAGINED_INTERSECTION = (
-    "Your observation speaks of an intersection, and you are not at one. Answer again."
-)
-WRONG_MOVE = "That move does not follow the directions. Answer again."
-UNREADABLE = "There is no move that can be read in your answer. Answer again."
+REPLY_KEYS = ("current observation", "current instruction", "action")
+
+FEEDBACK = {
+    "right": "",
+    "missed_intersection": "You are at an intersection, and your observation does not say so. "
+    "Answer again.",
+    "imagined_intersection": "Your observation speaks of an intersection, and you are not at one. "
+    "Answer again.",
+    "wrong_move": "That move does not follow the directions. Answer again.",
+    "unreadable": "There is no move that can be read in your answer. Answer again.",
+}
+"""What is found in a reply -> what is said of it."""
 
 _FIELDS = dict.fromkeys(REPLY_KEYS, str)
 _ACTION = re.compile(r"(forward|stop|turn_direction)\s*\(\s*[\"']?([a-z_ ]*?)[\"']?\s*\)")
@@ -60,19 +63,20 @@ def verify(reply: str, position: Position, absolute: bool, sees: bool = False) -
     about being at an intersection. What the reply says of the instruction is read, and not judged:
     the outcome that the released code defines for it and never gives (INCORRECT_INSTRUCTION) is
     left out. With `sees` (the landmark is in an image only) `recognized` is whether the observation
-    names it, at positions that have one. `info` has what was read.
+    names it, at positions that have one. `info` has what was read, and the `finding` (FEEDBACK).
     """
     fields = read_fields(reply, _FIELDS)
     observed, instructed, move = (fields[key] for key in REPLY_KEYS)
     done = read_action(move)
-    if done == action(position, absolute):
-        outcome, feedback = CORRECT_ACTION, ""
+    if done == position.action(absolute):
+        outcome, finding = CORRECT_ACTION, "right"
     elif says_intersection(observed) != position.is_intersection:
         outcome = INCORRECT_OBS
-        feedback = MISSED_INTERSECTION if position.is_intersection else IMAGINED_INTERSECTION
+        finding = "missed" if position.is_intersection else "imagined"
+        finding += "_intersection"
     else:
         outcome = INCORRECT_ACTION
-        feedback = UNREADABLE if done is None else WRONG_MOVE
+        finding = "unreadable" if done is None else "wrong_move"
     name = name_in(position.sight) if sees else None
     recognized = None
     if name is not None:
@@ -80,12 +84,13 @@ def verify(reply: str, position: Position, absolute: bool, sees: bool = False) -
     return Verdict(
         reward=REWARDS[outcome],
         outcomes=(outcome,),
-        feedback=feedback,
+        feedback=FEEDBACK[finding],
         is_right=outcome == CORRECT_ACTION,
         info={
             "read_observation": observed,
             "read_instruction": instructed,
             "read_action": move,
+            "finding": finding,
         },
         recognized=recognized,
     )

@@ -10,7 +10,7 @@ from gym_dialogue import InputError
 from gym_virl.city import City
 from gym_virl.env import NavigationEnv
 from gym_virl.geo import between, distance
-from gym_virl.prompts import instruction_steps
+from gym_virl.prompts import OWN
 from gym_virl.rail import Stretch, lay_rail
 from gym_virl.routes import Milestone, Route, read_blocks, read_routes, side_in, write_routes
 
@@ -83,8 +83,8 @@ def test_a_released_route_is_read(tmp_path):
 
 def test_each_turn_is_named_both_ways_and_north_is_crossed_rightly(tmp_path):
     (route,) = read_routes(saved(tmp_path, [released()]))
-    steps = instruction_steps(lay_rail(route, np.random.default_rng(0)).stretches)
-    assert steps == [
+    rail = lay_rail(route, np.random.default_rng(0))
+    assert OWN.instruction(OWN.instruction_steps(rail.stretches)).splitlines() == [
         "1. Turn right, to face north.",
         '2. Move forward until the next intersection, where Joe "the Pen" Diner is on your left '
         "front.",
@@ -296,9 +296,7 @@ def test_a_route_in_the_collectors_shape_is_read_with_its_other_keys_and_count()
     env = NavigationEnv(str(DATA / "virl_real_shape.json"), drop_rate=1.0)
     names = ("northwest", "southwest", "southeast")
     assert walked(env, 0) == [*(f"turn_direction({name})" for name in names), "stop()"]
-    assert env.steps[-1] == (
-        "6. Move forward until the destination Corner Design Store, on your left."
-    )
+    assert env.steps[-1] == "Move forward until the destination Corner Design Store, on your left."
 
 
 def test_only_what_is_needed_of_a_route_must_be_there(tmp_path):
@@ -334,8 +332,8 @@ def test_only_what_is_needed_of_a_route_must_be_there(tmp_path):
     ],
 )
 def test_what_is_at_the_destination_is_said_once(sight, step):
-    steps = instruction_steps([Stretch(("left", "north"), sight)])
-    assert steps[-1] == f"2. Move forward {step}"
+    steps = OWN.instruction_steps([Stretch(("left", "north"), sight)])
+    assert steps[-1] == f"Move forward {step}"
 
 
 def test_sides_in_sentences():

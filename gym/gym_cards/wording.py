@@ -10,15 +10,11 @@ then tested: it explains those texts that it gives back to the letter.
 
 from __future__ import annotations
 
-import argparse
-import json
 import re
-import sys
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from gym_cards.align import Votes, find_values, listing_pattern, mark_number, put
 from gym_cards.formula import evaluate, find_faults, foreign_characters, tokenize
@@ -26,11 +22,11 @@ from gym_cards.prompts import OWN, Listing, Wording, kind_of, read_wording
 from gym_cards.rules import FACES, RANKS, FaceRule
 from gym_cards.solver import solve
 from gym_cards.verifier import CORRECT_SOLUTION, FEEDBACK, REPLY_FIELDS, Finding, verify
-from gym_dialogue.data import read_dialogues
 from gym_dialogue.errors import InputError
 from gym_dialogue.messages import Message
 from gym_dialogue.parse import read_fields
 from gym_dialogue.templates import MARK
+from gym_dialogue.wording import run
 
 MIN_SHARE = 0.5
 """A template that explains a smaller share of its texts is not used."""
@@ -382,10 +378,17 @@ def _percent(share: float) -> str:
 # The command.
 
 
-def describe(derived: Derived, file: str | Path, out: str | Path) -> str:
-    """What the command prints: the summary, and the prompt under two rules."""
-    wording = derived.wording
-    lines = [f"{file} -> {out}", *derived.summary]
+def derive_from_data(dialogues: Iterable[Sequence[Message]]) -> tuple[dict[str, Any], list[str]]:
+    """(content of a wording file, lines on what was read, how much of it the wording explains, and
+    how it reads). Raises InputError where too little can be explained.
+    """
+    derived = derive(dialogues)
+    return derived.wording.to_json(), [*derived.summary, *describe(derived.wording)]
+
+
+def describe(wording: Wording) -> list[str]:
+    """Lines with the prompt under two rules, the reply and the feedback."""
+    lines: list[str] = []
     size, target = wording.num_cards or 4, wording.target_points or 24
     cards = ("A", "10", "K", "3", "Q")[:size]
     for title, name in (("ID rule", "10"), ("OOD rule", "rank")):
@@ -396,39 +399,12 @@ def describe(derived: Derived, file: str | Path, out: str | Path) -> str:
     lines += ["", "reply:", *("  " + line for line in reply.split("\n"))]
     for outcome, text in (OWN.feedback | wording.feedback).items():
         lines += ["", f"feedback, {outcome}:", *("  " + line for line in text.split("\n"))]
-    return "\n".join(lines)
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise InputError(f"{message}; usage: {self.format_usage().partition(':')[2].strip()}")
+    return lines
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """The command. It needs no more than the environment does, so it reads its flags itself."""
-    parser = _Parser(
-        "python -m gym_cards.wording", description=__doc__.splitlines()[0], allow_abbrev=False
-    )
-    parser.add_argument("data", help="SFT data: a JSON list in LLaVA form, or JSONL of messages")
-    parser.add_argument("--out", required=True, help="the wording file to write")
-    try:
-        args = parser.parse_args(argv)
-        if Path(args.out).exists():
-            raise InputError(f"{args.out}: already exists; name another with --out, or remove it")
-        try:
-            derived = derive(read_dialogues(args.data))
-        except InputError as error:
-            named = str(error).startswith("data file")
-            raise InputError(str(error) if named else f"data file {args.data}: {error}") from error
-        text = json.dumps(derived.wording.to_json(), indent=1, ensure_ascii=False)
-        try:
-            Path(args.out).write_text(text + "\n", encoding="utf-8")
-        except OSError as error:
-            raise InputError(f"{args.out}: cannot be written: {error.strerror}") from error
-    except InputError as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        sys.exit(2)
-    print(describe(derived, args.data, args.out))
+    """The command, for this task."""
+    run(argv, "gp_l")
 
 
 if __name__ == "__main__":

@@ -25,6 +25,15 @@ def placeholders(text: str) -> set[str]:
     return {mark[1] for mark in MARK.finditer(text)}
 
 
+def refuse_marks(text: str, where: Any) -> None:
+    """Raises InputError for a foreign text that would be read as having a placeholder."""
+    if MARK.search(text):
+        raise InputError(
+            f"{where}: a text holds {MARK.search(text)[0]!r}, which a wording file would read as a "
+            "placeholder: rename it there"
+        )
+
+
 def check_placeholders(text: str, allowed: Iterable[str], at: str) -> None:
     """Raises InputError, which opens with `at`, for a placeholder that is not among the allowed."""
     unknown = sorted(placeholders(text) - set(allowed))

@@ -88,9 +88,9 @@ class Wording:
     steps: Mapping[str, str]
     """The steps of the directions. `turn`, with the placeholders `relative` and `compass`;
     `forward`, and with a landmark `forward_sight`; `arrive`, and with something to see at the
-    destination `arrive_sight`, both with `sight`. May be left out: `first_turn`, where the first
-    is worded otherwise; `arrive_destination`, where what is to be seen is the destination itself,
-    with `name` and `side`."""
+    destination `arrive_sight`, both with `sight`. May be left out: `first_turn`, where the first of
+    several is worded otherwise; `arrive_destination`, where what is to be seen is the destination
+    itself, with `name` and `side`."""
     image_prompt: str | None = None
     """The same where an image shows the views, with `views`, how they are arranged, and without
     `observation` and `sight`. None: the wording is for observations in words only."""
@@ -130,7 +130,10 @@ class Wording:
         steps: list[str] = []
         for number, stretch in enumerate(stretches):
             turn = dict(zip(("relative", "compass"), stretch.turn, strict=True))
-            steps.append(self._step("turn" if number else "first_turn", turn))
+            is_first = (
+                number == 0 < len(stretches) - 1
+            )  # one that is also the last is worded as such
+            steps.append(self._step("first_turn" if is_first else "turn", turn))
             sight = {"sight": stretch.sight or ""}
             if number < len(stretches) - 1:
                 steps.append(self._step("forward_sight" if stretch.sight else "forward", sight))

@@ -1,0 +1,318 @@
+"""Texts in the Python source of another project: read by `ast`, never imported or executed."""
+
+from __future__ import annotations
+
+import ast
+import re
+import string
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from gym_dialogue.errors import InputError
+
+_MAX_FILES = 2000
+_MAX_BYTES = 1_000_000
+
+
+@dataclass(frozen=True)
+class Field:
+    """What an expression, or a field of a format string, puts into a text."""
+
+    name: str
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One of two texts, by a condition (its source)."""
+
+    condition: str
+    then: tuple[Part, ...]
+    otherwise: tuple[Part, ...]
+
+
+Part = str | Field | Choice
+Parts = tuple[Part, ...]
+
+
+@dataclass(frozen=True)
+class Found:
+    """A text with what surrounds it: its file, its function, the tests of the `if` statements that
+    it is under (with `not` where it is in the other branch), and the loops.
+    """
+
+    parts: Parts
+    file: Path
+    function: str = ""
+    conditions: tuple[str, ...] = ()
+    in_loop: bool = False
+    target: str = ""
+    """What it is assigned, appended or added to, as source."""
+    label: str = ""
+    """The constant key that it is stored under, or that stands beside it in a call."""
+
+
+@dataclass
+class Source:
+    """The texts of a directory of Python files."""
+
+    root: Path
+    constants: dict[str, str] = field(default_factory=dict)
+    """Module-level string constants by name."""
+    texts: list[Found] = field(default_factory=list)
+    """Texts that are assigned, appended, added, stored in a dict, passed in a call or returned."""
+
+    def labelled(self, label: str) -> list[Found]:
+        """The texts stored under a key, or in a variable, of that name."""
+        return [t for t in self.texts if label in (t.label, t.target)]
+
+
+def read_source(root: str | Path) -> Source:
+    """Raises InputError for a directory without Python files that can be read."""
+    source = Source(Path(root))
+    count = 0
+    for path in _python_files(source.root):
+        try:
+            tree = ast.parse(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError, SyntaxError, RecursionError, MemoryError):
+            continue  # notebooks' leftovers and files of other Pythons say nothing of the wording
+        count += 1
+        _Reader(source, path.relative_to(source.root)).read(tree)
+    if not count:
+        raise InputError(f"{root}: holds no Python file that can be read")
+    return source
+
+
+def format_parts(text: str, where: str) -> Parts:
+    """A format string (`{name}`, `{{`) as parts. Raises InputError for one that is none."""
+    parts: list[Part] = []
+    try:
+        for literal, name, _, _ in string.Formatter().parse(text):
+            parts += [literal] if literal else []
+            parts += [] if name is None else [Field(name)]
+    except ValueError as error:
+        raise InputError(f"{where}: is no format string: {error}") from error
+    return tuple(parts)
+
+
+def fields_of(parts: Parts) -> list[str]:
+    """The names of the fields in a text, in order."""
+    return [part.name for part in parts if isinstance(part, Field)]
+
+
+def plain(parts: Parts) -> str | None:
+    """A text without fields and choices; None for others."""
+    return "".join(parts) if all(isinstance(part, str) for part in parts) else None
+
+
+def choose(parts: Parts, otherwise: bool) -> Parts:
+    """The parts with one branch of every choice in its place."""
+    chosen: list[Part] = []
+    for part in parts:
+        if isinstance(part, Choice):
+            chosen += choose(part.otherwise if otherwise else part.then, otherwise)
+        else:
+            chosen.append(part)
+    return tuple(chosen)
+
+
+def verdict_joint(source: Source) -> tuple[str, str]:
+    """(what joins the verifier's messages, what ends them): `SEPARATOR.join(messages) + END`."""
+    for found in source.texts:
+        if found.target != "return" or not found.parts:
+            continue
+        first = found.parts[0]
+        if isinstance(first, Field) and (match := re.match(r"(['\"])(.*?)\1\.join\(", first.name)):
+            return match[2], plain(found.parts[1:]) or ""
+    return ", ", "."
+
+
+def verdict_frame(source: Source) -> tuple[str, str]:
+    """What the dialogue puts before and after the verifier's message in the next user turn."""
+    for found in source.texts:
+        for part in found.parts:
+            if isinstance(part, Field) and re.search(r"verify.?info", part.name, re.I):
+                at = found.parts.index(part)
+                before, after = plain(found.parts[:at] or ("",)), plain(found.parts[at + 1 :])
+                if before:
+                    return before, after or ""
+    return "", ""
+
+
+def _python_files(root: Path) -> Iterator[Path]:
+    paths = sorted(root.rglob("*.py"))
+    hidden = (
+        any(part.startswith(".") or part == "site-packages" for part in p.relative_to(root).parts)
+        for p in paths
+    )
+    shown = [path for path, skip in zip(paths, hidden, strict=True) if not skip]
+    for path in shown[:_MAX_FILES]:
+        if path.is_file() and path.stat().st_size <= _MAX_BYTES:
+            yield path
+
+
+class _Reader:
+    """Collects the texts of one file."""
+
+    def __init__(self, source: Source, file: Path):
+        self.source, self.file = source, file
+
+    def read(self, tree: ast.Module) -> None:
+        names = _assigned_texts(tree.body)
+        for name, parts in names.items():
+            text = plain(parts)
+            if text is not None:
+                self.source.constants.setdefault(name, text)
+        self._walk(tree.body, names, "", (), False)
+
+    def _walk(
+        self,
+        body: list[ast.stmt],
+        names: Mapping[str, Parts],
+        function: str,
+        conditions: tuple[str, ...],
+        in_loop: bool,
+    ) -> None:
+        for node in body:
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                inner = {**names, **_assigned_texts(list(_statements(node.body)))}
+                self._walk(node.body, inner, node.name, (), False)
+            elif isinstance(node, ast.If):
+                test = ast.unparse(node.test)
+                self._walk(node.body, names, function, (*conditions, test), in_loop)
+                self._walk(node.orelse, names, function, (*conditions, f"not ({test})"), in_loop)
+            elif isinstance(node, ast.For | ast.While):
+                self._walk(node.body, names, function, conditions, True)
+                self._walk(node.orelse, names, function, conditions, in_loop)
+            elif isinstance(node, ast.Try):
+                handlers = [s for handler in node.handlers for s in handler.body]
+                for part in (node.body, handlers, node.orelse, node.finalbody):
+                    self._walk(part, names, function, conditions, in_loop)
+            elif isinstance(node, ast.With | ast.ClassDef):
+                self._walk(node.body, names, function, conditions, in_loop)
+            else:
+                for found in self._texts(node, names):
+                    target, label, parts = found
+                    self.source.texts.append(
+                        Found(parts, self.file, function, conditions, in_loop, target, label)
+                    )
+
+    def _texts(
+        self, node: ast.stmt, names: Mapping[str, Parts]
+    ) -> Iterator[tuple[str, str, Parts]]:
+        """(target, label, parts) of the texts of a simple statement."""
+        if isinstance(node, ast.Assign | ast.AnnAssign | ast.AugAssign) and node.value is not None:
+            target = node.targets[0] if isinstance(node, ast.Assign) else node.target
+            label = ""
+            if isinstance(target, ast.Subscript):
+                label = _constant(target.slice)
+            parts = parts_of(node.value, names)
+            if parts is not None:
+                yield ast.unparse(target), label, parts
+        if isinstance(node, ast.Return) and node.value is not None:
+            values = node.value.elts if isinstance(node.value, ast.Tuple) else [node.value]
+            label = next((_key_in(v) for v in values if _key_in(v)), "")
+            for value in values:
+                parts = parts_of(value, names)
+                if parts is not None:
+                    yield "return", label, parts
+        for inner in ast.walk(node):
+            if isinstance(inner, ast.Dict):
+                for key, value in zip(inner.keys, inner.values, strict=True):
+                    parts = parts_of(value, names)
+                    if key is not None and parts is not None:
+                        yield "dict", _constant(key), parts
+            elif isinstance(inner, ast.Call):
+                label = next((_key_in(a) for a in inner.args if _key_in(a)), "")
+                for argument in inner.args:
+                    parts = parts_of(argument, names)
+                    if parts is not None:
+                        yield ast.unparse(inner.func), label, parts
+                for keyword in inner.keywords:
+                    parts = parts_of(keyword.value, names)
+                    if parts is not None:
+                        yield ast.unparse(inner.func), keyword.arg or "", parts
+
+
+def parts_of(node: ast.expr, names: Mapping[str, Parts]) -> Parts | None:
+    """An expression as a text; None where it holds no text at all. `names` are known variables."""
+    parts = _flat(node, names)
+    has_text = parts is not None and any(not isinstance(part, Field) for part in parts)
+    return _joined(parts) if has_text else None
+
+
+def _flat(node: ast.expr, names: Mapping[str, Parts]) -> list[Part] | None:
+    if isinstance(node, ast.Constant):
+        return [node.value] if isinstance(node.value, str) else None
+    if isinstance(node, ast.JoinedStr):
+        parts: list[Part] = []
+        for value in node.values:
+            inner = value.value if isinstance(value, ast.FormattedValue) else value
+            parts += _flat(inner, names) or [Field(ast.unparse(inner))]
+        return parts
+    if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add):
+        left, right = _flat(node.left, names), _flat(node.right, names)
+        return None if left is None or right is None else left + right
+    if isinstance(node, ast.IfExp):
+        then, otherwise = _flat(node.body, names), _flat(node.orelse, names)
+        if then is None or otherwise is None:
+            return None
+        return [Choice(ast.unparse(node.test), _joined(then), _joined(otherwise))]
+    if isinstance(node, ast.Name) and node.id in names:
+        return list(names[node.id])
+    if isinstance(node, ast.Name | ast.Attribute | ast.Subscript | ast.Call):
+        return [Field(ast.unparse(node))]
+    return None
+
+
+def _joined(parts: list[Part]) -> Parts:
+    """The parts with texts that touch joined."""
+    joined: list[Part] = []
+    for part in parts:
+        if isinstance(part, str) and joined and isinstance(joined[-1], str):
+            joined[-1] += part
+        elif part != "":
+            joined.append(part)
+    return tuple(joined or [""])
+
+
+def _assigned_texts(body: list[ast.stmt]) -> dict[str, Parts]:
+    """Names that stand for a text, or for one of two: assigned once, and never added to."""
+    names: dict[str, Parts] = {}
+    varying = {ast.unparse(node.target) for node in body if isinstance(node, ast.AugAssign)}
+    for node in body:
+        if not (isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name)):
+            continue
+        name = node.targets[0].id
+        parts = parts_of(node.value, names)
+        if name in names or name in varying or parts is None or not _is_simple(parts):
+            varying.add(name)
+            names.pop(name, None)
+        else:
+            names[name] = parts
+    return names
+
+
+def _is_simple(parts: Parts) -> bool:
+    """Whether a text has no field, and no choice within a choice."""
+    return all(
+        isinstance(part, str)
+        or (isinstance(part, Choice) and plain(part.then + part.otherwise) is not None)
+        for part in parts
+    )
+
+
+def _statements(body: list[ast.stmt]) -> Iterator[ast.stmt]:
+    for node in body:
+        yield node
+        for name in ("body", "orelse", "finalbody"):
+            yield from _statements(getattr(node, name, None) or [])
+
+
+def _constant(node: ast.expr) -> str:
+    return node.value if isinstance(node, ast.Constant) and isinstance(node.value, str) else ""
+
+
+def _key_in(node: ast.expr) -> str:
+    """The constant key of `NAME["KEY"]`."""
+    return _constant(node.slice) if isinstance(node, ast.Subscript) else ""

@@ -25,7 +25,7 @@ _LINE = re.compile(r'\s*"(\w+)"\s*:\s*"(.*)"\s*,?\s*')
 _HEADING = "to_next_intersection_heading"
 _DEGREES = re.compile(r"\s*(?P<degrees>-?\d{1,3}(?:\.\d+)?)\b[^(]*(?:\(\s*(?P<name>\w+).*)?")
 _SIGHT = re.compile(rf"(?P<name>.+) is on your (?P<side>{'|'.join(sorted(SIDES, key=len)[::-1])})")
-_DESTINATION = "The destination "
+DESTINATION = "The destination "
 
 
 @dataclass(frozen=True)
@@ -66,12 +66,12 @@ class Route:
 def read_sight(sight: str | None) -> tuple[str, str] | None:
     """(name of the landmark, or destination; side) of a sentence such as `X is on your left`."""
     match = _SIGHT.fullmatch(sight or "")
-    return match and (match["name"].removeprefix(_DESTINATION), match["side"])
+    return match and (match["name"].removeprefix(DESTINATION), match["side"])
 
 
 def read_destination(sight: str | None) -> tuple[str, str] | None:
     """(name, side) of a sentence on the destination; None for one on anything else."""
-    return read_sight(sight) if (sight or "").startswith(_DESTINATION) else None
+    return read_sight(sight) if (sight or "").startswith(DESTINATION) else None
 
 
 def landmark_sight(name: str, side: str) -> str:
@@ -81,7 +81,7 @@ def landmark_sight(name: str, side: str) -> str:
 
 def destination_sight(name: str, side: str) -> str:
     """What is to be seen at the destination, as the released data words it."""
-    return landmark_sight(_DESTINATION + name, side)
+    return landmark_sight(DESTINATION + name, side)
 
 
 def name_in(sight: str | None) -> str | None:

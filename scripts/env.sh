@@ -59,6 +59,19 @@ spread() {
   printf '%s' "${ACCELERATE_CONFIG:-${PROCESSES:-$processes}}"
 }
 
+# use_all_gpus: has `launch` start a process on each GPU, unless the user says how many; as many as
+# CUDA_VISIBLE_DEVICES leaves. Without a GPU it changes nothing.
+use_all_gpus() {
+  local found
+  [[ -n ${ACCELERATE_CONFIG:-}${PROCESSES:-} ]] && return
+  if [[ -n ${CUDA_VISIBLE_DEVICES+set} ]]; then
+    found=$(tr ',' '\n' <<<"$CUDA_VISIBLE_DEVICES" | grep -c .)
+  else
+    found=$(nvidia-smi -L 2>/dev/null | grep -c '^GPU ')
+  fi || return 0
+  PROCESSES=$found
+}
+
 # launch MODULE ARGS...: as many processes as `spread` says. It takes the place of the shell, so that
 # a signal to the launcher reaches the processes.
 launch() {
@@ -103,15 +116,16 @@ newest_run() {
   printf '%s' "${newest%/}"
 }
 
-# train PACKAGE TASK ARGS...: what every training launcher does with its arguments. With --resume it
-# goes on with the run of --run_dir, or the newest of this scale, under the settings of that run.
+# train PACKAGE TASK ARGS...: what every training launcher does with its arguments. CKPT_NAME is the
+# --model where none is given. With --resume it goes on with the run of --run_dir, or the newest of
+# this scale, under the settings of that run.
 train() {
   local package=$1 task=$2 seed model run_dir
   shift 2
   choose_scale "$package/configs/$task" "$@"
   [[ $# -gt 0 && $1 != --* ]] && shift
   seed=$(option seed 0 "$@")
-  model=$(option model "" "$@")
+  model=$(option model "${CKPT_NAME:-}" "$@")
   run_dir=$(option run_dir "" "$@")
   if switch resume "$@"; then
     run_dir=${run_dir:-$(newest_run "runs/$package-$task-$scale-")}

@@ -35,11 +35,13 @@ def check_same_run(config: Any, may_change: Collection[str]) -> bool:
     if not isinstance(before, dict):
         raise InputError(f"run directory {run_dir}: config.yaml is not a run's configuration")
     was, now = flat_settings(before), flat_settings(asdict(config))
+    defaults = flat_settings(asdict(type(config)()))  # of keys that are newer than the run
     for key in sorted(was.keys() | now.keys()):
-        if key.partition(".")[0] in may_change or was.get(key) == now.get(key):
+        had = was.get(key, defaults.get(key))
+        if key.partition(".")[0] in may_change or had == now.get(key):
             continue
         raise InputError(
-            f"resume: {key}={now.get(key)}, but the run in {run_dir} has {was.get(key)}: leave "
+            f"resume: {key}={now.get(key)}, but the run in {run_dir} has {had}: leave "
             f"its settings as they are (--config={run_dir}/config.yaml), or start another run"
         )
     return True

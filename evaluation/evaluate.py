@@ -10,16 +10,14 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from evaluation import report
-from evaluation.across import read_settings
 from evaluation.html import leave_report
 from evaluation.play import EvalConfig, check_eval_config, model_policies, play_suites
-from evaluation.suites import CONFIG_DIR, SuiteConfig, load_task
+from evaluation.suites import CONFIG_DIR, load_task, with_options
 from gym_dialogue import InputError, shows_images
 from gym_dialogue.command import (
-    EnvConfig,
     Kwargs,
     make_envs,
     parse_config,
@@ -29,6 +27,7 @@ from gym_dialogue.command import (
 )
 from gym_policy import load_model, load_renderer
 from gym_policy.load import run_checkpoints, saved_checkpoints
+from gym_policy.trained_wording import run_settings, wording_note
 from gym_policy.zero import join_processes
 
 
@@ -73,10 +72,12 @@ class CommandConfig:
 def main(config: CommandConfig) -> None:
     """The command: evaluates every checkpoint, prints the table, leaves the files."""
     given = config.checkpoints or [_newest_run()]
-    name = config.task or _run_setting(given[0], "task") or "gp_l"
+    name = config.task or run_settings(given[0]).get("task") or "gp_l"
     task = load_task(name)
-    task.suites = [_with_options(suite, config.env.kwargs) for suite in task.suites]
+    task.suites = with_options(task.suites, config.env.kwargs)
     check_eval_config(config.eval)
+    if "verify_iter" in config.env.kwargs:
+        raise InputError("env.kwargs.verify_iter: is of the whole evaluation: --eval.verify_iter")
     checkpoints = [c for path in given for c in saved_checkpoints(path)]
     renderers = {path: load_renderer(path) for path in checkpoints}
     for suite in task.suites:  # a fault in it or in the wording shows before any model is loaded
@@ -89,6 +90,9 @@ def main(config: CommandConfig) -> None:
     stamp = time.strftime("%Y%m%d-%H%M%S")
     run_dir = Path(config.run_dir or f"runs/eval-{task.task}-{stamp}")
     if state.is_main_process:
+        for path in checkpoints:
+            if note := wording_note(path, config.prompt_file):
+                print(note)
         start_run(run_dir, replace(config, checkpoints=given, task=name))
     results = {}
     for label, path in _labels(checkpoints).items():
@@ -104,13 +108,6 @@ def main(config: CommandConfig) -> None:
         print(f"\nResults are in {run_dir}")
         leave_report(run_dir)
     state.destroy_process_group()
-
-
-def _with_options(suite: SuiteConfig, kwargs: Kwargs) -> SuiteConfig:
-    """The suite with changed arguments of its environment."""
-    if "verify_iter" in kwargs:
-        raise InputError("env.kwargs.verify_iter: is of the whole evaluation: --eval.verify_iter")
-    return replace(suite, env=EnvConfig(suite.env.id, suite.env.kwargs | kwargs))
 
 
 def _labels(paths: Sequence[str]) -> dict[str, str]:
@@ -133,15 +130,6 @@ def _newest_run() -> str:
     return str(max(runs, key=lambda run: (run / "config.yaml").stat().st_mtime))
 
 
-def _run_setting(path: str, key: str) -> Any:
-    """A top-level key of the configuration of the run that a path lies in, or None."""
-    for directory in (Path(path), *Path(path).parents[:2]):
-        settings = read_settings(directory)
-        if settings:
-            return settings.get(key)
-    return None
-
-
 def main_with_run_settings(config: CommandConfig) -> None:
     """`main`, with settings by name under those of the flags; else with the evaluation settings of
     the first run given, so that evaluating a run again prints the numbers that it printed itself.
@@ -150,13 +138,13 @@ def main_with_run_settings(config: CommandConfig) -> None:
     given = config.checkpoints or [_newest_run()]
     flags = sys.argv[1:]
     if config.settings is None:
-        settings = _run_setting(given[0], "eval") or {}
+        settings = run_settings(given[0]).get("eval") or {}
         defaults = [f"--eval.{key}={json.dumps(value)}" for key, value in settings.items()]
     else:
         file = _settings_file(config, given[0])
         defaults = [f"--config={file}"]
         flags.append(f"--task={load_settings(file).task}")
-    prompt_file = _run_setting(given[0], "prompt_file")
+    prompt_file = run_settings(given[0]).get("prompt_file")
     if prompt_file is not None:
         defaults.append(f"--prompt_file={prompt_file}")
     main(parse_config(CommandConfig, [*defaults, *flags]))
@@ -176,7 +164,7 @@ def _settings_file(config: CommandConfig, checkpoint: str) -> Path:
         raise InputError(f"settings={config.settings}: must be one of {names}")
     name = config.task
     if name is None:
-        name = _named_task(_run_setting(checkpoint, "task") or "", known)
+        name = _named_task(run_settings(checkpoint).get("task") or "", known)
         name = name or _named_task(checkpoint, known)
         if name is None:
             raise InputError(

@@ -41,6 +41,7 @@ from gym_policy.load import checkpoint_dir, remove_checkpoint, save_renderer, sa
 from gym_policy.parts import Part, check_parts, check_rates, freeze_parts, parameter_groups
 from gym_policy.reach import freeze_unreached
 from gym_policy.stop import StopRequest
+from gym_policy.trained_wording import wording_note
 from gym_policy.vision import (
     Images,
     attends_to_images,
@@ -324,6 +325,9 @@ def train(config: Config) -> Path:
     renderer = load_renderer(start)
     model = load_start(config, start)
     dialogues = prepare_run(config, renderer, start, goes_on=saved is not None)
+    note = wording_note(start, config.prompt_file)
+    if saved is None and config.data_file is None and note and state.is_main_process:
+        print(note)
     if saved is not None and state.is_main_process:
         print(f"Going on from {saved.checkpoint}")
     step = fit(model, renderer, dialogues, config, run_dir, saved=saved, stop=stop)

@@ -1,4 +1,4 @@
-"""Going on with an interrupted run: its settings and its logs, whatever trains."""
+"""What a run has left, and going on with it: its settings and its logs, whatever trains."""
 
 from __future__ import annotations
 
@@ -45,6 +45,24 @@ def check_same_run(config: Any, may_change: Collection[str]) -> bool:
             f"its settings as they are (--config={run_dir}/config.yaml), or start another run"
         )
     return True
+
+
+def read_settings(run: str | Path) -> dict[str, Any]:
+    """The settings that a command left in a directory (config.yaml); none where it left none.
+
+    Raises InputError for a file that cannot be read.
+    """
+    import yaml
+
+    file = Path(run) / "config.yaml"
+    if not file.is_file():
+        return {}
+    try:
+        settings = yaml.safe_load(file.read_text())
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        reason = " ".join(str(error).split())
+        raise InputError(f"{file}: cannot be read: {reason}") from error
+    return settings if isinstance(settings, dict) else {}
 
 
 def cut_logs(run_dir: Path, update: int) -> None:

@@ -5,7 +5,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-
 from gym_cards.pictures import lay_pictures
 from gym_cards.render import TABLES
 from gym_cards.rules import RANKS

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 
 from evaluation.metrics import NUM_RESAMPLES, Interval, Resampled, percentile_interval
 from evaluation.report import format_interval, table_rows
@@ -47,29 +46,14 @@ def read_results(run: str | Path) -> tuple[dict[str, Any], dict[str, Any]]:
     for row in map(json.loads, lines):
         suite = results.setdefault(row["checkpoint"], {}).setdefault(row["decoding"], {})
         episodes = suite.setdefault(row["suite"], {})
-        shared = {key: row[key] for key in ("puzzle", "env_seed", "is_success")}
+        kept = ("puzzle", "env_seed", "is_success", "options")
+        shared = {key: row[key] for key in kept if key in row}
         episodes.setdefault(row["episode"], shared | {"turns": []})["turns"].append(row)
     for by_decoding in results.values():
         for by_suite in by_decoding.values():
             for suite, episodes in by_suite.items():
                 by_suite[suite] = [episodes[number] for number in sorted(episodes)]
     return summary, results
-
-
-def read_settings(run: str | Path) -> dict[str, Any]:
-    """The settings that a command left in a directory (config.yaml); none where it left none.
-
-    Raises InputError for a file that cannot be read.
-    """
-    file = Path(run) / "config.yaml"
-    if not file.is_file():
-        return {}
-    try:
-        settings = yaml.safe_load(file.read_text())
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        reason = " ".join(str(error).split())
-        raise InputError(f"{file}: cannot be read: {reason}") from error
-    return settings if isinstance(settings, dict) else {}
 
 
 def average(values: Sequence[float], samples: Sequence[np.ndarray], seed: int = 0) -> Interval:

@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from evaluation import report
-from evaluation.across import read_settings
 from evaluation.html import leave_report
 from evaluation.play import EvalConfig, check_eval_config, play_suites
 from evaluation.suites import load_task
 from gym_dialogue import InputError
 from gym_dialogue.command import make_envs, run_command, start_run, with_prompt_file
+from gym_dialogue.resume import read_settings
 from gym_policy.api import ApiPolicy, MaxTokensField, Setting
 from gym_policy.endpoint import Endpoint
 from gym_policy.journal import Journal

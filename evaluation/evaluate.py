@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import gc
 import json
+import re
 import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from evaluation import report
-from evaluation.across import read_settings
 from evaluation.html import leave_report
 from evaluation.play import EvalConfig, check_eval_config, model_policies, play_suites
-from evaluation.suites import load_task
+from evaluation.suites import CONFIG_DIR, load_task, with_options
 from gym_dialogue import InputError, shows_images
 from gym_dialogue.command import (
+    Kwargs,
     make_envs,
     parse_config,
     run_command,
@@ -26,7 +27,16 @@ from gym_dialogue.command import (
 )
 from gym_policy import load_model, load_renderer
 from gym_policy.load import run_checkpoints, saved_checkpoints
+from gym_policy.trained_wording import run_settings, wording_note
 from gym_policy.zero import join_processes
+
+
+@dataclass
+class EnvOptions:
+    """What an evaluation changes of every suite's environment."""
+
+    kwargs: Kwargs = field(default_factory=dict)
+    """Keyword arguments, in place of a suite's own."""
 
 
 @dataclass
@@ -40,6 +50,12 @@ class CommandConfig:
     task: str | None = None
     """Which suites: a name such as gp_l, or a YAML file. None: the task of the first run given,
     else gp_l."""
+    settings: str | None = None
+    """Settings by name, under those of the flags: `paper` evaluates the task gp_l, gp_vl, virl_l or
+    virl_vl as the paper does (evaluation/configs/paper). Without `task`, the first checkpoint's
+    name tells it."""
+    env: EnvOptions = field(default_factory=EnvOptions)
+    """What is changed of every suite's environment."""
     run_dir: str | None = None
     """Where results go. None: runs/eval-TASK-TIME."""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
@@ -56,9 +72,12 @@ class CommandConfig:
 def main(config: CommandConfig) -> None:
     """The command: evaluates every checkpoint, prints the table, leaves the files."""
     given = config.checkpoints or [_newest_run()]
-    name = config.task or _run_setting(given[0], "task") or "gp_l"
+    name = config.task or run_settings(given[0]).get("task") or "gp_l"
     task = load_task(name)
+    task.suites = with_options(task.suites, config.env.kwargs)
     check_eval_config(config.eval)
+    if "verify_iter" in config.env.kwargs:
+        raise InputError("env.kwargs.verify_iter: is of the whole evaluation: --eval.verify_iter")
     checkpoints = [c for path in given for c in saved_checkpoints(path)]
     renderers = {path: load_renderer(path) for path in checkpoints}
     for suite in task.suites:  # a fault in it or in the wording shows before any model is loaded
@@ -71,6 +90,9 @@ def main(config: CommandConfig) -> None:
     stamp = time.strftime("%Y%m%d-%H%M%S")
     run_dir = Path(config.run_dir or f"runs/eval-{task.task}-{stamp}")
     if state.is_main_process:
+        for path in checkpoints:
+            if note := wording_note(path, config.prompt_file):
+                print(note)
         start_run(run_dir, replace(config, checkpoints=given, task=name))
     results = {}
     for label, path in _labels(checkpoints).items():
@@ -108,26 +130,57 @@ def _newest_run() -> str:
     return str(max(runs, key=lambda run: (run / "config.yaml").stat().st_mtime))
 
 
-def _run_setting(path: str, key: str) -> Any:
-    """A top-level key of the configuration of the run that a path lies in, or None."""
-    for directory in (Path(path), *Path(path).parents[:2]):
-        settings = read_settings(directory)
-        if settings:
-            return settings.get(key)
-    return None
-
-
 def main_with_run_settings(config: CommandConfig) -> None:
-    """`main`, with the evaluation settings and the wording of the first run given under those of
-    the flags, so that evaluating a run again prints the numbers that it printed itself.
+    """`main`, with settings by name under those of the flags; else with the evaluation settings of
+    the first run given, so that evaluating a run again prints the numbers that it printed itself.
+    The wording is that of the run in either case.
     """
     given = config.checkpoints or [_newest_run()]
-    settings = _run_setting(given[0], "eval") or {}
-    defaults = [f"--eval.{key}={json.dumps(value)}" for key, value in settings.items()]
-    prompt_file = _run_setting(given[0], "prompt_file")
+    flags = sys.argv[1:]
+    if config.settings is None:
+        settings = run_settings(given[0]).get("eval") or {}
+        defaults = [f"--eval.{key}={json.dumps(value)}" for key, value in settings.items()]
+    else:
+        file = _settings_file(config, given[0])
+        defaults = [f"--config={file}"]
+        flags.append(f"--task={load_settings(file).task}")
+    prompt_file = run_settings(given[0]).get("prompt_file")
     if prompt_file is not None:
         defaults.append(f"--prompt_file={prompt_file}")
-    main(parse_config(CommandConfig, [*defaults, *sys.argv[1:]]))
+    main(parse_config(CommandConfig, [*defaults, *flags]))
+
+
+def load_settings(file: Path) -> CommandConfig:
+    """The settings of a file. Raises InputError."""
+    return parse_config(CommandConfig, [f"--config={file}"])
+
+
+def _settings_file(config: CommandConfig, checkpoint: str) -> Path:
+    """Where settings by name are for the task at hand. Raises InputError."""
+    directory = CONFIG_DIR / config.settings
+    known = sorted(path.stem for path in directory.glob("*.yaml"))
+    if not known:
+        names = ", ".join(sorted(path.name for path in CONFIG_DIR.iterdir() if path.is_dir()))
+        raise InputError(f"settings={config.settings}: must be one of {names}")
+    name = config.task
+    if name is None:
+        name = _named_task(run_settings(checkpoint).get("task") or "", known)
+        name = name or _named_task(checkpoint, known)
+        if name is None:
+            raise InputError(
+                f"{config.settings}: {checkpoint} does not tell its task by its name: say which "
+                f"with --task={'|'.join(known)}"
+            )
+    if name not in known:
+        raise InputError(f"task {name!r}: {config.settings} is for {', '.join(known)}")
+    return directory / f"{name}.yaml"
+
+
+def _named_task(path: str, known: Sequence[str]) -> str | None:
+    """The last task that a path names, as tianzhechu/GP-VL-Init names gp_vl; None if none."""
+    text = path.lower().replace("-", "_")
+    found = re.findall(rf"(?<![a-z0-9])(?:{'|'.join(known)})(?![a-z0-9])", text)
+    return found[-1] if found else None
 
 
 if __name__ == "__main__":

@@ -18,14 +18,15 @@ import jinja2
 import numpy as np
 import PIL.Image
 
-from evaluation.across import read_results, read_settings
+from evaluation.across import read_results
 from evaluation.learning import plot_learning, read_metrics
 from evaluation.metrics import Interval
 from evaluation.replay import Comparison, Played, Utterance, compare, encode_image
 from evaluation.report import Results, format_interval, table_rows
-from evaluation.suites import load_task
+from evaluation.suites import load_task, with_options
 from gym_dialogue import InputError
 from gym_dialogue.command import run_command
+from gym_dialogue.resume import read_settings
 
 __all__ = [
     "Comparison",
@@ -291,7 +292,13 @@ def run_report(run: str | Path, task: str | None = None, per_suite: int = 6) -> 
     task = task or settings.get("task")
     if task is None:
         raise InputError(f"run {run}: its config.yaml names no task: name one with --task")
-    suites = [suite for suite in load_task(task).suites if suite.name in summary["suites"]]
+    env = settings.get("env") or {}
+    changed = {} if "id" in env else env.get("kwargs") or {}  # "id": that of a training
+    suites = [
+        suite
+        for suite in with_options(load_task(task).suites, changed)
+        if suite.name in summary["suites"]
+    ]
     if not suites:
         raise InputError(f"task {task}: has none of the suites of run {run}")
     figures = []

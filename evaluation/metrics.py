@@ -41,8 +41,11 @@ class Interval:
 
 
 def episode_record(episode: Episode) -> dict[str, Any]:
-    """An episode as plain data: its puzzle, its success, and every turn."""
-    return {
+    """An episode as plain data: its puzzle, its success, and every turn; with the options of its
+    reset where there are some.
+    """
+    options = {} if episode.task.options is None else {"options": episode.task.options}
+    return options | {
         "env_seed": episode.task.env_seed,
         "puzzle": episode.puzzle,
         "is_success": episode.is_success,

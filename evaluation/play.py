@@ -7,7 +7,7 @@ sample with, so that two checkpoints compare pair by pair.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -34,12 +34,19 @@ class EvalConfig:
 
     episodes: int = 500
     """Episodes per suite and decoding."""
+    each_once: bool = False
+    """Whether a suite's episodes are instead each of its puzzles or routes exactly once, in order,
+    however many there are."""
     seed: int = 0
     """Decides every hand or route, and every random number of sampling."""
     decoding: list[Decoding] = field(default_factory=lambda: ["sampled", "greedy"])
     """`sampled`: from the tempered distribution; `greedy`: the most likely tokens."""
     temperature: float = 1.0
     """Of sampling."""
+    top_p: float = 1.0
+    """Of sampling: among the most likely tokens that together have this probability."""
+    sampling: Literal["given", "generation_config"] = "given"
+    """Where temperature and top_p are from: here, or the checkpoint's generation_config.json."""
     max_new_tokens: int = 64
     """Tokens a reply may have."""
     verify_iter: int = 5
@@ -54,6 +61,16 @@ def evaluation_tasks(seed: int, suite_number: int, count: int) -> list[Task]:
         Task(_env_seed(seed, suite_number, i), (_ENV_STREAM, seed, suite_number, i))
         for i in range(count)
     ]
+
+
+def suite_tasks(config: EvalConfig, suite_number: int, env: EnvConfig) -> list[Task]:
+    """The episodes of one suite: seeded ones, or each puzzle once. Raises InputError."""
+    if not config.each_once:
+        return evaluation_tasks(config.seed, suite_number, config.episodes)
+    (made,) = make_envs(env, 1)
+    every = made.unwrapped.each_once()
+    seeded = evaluation_tasks(config.seed, suite_number, len(every))
+    return [replace(task, options=o) for task, o in zip(seeded, every, strict=True)]
 
 
 def _env_seed(seed: int, suite_number: int, index: int) -> int:
@@ -82,17 +99,19 @@ def play_suites(
     whichever rank takes it, so results do not depend on the number of ranks.
     """
     state = PartialState()
+    made = [suite_env(suite, config.verify_iter, prompt_file) for suite in suites]
+    tasks = [suite_tasks(config, number, env) for number, env in enumerate(made)]
     chunks = [
         (number, decoding, start)
         for number in range(len(suites))
         for decoding in policies
-        for start in range(0, config.episodes, config.batch_size)
+        for start in range(0, len(tasks[number]), config.batch_size)
     ]
     mine = chunks[state.process_index :: state.num_processes]
     envs: dict[int, list[Any]] = {}
     played = []
     progress = tqdm(
-        total=sum(min(config.batch_size, config.episodes - start) for *_, start in mine),
+        total=sum(min(config.batch_size, len(tasks[number]) - start) for number, _, start in mine),
         desc=describe,
         unit="episode",
         mininterval=1,
@@ -101,11 +120,10 @@ def play_suites(
     with progress:
         for number, decoding, start in mine:
             if number not in envs:
-                env = suite_env(suites[number], config.verify_iter, prompt_file)
-                envs = {number: make_envs(env, min(config.batch_size, config.episodes))}
-            tasks = evaluation_tasks(config.seed, number, config.episodes)
-            tasks = tasks[start : start + config.batch_size]
-            episodes = rollout(envs[number], policies[decoding], tasks, lambda _: progress.update())
+                together = min(config.batch_size, len(tasks[number]))
+                envs = {number: make_envs(made[number], together)}
+            chunk = tasks[number][start : start + config.batch_size]
+            episodes = rollout(envs[number], policies[decoding], chunk, lambda _: progress.update())
             records = [episode_record(episode) for episode in episodes]
             played.append(((number, decoding, start), records))
             del episodes  # with their images, before the next are played
@@ -118,15 +136,28 @@ def play_suites(
 
 
 def model_policies(model: Any, renderer: Renderer, config: EvalConfig) -> dict[str, Policy]:
-    """One policy for each decoding of the configuration."""
+    """One policy for each decoding of the configuration. Raises InputError for a generation_config
+    that cannot be sampled by.
+    """
+    temperature, top_p = config.temperature, config.top_p
+    if config.sampling == "generation_config":
+        own = model.generation_config
+        temperature = 1.0 if own.temperature is None else own.temperature
+        top_p = 1.0 if own.top_p is None else own.top_p
+        if not (temperature > 0 and 0 < top_p <= 1):
+            raise InputError(
+                f"generation_config: temperature={temperature}, top_p={top_p}: both must be above "
+                "0, and top_p at most 1; or give them here, with --eval.sampling=given"
+            )
     return {
         decoding: ModelPolicy(
             model,
             renderer,
-            temperature=config.temperature,
+            temperature=temperature,
             max_new_tokens=config.max_new_tokens,
             greedy=decoding == "greedy",
             batch_size=config.batch_size,
+            top_p=top_p,
         )
         for decoding in config.decoding
     }
@@ -145,6 +176,8 @@ def check_eval_config(config: EvalConfig) -> None:
     for name in ("episodes", "max_new_tokens", "verify_iter", "batch_size"):
         if getattr(config, name) < 1:
             raise InputError(f"{name}={getattr(config, name)}: must be at least 1")
+    if not 0 < config.top_p <= 1:
+        raise InputError(f"top_p={config.top_p}: must be above 0 and at most 1")
     if config.seed < 0:
         raise InputError(f"seed={config.seed}: must not be negative")
     if not config.decoding:

@@ -164,8 +164,9 @@ def _total_reward(record: dict[str, Any]) -> float:
 def _play_again(env: Any, record: dict[str, Any]) -> Episode | None:
     """The episode of a record; None if it comes out otherwise than recorded."""
     policy = RecordedPolicy(turn["reply"] for turn in record["turns"])
+    task = Task(record["env_seed"], (), record.get("options"))
     try:
-        (episode,) = rollout([env], policy, [Task(record["env_seed"], ())])
+        (episode,) = rollout([env], policy, [task])
     except InputError:  # more replies are asked for than were recorded
         return None
     return episode if _judged(episode_record(episode)) == _judged(record) else None

@@ -110,7 +110,7 @@ def write(
             for decoding, by_suite in records.items():
                 for suite, episodes in by_suite.items():
                     for number, episode in enumerate(episodes):
-                        shared = {k: episode[k] for k in ("puzzle", "env_seed", "is_success")}
+                        shared = {k: episode[k] for k in episode if k != "turns"}
                         where = {"checkpoint": label, "decoding": decoding, "suite": suite}
                         for index, turn in enumerate(episode["turns"]):
                             row = where | {"episode": number, "turn": index} | shared | turn

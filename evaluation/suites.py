@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
@@ -62,6 +63,13 @@ def load_task(name_or_file: str) -> TaskConfig:
         for suite in task.suites
     ]
     return TaskConfig(task.task, suites)
+
+
+def with_options(suites: Sequence[SuiteConfig], kwargs: Kwargs) -> list[SuiteConfig]:
+    """Suites with arguments of their environments changed."""
+    return [
+        replace(suite, env=EnvConfig(suite.env.id, suite.env.kwargs | kwargs)) for suite in suites
+    ]
 
 
 def _file_of(name_or_file: str) -> Path:

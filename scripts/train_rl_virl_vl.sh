@@ -6,7 +6,7 @@
 #           prints the resolved configuration and the memory that it needs.
 # Scales:   tiny (default): a Mllama of 1.8 M parameters, in a procedural city.
 #           paper: Llama-3.2-11B-Vision from the paper's start checkpoint on its routes
-#           (scripts/download.sh virl_vl_init; scripts/download.sh data --local_dir=data).
+#           (scripts/download.sh virl_vl_init; scripts/download.sh data).
 # Hardware: tiny: 2 CPU cores, 3 GB of memory, minutes. paper: 8 GPUs of
 #           80 GB. ACCELERATE_CONFIG=FILE (scripts/accelerate/) says how it is spread over processes.
 # Leaves:   runs/NAME/ with configuration, metrics, TensorBoard log, checkpoints, sampled dialogues

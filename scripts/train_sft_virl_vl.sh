@@ -5,7 +5,7 @@
 #           --data_file=FILE learns from a file of dialogues instead, such as the released data.
 # Scales:   tiny (default): from the same start checkpoint as scripts/train_rl_virl_vl.sh.
 #           paper: Llama-3.2-11B-Vision-Instruct on the paper's routes
-#           (scripts/download.sh data --local_dir=data).
+#           (scripts/download.sh data).
 # Hardware: tiny: 2 CPU cores, 3 GB of memory, minutes. paper: 8 GPUs of
 #           80 GB. ACCELERATE_CONFIG=FILE (scripts/accelerate/) says how it is spread over processes.
 # Leaves:   runs/NAME/ with configuration, data, images, metrics, TensorBoard log and checkpoints.

@@ -34,12 +34,14 @@ from gym_dialogue.command import (
     with_prompt_file,
 )
 from gym_dialogue.data import read_dialogues
+from gym_dialogue.released import require_released
 from gym_policy import Renderer, load_model, load_renderer
 from gym_policy.compute import LEARNED, num_parameters
 from gym_policy.load import checkpoint_dir, remove_checkpoint, save_renderer, saved_checkpoints
 from gym_policy.parts import Part, check_parts, check_rates, freeze_parts, parameter_groups
 from gym_policy.reach import freeze_unreached
 from gym_policy.stop import StopRequest
+from gym_policy.trained_wording import wording_note
 from gym_policy.vision import (
     Images,
     attends_to_images,
@@ -87,6 +89,8 @@ class Config:
     data_file: str | None = None
     """A file of dialogues to learn from instead of making them: JSONL, or a JSON list in LLaVA form
     (`gym_dialogue.data`)."""
+    image_folder: str | None = None
+    """Where the images that a data_file names lie. None: beside it."""
     learns_prompts: bool = False
     """Whether loss falls on prompts too, as in pretraining: for models made from scratch."""
     validation: float = 0.0
@@ -294,8 +298,11 @@ def check_config(config: Config) -> None:
             f"microbatch_size={config.microbatch_size}: must divide batch_size={config.batch_size}"
         )
     check_rates(config.part_lr)
+    if config.image_folder is not None and config.data_file is None:
+        raise InputError(f"image_folder={config.image_folder}: is of a data_file; name that too")
     for name in ("data_file", "prompt_file"):
         path = getattr(config, name)
+        require_released(name, path)
         if path is not None and not Path(path).is_file():
             raise InputError(f"{name}={path}: no such file")
 
@@ -318,6 +325,9 @@ def train(config: Config) -> Path:
     renderer = load_renderer(start)
     model = load_start(config, start)
     dialogues = prepare_run(config, renderer, start, goes_on=saved is not None)
+    note = wording_note(start, config.prompt_file)
+    if saved is None and config.data_file is None and note and state.is_main_process:
+        print(note)
     if saved is not None and state.is_main_process:
         print(f"Going on from {saved.checkpoint}")
     step = fit(model, renderer, dialogues, config, run_dir, saved=saved, stop=stop)
@@ -358,7 +368,11 @@ def prepare_run(
     """
     state = join_processes()
     # What is given is looked at first, so that a fault in it leaves no directory behind.
-    given = None if config.data_file is None else list(read_dialogues(config.data_file))
+    given = (
+        None
+        if config.data_file is None
+        else list(read_dialogues(config.data_file, config.image_folder))
+    )
     data_file = Path(config.run_dir) / "data.jsonl"
     if goes_on:
         return list(read_dialogues(data_file)) if given is None else given

@@ -11,10 +11,26 @@ from typing import Any, Literal, get_args
 import numpy as np
 from gymnasium import spaces
 
-from gym_cards.hands import DEALINGS, Dealing, deal, hand_of, puzzle_name
+from gym_cards.hands import (
+    DEALINGS,
+    Dealing,
+    deal,
+    hand_of,
+    hand_of_puzzle,
+    puzzle_name,
+    puzzles,
+)
 from gym_cards.paraphrases import DIVERSE
+from gym_cards.pictures import check_pictures, lay_pictures
 from gym_cards.prompts import OWN, load_wording
-from gym_cards.render import COLORS, LAYOUTS, TABLES, render_hand, suits_of_color
+from gym_cards.render import (
+    COLORS,
+    LAYOUTS,
+    RANDOM_TABLES,
+    TABLES,
+    render_hand,
+    suits_of_color,
+)
 from gym_cards.rules import RANKS, FaceRule, random_rule
 from gym_cards.solver import all_solutions, solve
 from gym_cards.verifier import RewardMode, verify, verify_cards
@@ -75,6 +91,8 @@ class GeneralPointsEnv(DialogueEnv):
       side, on a table of `table_color` (a name of `gym_cards.render.TABLES`, or "random": drawn
       anew with every deal) in a `layout`, "grid", "row" or "scatter". None of these changes what
       is dealt.
+    - `card_dir`: a directory of card pictures (`SA.png`, `H10.png` or `HT.png`, ...) to show in
+      place of drawn ones, in layout "row" (`gym_cards.pictures`).
     - `recognition_only`: the task is only to name the cards of the image.
     - `prompt_file`: a wording file (`gym_cards.prompts`) for the prompt, the feedback and the form
       of scripted replies. None: the project's own wording. Images need one with an `image_prompt`,
@@ -83,10 +101,12 @@ class GeneralPointsEnv(DialogueEnv):
       `gym_cards.paraphrases`. It does not change what is dealt, nor the form of a reply.
     - `feedback`: "outcome", a sentence for each outcome, or "findings", which names all that was
       found, with the numbers that were wrong or not used. A `prompt_file` may say it its own way.
+    - `show_eqn`: of the released environment; True is accepted and changes nothing.
 
     ## Reset options
-    `cards`: a list of ranks to play; ValueError if it cannot be solved. `all_solutions`: True puts
-    every solution into `info["solutions"]`.
+    `cards`: a list of ranks to play; ValueError if it cannot be solved. `numbers`: in its place, a
+    list of what the cards count as. `all_solutions`: True puts every solution into
+    `info["solutions"]`.
 
     ## Info
     Beside the keys of every DialogueEnv: `plain_cards`, `suits`, `numbers`, `solution`, and after
@@ -122,6 +142,8 @@ class GeneralPointsEnv(DialogueEnv):
         recognition_only: bool = False,
         wording: Literal["default", "diverse"] = "default",
         feedback: Literal["outcome", "findings"] = "outcome",
+        card_dir: str | Path | None = None,
+        show_eqn: bool = True,
     ):
         if not is_integer(resolution) or resolution < 1:
             raise InputError(f"resolution={resolution!r}: must be an integer of at least 1 (pixel)")
@@ -163,6 +185,19 @@ class GeneralPointsEnv(DialogueEnv):
         self.table_color = table_color
         self.layout = layout
         self.feedback = feedback
+        self.card_dir = card_dir
+        if card_dir is not None:
+            if language_only or layout != "row":
+                raise InputError(
+                    "card_dir: its pictures are laid in one row: give language_only=False and "
+                    "layout='row' as well"
+                )
+            check_pictures(card_dir)
+        if not show_eqn:
+            raise InputError(
+                "show_eqn=False: no picture shows the formula here, so there is nothing to leave "
+                "out: leave show_eqn away, or give True"
+            )
         self.recognition_only = recognition_only
         if recognition_only:
             self.answer_field = "cards"
@@ -187,14 +222,25 @@ class GeneralPointsEnv(DialogueEnv):
 
     def _begin(self, options: dict[str, Any]) -> Prompt:
         cards = options.pop("cards", None)
+        numbers = options.pop("numbers", None)
         wants_all = options.pop("all_solutions", False)
         if options:
             raise InputError(
-                f"reset option {next(iter(options))!r}: must be one of cards, all_solutions"
+                f"reset option {next(iter(options))!r}: must be one of cards, numbers, "
+                "all_solutions"
             )
         if self.draws_rule:
             self.rule = random_rule(self.np_random)
-        if cards is None:
+        if numbers is not None:
+            if cards is not None or not self._are_numbers(numbers):
+                raise InputError(
+                    f"numbers {numbers!r}: must be a list of {self.num_cards} integers, and no "
+                    "cards beside them"
+                )
+            hand = hand_of_puzzle(
+                self.np_random, numbers, self.rule, self.target, self.dealing, self.needs_face
+            )
+        elif cards is None:
             hand = deal(
                 self.np_random,
                 self.rule,
@@ -230,13 +276,32 @@ class GeneralPointsEnv(DialogueEnv):
             text = self.wording.task_prompt(shown, self.rule, self.target, self.num_cards)
         return Prompt(text, image, info)
 
+    def _are_numbers(self, numbers: Any) -> bool:
+        """Whether it is a list of as many integers as there are cards."""
+        is_list = isinstance(numbers, list | tuple) and len(numbers) == self.num_cards
+        return is_list and all(map(is_integer, numbers))
+
+    def each_once(self) -> list[dict[str, Any]]:
+        """Every solvable puzzle of the split under the rule, by its numbers; which cards show it is
+        drawn.
+        """
+        if self.draws_rule:
+            raise InputError("each_once: face_rule random draws a rule with every deal: name one")
+        arguments = self.rule, self.target, self.num_cards, self.dealing
+        found = puzzles(*arguments, self.split, self.needs_face)
+        if not found:
+            raise InputError(f"each_once: no puzzle makes {self.target} (split {self.split!r})")
+        return [{"numbers": list(numbers)} for numbers in found]
+
     def _draw(self, suits: Sequence[str]) -> np.ndarray:
         table, rng = self.table_color, None
         if table == "random" or self.layout == "scatter":
             # A child, so that the next deals do not depend on how this one looks.
             rng = self.np_random.spawn(1)[0]
         if table == "random":
-            table = list(TABLES)[rng.integers(len(TABLES))]
+            table = RANDOM_TABLES[rng.integers(len(RANDOM_TABLES))]
+        if self.card_dir is not None:
+            return lay_pictures(self.cards, suits, self.resolution, TABLES[table], self.card_dir)
         return render_hand(self.cards, suits, self.resolution, table, self.layout, rng)
 
     def _judge(self, reply: str) -> Verdict:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
+from itertools import combinations_with_replacement, product
 from typing import Literal
 
 import numpy as np
@@ -86,7 +88,7 @@ def deal(
     draw = DEALINGS[dealing]
     for _ in range(_MAX_DRAWS):
         hand = draw(rng, size)
-        if needs_face and not any(rank in FACES for rank in hand.ranks):
+        if needs_face and not _has_face(hand.ranks):
             continue
         numbers = rule.numbers(hand.ranks)
         if in_split(numbers, split) and solve(numbers, target) is not None:
@@ -95,6 +97,58 @@ def deal(
         f"no hand of {size} cards that makes {target} turned up in {_MAX_DRAWS} draws "
         f"(split {split!r}, {rule}): choose another target or rule"
     )
+
+
+@lru_cache(maxsize=64)
+def puzzles(
+    rule: FaceRule, target: int, size: int, dealing: Dealing, split: Split, needs_face: bool
+) -> tuple[tuple[int, ...], ...]:
+    """The numbers, in order, of every puzzle that `deal` can deal with these arguments."""
+    hands = combinations_with_replacement(RANKS, size)
+    found = {
+        tuple(sorted(rule.numbers(ranks)))
+        for ranks in hands
+        if _is_dealt(ranks, dealing) and (not needs_face or _has_face(ranks))
+    }
+    solvable = (numbers for numbers in sorted(found) if solve(numbers, target) is not None)
+    return tuple(numbers for numbers in solvable if in_split(numbers, split))
+
+
+def hand_of_puzzle(
+    rng: np.random.Generator,
+    numbers: Sequence[int],
+    rule: FaceRule,
+    target: int,
+    dealing: Dealing,
+    needs_face: bool,
+) -> Hand:
+    """A random hand that is a puzzle under the rule. Raises InputError for one that no hand is, or
+    that has no solution.
+    """
+    if solve(numbers, target) is None:
+        raise InputError(f"numbers {list(numbers)}: no formula makes {target} out of them")
+    ranks_of = [[rank for rank in RANKS if rule.value(rank) == number] for number in numbers]
+    choices = [
+        ranks
+        for ranks in product(*ranks_of)
+        if _is_dealt(ranks, dealing) and (not needs_face or _has_face(ranks))
+    ]
+    if not choices:
+        raise InputError(f"numbers {list(numbers)}: no hand counts as them ({rule})")
+    ranks = rng.permutation(choices[rng.integers(len(choices))]).tolist()
+    if dealing == "independent":
+        return Hand(tuple(ranks), tuple(SUITS[i] for i in rng.integers(4, size=len(ranks))))
+    left = {rank: rng.permutation(SUITS).tolist() for rank in sorted(set(ranks))}
+    return Hand(tuple(ranks), tuple(left[rank].pop() for rank in ranks))
+
+
+def _is_dealt(ranks: Sequence[str], dealing: Dealing) -> bool:
+    """Whether cards of these ranks can lie together: a deck has four of each."""
+    return dealing == "independent" or max(Counter(ranks).values()) <= len(SUITS)
+
+
+def _has_face(ranks: Sequence[str]) -> bool:
+    return any(rank in FACES for rank in ranks)
 
 
 def hand_of(ranks: Sequence[str], rule: FaceRule, target: int, size: int, dealing: Dealing) -> Hand:
@@ -107,8 +161,7 @@ def hand_of(ranks: Sequence[str], rule: FaceRule, target: int, size: int, dealin
     for rank in ranks:
         if rank not in RANKS:
             raise InputError(f"card {rank!r}: must be one of {' '.join(RANKS)}")
-    counts = Counter(ranks)
-    if dealing == "deck" and max(counts.values()) > len(SUITS):
+    if not _is_dealt(ranks, dealing):
         raise InputError(f"cards {list(ranks)}: a deck holds each rank four times only")
     if solve(rule.numbers(ranks), target) is None:
         raise InputError(

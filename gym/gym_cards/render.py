@@ -18,8 +18,11 @@ TABLES: dict[str, tuple[int, int, int]] = {
     "brown": (112, 76, 48),
     "gray": (128, 128, 128),
     "white": (255, 255, 255),
+    "released": (0x35, 0x65, 0x4D),
 }
-"""Name -> RGB of a table."""
+"""Name -> RGB of a table; `released` is that of the released code."""
+RANDOM_TABLES = ("green", "blue", "brown", "gray", "white")
+"""Those that a random table is one of."""
 LAYOUTS = ("grid", "row", "scatter")
 """How cards may lie; all are in reading order."""
 

@@ -18,13 +18,14 @@ from typing import Any, TypeVar
 import gymnasium
 
 from gym_dialogue.errors import InputError
+from gym_dialogue.released import require_released
 
 Config = TypeVar("Config")
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 Plain = bool | int | float | str | None
-Kwargs = dict[str, Plain | list[Plain] | dict[str, Plain]]
+Kwargs = dict[str, Plain | list[Plain] | dict[str, Plain | list[Plain] | dict[str, Plain]]]
 """Keyword arguments from a file or a flag: plain data only, so nothing can be imported by it."""
 
 
@@ -41,6 +42,8 @@ class EnvConfig:
 
 def make_envs(config: EnvConfig, count: int) -> list[gymnasium.Env]:
     """`count` environments. Raises InputError for an unknown id or an argument it does not take."""
+    for name, value in config.kwargs.items():
+        require_released(name, value)
     namespace, slash, _ = config.id.partition("/")
     env_id = config.id if ":" in config.id or not slash else f"{namespace}:{config.id}"
     try:

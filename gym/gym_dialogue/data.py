@@ -16,7 +16,9 @@ _LLAVA_ROLES = {"system": "system", "human": "user", "gpt": "assistant"}
 _IMAGE_MARKER = "<image>"
 
 
-def read_dialogues(path: str | Path) -> Iterator[list[Message]]:
+def read_dialogues(
+    path: str | Path, image_folder: str | Path | None = None
+) -> Iterator[list[Message]]:
     """The dialogues of a file: JSONL, or one JSON list (told apart by what the file opens with).
 
     A record has `messages`, a list of {role, content} with an optional `trained`, or, in LLaVA
@@ -24,16 +26,20 @@ def read_dialogues(path: str | Path) -> Iterator[list[Message]]:
     right, so every gpt turn is trained, as LLaVA does, whatever a verifier says of it in the next.
 
     A dialogue may have one image, in its first user message: `image` of that message, or in LLaVA
-    form of the record, names a file beside the data file. `<image>` in a LLaVA text says where it
-    stands; it is put before the text here.
+    form of the record (a name, or a list of one), names a file in `image_folder`, by default the
+    data file's own. `<image>` in a LLaVA text says where it stands; it is put before the text here.
+    The text is kept as it is, its first and last newlines too, but for that marker (`_unmarked`).
 
     Raises InputError, naming the line or the item, for a malformed record, an image that is
     elsewhere, and a file that is no image.
     """
+    directory = Path(path).parent if image_folder is None else Path(image_folder)
+    if not directory.is_dir():
+        raise InputError(f"image_folder={image_folder}: is not a directory")
     is_empty = True
     for where, record in _records(path):
         is_empty = False
-        yield _messages(record, f"data file {path}, {where}", Path(path).parent)
+        yield _messages(record, f"data file {path}, {where}", directory)
     if is_empty:
         raise InputError(f"data file {path}: holds no dialogue")
 
@@ -86,7 +92,7 @@ def _messages(record: Any, where: str, directory: Path) -> list[Message]:
         )
     first = next(i for i, m in enumerate(messages) if m.role == "user")
     if is_llava:
-        name = record.get("image") or None
+        name = _only_image(record.get("image"), where)
         messages = _without_marker(messages, first, name is not None, where)
     else:
         name = named.pop(first)
@@ -105,6 +111,15 @@ def _messages(record: Any, where: str, directory: Path) -> list[Message]:
     return messages
 
 
+def _only_image(named: Any, where: str) -> Any:
+    """What `image` of a LLaVA record names, a list of one as well as that one itself."""
+    if isinstance(named, list):
+        if len(named) > 1:
+            raise InputError(f"{where}: image lists {len(named)} files; a dialogue may have one")
+        named = named[0] if named else None
+    return named or None
+
+
 def _without_marker(
     messages: list[Message], first: int, has_image: bool, where: str
 ) -> list[Message]:
@@ -115,9 +130,20 @@ def _without_marker(
             f"{where}: {_IMAGE_MARKER} must stand once, in the first human turn of a record with "
             "an `image`"
         )
-    text = messages[first].text.replace(_IMAGE_MARKER, "").strip("\n")
-    messages[first] = replace(messages[first], text=text)
+    messages[first] = replace(messages[first], text=_unmarked(messages[first].text))
     return messages
+
+
+def _unmarked(text: str) -> str:
+    """A text without the marker; and without the newline that LLaVA puts between the two, which is
+    there if the marker is all of the text's first line, or of its last, empty ones aside.
+    """
+    before, marker, after = text.partition(_IMAGE_MARKER)
+    if marker and not before.strip("\n") and after.startswith("\n"):
+        after = after[1:]
+    elif marker and not after.strip("\n") and before.endswith("\n"):
+        before = before[:-1]
+    return before + after
 
 
 def _alternates(roles: list[str]) -> bool:

@@ -109,6 +109,12 @@ class DialogueEnv(gym.Env[dict[str, Any], str]):
         """
         return None
 
+    def each_once(self) -> list[dict[str, Any]]:
+        """Reset options that, one after the other, play each puzzle of this environment exactly
+        once, in order. Raises InputError where there is no list of them.
+        """
+        raise InputError(f"each_once: {type(self).__name__} has no list of its puzzles")
+
     @abstractmethod
     def oracle_reply(self) -> str:
         """A reply that the verifier accepts in the present state."""

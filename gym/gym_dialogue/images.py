@@ -21,13 +21,12 @@ def open_image(image: Image) -> np.ndarray:
     """The image as an array, uint8 (H, W, 3). Raises InputError for a file that is missing, broken
     or huge.
     """
-    if not isinstance(image, Path):
-        return image
-    with _opened(image) as file:
-        try:
-            return np.asarray(file.convert("RGB"))
-        except (OSError, ValueError, SyntaxError) as error:
-            raise InputError(f"image {image}: is broken: {error}") from error
+    return _pixels(image, "RGB") if isinstance(image, Path) else image
+
+
+def open_rgba(path: Path) -> np.ndarray:
+    """The image of a file with its transparency, uint8 (H, W, 4). Raises as open_image does."""
+    return _pixels(path, "RGBA")
 
 
 def image_size(image: Image) -> tuple[int, int]:
@@ -58,6 +57,14 @@ def png_bytes(image: Image) -> bytes:
     buffer = io.BytesIO()
     PIL.Image.fromarray(open_image(image)).save(buffer, "PNG", compress_level=1)
     return buffer.getvalue()
+
+
+def _pixels(path: Path, mode: str) -> np.ndarray:
+    with _opened(path) as file:
+        try:
+            return np.asarray(file.convert(mode))
+        except (OSError, ValueError, SyntaxError) as error:
+            raise InputError(f"image {path}: is broken: {error}") from error
 
 
 def _opened(path: Path) -> PIL.Image.Image:

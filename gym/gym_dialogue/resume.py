@@ -1,4 +1,4 @@
-"""Going on with an interrupted run: its settings and its logs, whatever trains."""
+"""What a run has left, and going on with it: its settings and its logs, whatever trains."""
 
 from __future__ import annotations
 
@@ -35,14 +35,34 @@ def check_same_run(config: Any, may_change: Collection[str]) -> bool:
     if not isinstance(before, dict):
         raise InputError(f"run directory {run_dir}: config.yaml is not a run's configuration")
     was, now = flat_settings(before), flat_settings(asdict(config))
+    defaults = flat_settings(asdict(type(config)()))  # of keys that are newer than the run
     for key in sorted(was.keys() | now.keys()):
-        if key.partition(".")[0] in may_change or was.get(key) == now.get(key):
+        had = was.get(key, defaults.get(key))
+        if key.partition(".")[0] in may_change or had == now.get(key):
             continue
         raise InputError(
-            f"resume: {key}={now.get(key)}, but the run in {run_dir} has {was.get(key)}: leave "
+            f"resume: {key}={now.get(key)}, but the run in {run_dir} has {had}: leave "
             f"its settings as they are (--config={run_dir}/config.yaml), or start another run"
         )
     return True
+
+
+def read_settings(run: str | Path) -> dict[str, Any]:
+    """The settings that a command left in a directory (config.yaml); none where it left none.
+
+    Raises InputError for a file that cannot be read.
+    """
+    import yaml
+
+    file = Path(run) / "config.yaml"
+    if not file.is_file():
+        return {}
+    try:
+        settings = yaml.safe_load(file.read_text())
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        reason = " ".join(str(error).split())
+        raise InputError(f"{file}: cannot be read: {reason}") from error
+    return settings if isinstance(settings, dict) else {}
 
 
 def cut_logs(run_dir: Path, update: int) -> None:

@@ -206,7 +206,9 @@ class CachedSampler:
         is_live = np.ones(len(requests), bool)
         for step in range(decoding.max_new_tokens):
             draws = None if uniforms is None else uniforms[:, step]
-            chosen, scores = choose_tokens(logits, decoding.temperature, decoding.forbidden, draws)
+            chosen, scores = choose_tokens(
+                logits, decoding.temperature, decoding.forbidden, draws, decoding.top_p
+            )
             said, scored = chosen.tolist(), scores.tolist()
             for row in np.flatnonzero(is_live):
                 number = rows[row]

@@ -20,8 +20,9 @@ _ABOVE_ZERO = 1e-2  # that a log-probability may be, by rounding in 16 bits
 
 @dataclass(frozen=True)
 class Decoding:
-    """How replies are sampled: from softmax(logits / temperature), or by the most likely token, up
-    to a token of `stop_ids` or `max_new_tokens`; the token `forbidden` is never said.
+    """How replies are sampled: from softmax(logits / temperature), of which `top_p` keeps the most
+    likely tokens, or by the most likely token, up to a token of `stop_ids` or `max_new_tokens`; the
+    token `forbidden` is never said.
     """
 
     temperature: float
@@ -30,6 +31,7 @@ class Decoding:
     stop_ids: tuple[int, ...]
     pad_token_id: int
     forbidden: int | None = None
+    top_p: float = 1.0
 
 
 @dataclass(frozen=True)

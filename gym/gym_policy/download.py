@@ -30,23 +30,25 @@ from tqdm import tqdm
 
 from gym_dialogue.command import run_command
 from gym_dialogue.errors import InputError
+from gym_dialogue.released import DATA_DIR, RELEASED_DIR
+from gym_policy.unpack import unpack
 
 _EVALUATE = "bash scripts/eval_ood.sh {}"
+_START = "bash scripts/train_rl_{}.sh paper --model={{}}"
 KNOWN = {
-    "gp_l_init": ("tianzhechu/GP-L-Init", "bash scripts/train_rl_gp_l.sh paper --model={}"),
-    "gp_vl_init": ("tianzhechu/GP-VL-Init", "bash scripts/train_rl_gp_vl.sh paper --model={}"),
-    "virl_l_init": ("tianzhechu/VIRL-L-Init", "bash scripts/train_rl_virl_l.sh paper --model={}"),
-    "virl_vl_init": (
-        "tianzhechu/VIRL-VL-Init",
-        "bash scripts/train_rl_virl_vl.sh paper --model={}",
-    ),
+    "gp_l_init": ("tianzhechu/GP-L-Init", _START.format("gp_l")),
+    "gp_vl_init": ("tianzhechu/GP-VL-Init", _START.format("gp_vl")),
+    "virl_l_init": ("tianzhechu/VIRL-L-Init", _START.format("virl_l")),
+    "virl_vl_init": ("tianzhechu/VIRL-VL-Init", _START.format("virl_vl")),
+    "gp_l_rl20": ("tianzhechu/GP-L-RL20", "bash scripts/eval_ood.sh {} paper"),
     "base": (
         "meta-llama/Llama-3.2-11B-Vision-Instruct",
         "bash scripts/train_sft_gp_l.sh paper --model={}",
     ),
     "data": (
         "tianzhechu/SFTvsRL_Data",
-        "python -m gym_cards.wording {}/SFT_data/gp-l/FILE.json --out gp_l_wording.json",
+        "python -m gym_dialogue.wording {}/SFT_Data/gp-l/data.json --task=gp_l "
+        "--out gp_l_wording.json",
     ),
 }
 """Short name -> repository, and what uses it next."""
@@ -61,11 +63,12 @@ class Config:
     """Fetch models and data from the hub, and check what arrived."""
 
     names: list[str] = field(default_factory=list)
-    """Short names (gp_l_init, gp_vl_init, virl_l_init, virl_vl_init, base, data), or OWNER/NAME of
-    any model on the hub."""
+    """Short names (gp_l_init, gp_vl_init, virl_l_init, virl_vl_init, gp_l_rl20, base, data), or
+    OWNER/NAME of any model on the hub."""
     local_dir: str | None = None
-    """Each repository goes to a directory of its own in this one. None: to the hub's cache (under
-    HF_HOME), where --model=OWNER/NAME finds it."""
+    """Each repository goes to a directory of its own in this one. None: models to the hub's cache
+    (under HF_HOME), where --model=OWNER/NAME finds them, and the data to data/, where the `paper`
+    settings look for it."""
 
 
 @dataclass
@@ -90,13 +93,18 @@ def main(config: Config, endpoint: str | None = None) -> None:
         raise InputError("the token (HF_TOKEN, or of hf auth login) is none: it has odd characters")
     for repo in repos:
         _explain(_list, api, repo)
-    _check_space(repos, Path(config.local_dir or constants.HF_HUB_CACHE).expanduser().absolute())
+    for place in dict.fromkeys(_place_of(repo) for repo in repos):
+        _check_space([repo for repo in repos if _place_of(repo) == place], place)
     for repo in repos:
         directory = _explain(_fetch, api, repo)
         _check_files(repo, directory)
         _check_shards(repo, directory)
+        for archive in _archives(repo, directory):
+            if unpack(archive):
+                print(f"{archive}: unpacked")
         print(f"{repo.id}: complete, every file checked, in\n{directory}")
-        print(f"  {repo.launcher.format(shlex.quote(str(directory)))}")
+        for command in _next_steps(repo, directory):
+            print(f"  {command}")
 
 
 def require(name: str, endpoint: str | None = None) -> None:
@@ -122,8 +130,30 @@ def _find(name: str, local_dir: str | None) -> _Repo:
         validate_repo_id(repo_id)
     except ValueError as error:
         raise InputError(f"{name}: is no name of the hub: {error}") from error
+    if local_dir is None and name == "data":
+        local_dir = str(DATA_DIR)
     place = Path(local_dir).expanduser() / repo_id.split("/")[1] if local_dir else None
     return _Repo(repo_id, "dataset" if name == "data" else "model", launcher, place)
+
+
+def _place_of(repo: _Repo) -> Path:
+    """Where a repository's directory goes."""
+    return (repo.place.parent if repo.place else Path(constants.HF_HUB_CACHE)).absolute()
+
+
+def _archives(repo: _Repo, directory: Path) -> list[Path]:
+    """The zips of a data set."""
+    zips = [file.path for file in repo.files if file.path.endswith(".zip")]
+    return [directory / path for path in zips] if repo.type == "dataset" else []
+
+
+def _next_steps(repo: _Repo, directory: Path) -> list[str]:
+    """What to run next; of data elsewhere first what puts it where the `paper` settings look."""
+    steps = [repo.launcher.format(shlex.quote(str(directory)))]
+    if repo.type == "dataset" and directory.resolve() != RELEASED_DIR.resolve():
+        source = shlex.quote(str(directory.resolve()))
+        steps.insert(0, f"mkdir -p {DATA_DIR} && ln -sfn {source} {RELEASED_DIR}")
+    return steps
 
 
 def _list(api: HfApi, repo: _Repo) -> None:

@@ -27,7 +27,9 @@ class _Draw(LogitsProcessor):
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
         draws = None if self.uniforms is None else self.uniforms[:, len(self.logprobs)]
         decoding = self.decoding
-        chosen, logprobs = choose_tokens(scores, decoding.temperature, decoding.forbidden, draws)
+        chosen, logprobs = choose_tokens(
+            scores, decoding.temperature, decoding.forbidden, draws, decoding.top_p
+        )
         self.logprobs.append(logprobs)
         return torch.full_like(scores, -torch.inf).scatter_(-1, chosen.unsqueeze(-1), 0.0)
 

@@ -95,17 +95,30 @@ def draw_tokens(logprobs: torch.Tensor, uniforms: torch.Tensor) -> torch.Tensor:
     return torch.searchsorted(cumulative, points, right=True).squeeze(-1)
 
 
+def keep_nucleus(logprobs: torch.Tensor, top_p: float) -> torch.Tensor:
+    """Log-probabilities (..., V) of the distribution among the most likely tokens only, the fewest
+    that together have a probability of at least `top_p` (nucleus sampling, arXiv 1904.09751).
+    """
+    ordered, order = logprobs.sort(dim=-1, descending=True, stable=True)
+    before = ordered.exp().cumsum(-1) - ordered.exp()  # of the more likely tokens
+    is_out = torch.zeros_like(logprobs, dtype=torch.bool).scatter(-1, order, before >= top_p)
+    return torch.log_softmax(logprobs.masked_fill(is_out, _NEVER), dim=-1)
+
+
 def choose_tokens(
     logits: torch.Tensor,
     temperature: float,
     forbidden: int | None = None,
     uniforms: torch.Tensor | None = None,
+    top_p: float = 1.0,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """The next token (B,) after each row of logits (B, V) and its log-probability (B,): drawn by
     `uniforms` (B,), or without them the most likely one. Drawing from uniforms that each dialogue
     brings along keeps what is sampled and what is recorded the same, and a row independent of its
-    neighbours.
+    neighbours. `top_p` below 1 is for evaluation: no learner scores what it leaves out.
     """
     logprobs = tempered_logprobs(logits, temperature, forbidden)
+    if top_p < 1 and uniforms is not None:
+        logprobs = keep_nucleus(logprobs, top_p)
     chosen = logprobs.argmax(-1) if uniforms is None else draw_tokens(logprobs, uniforms)
     return chosen, logprobs.gather(-1, chosen.unsqueeze(-1)).squeeze(-1)

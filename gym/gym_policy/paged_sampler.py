@@ -42,7 +42,7 @@ class PagedSampler:
             do_sample=not decoding.greedy,
             temperature=1.0 if decoding.greedy else decoding.temperature,
             top_k=0,
-            top_p=1.0,
+            top_p=1.0 if decoding.greedy else decoding.top_p,
             eos_token_id=list(decoding.stop_ids),
             pad_token_id=decoding.pad_token_id,
         )

@@ -42,10 +42,11 @@ def make_sampler(name: SamplerName, model: PreTrainedModel) -> Sampler:
 class ModelPolicy(Policy):
     """A causal language model that answers dialogues, many at once.
 
-    Sampling is from softmax(logits / temperature), with no top-k or top-p, but for the token that
-    stands for an image, which is never said; `greedy` takes the most likely token instead. Replies
-    end at the model's end of turn, or after `max_new_tokens`. At most `batch_size` dialogues go
-    through the model together. `sampler` is a name of `make_sampler`, or anything that samples.
+    Sampling is from softmax(logits / temperature), with no top-k, but for the token that stands for
+    an image, which is never said; `greedy` takes the most likely token instead. `top_p` below 1
+    leaves the least likely tokens out: for evaluation only, as no learner scores that. Replies end
+    at the model's end of turn, or after `max_new_tokens`. At most `batch_size` dialogues go through
+    the model together. `sampler` is a name of `make_sampler`, or anything that samples.
     """
 
     def __init__(
@@ -57,6 +58,7 @@ class ModelPolicy(Policy):
         greedy: bool = False,
         batch_size: int = 512,
         sampler: SamplerName | Sampler = "cached",
+        top_p: float = 1.0,
     ):
         if not temperature > 0:
             raise InputError(f"temperature={temperature}: must be above 0 (for argmax, use greedy)")
@@ -71,6 +73,7 @@ class ModelPolicy(Policy):
             renderer.stop_ids,
             renderer.tokenizer.pad_token_id,
             image_token_id(model),
+            top_p,
         )
 
     @contextmanager

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -19,6 +19,7 @@ from gym_virl.city import KINDS, MAX_LEGS, MIN_LEGS, OWNERS, STYLES
 from gym_virl.geo import COMPASS, RELATIVE, SIDES
 from gym_virl.prompts import DIVERSE, OWN, load_wording
 from gym_virl.rail import Position, lay_rail
+from gym_virl.released import read_platform, refuse_released
 from gym_virl.streetview import HEADINGS, LINE, ViewOrder, view_grid
 from gym_virl.verifier import verify
 from gym_virl.world import Atlas, city_world, file_world
@@ -102,6 +103,8 @@ class NavigationEnv(DialogueEnv):
       `gym_virl.prompts.DIVERSE`. It changes neither the route nor the form of a reply.
     - `prompt_file`: a wording file (`gym_virl.prompts`) for the prompt, the feedback and the form
       of scripted replies. None: the project's own wording. Images need one with an `image_prompt`.
+    - `platform_cfg`: of the released environment: the two places that its section OFFLINE names.
+      `navigator_cfg` and `platform_save_dir` are refused with what to write instead.
 
     ## Reset options
     `route_idx`: the number of the route, of all whatever the `split`.
@@ -141,7 +144,15 @@ class NavigationEnv(DialogueEnv):
         view_order: ViewOrder = "aligned",
         wording: Literal["default", "diverse"] = "default",
         prompt_file: str | Path | None = None,
+        platform_cfg: Mapping[str, Any] | None = None,
+        navigator_cfg: Any = None,
+        platform_save_dir: Any = None,
     ):
+        refuse_released(navigator_cfg=navigator_cfg, platform_save_dir=platform_save_dir)
+        if platform_cfg is not None:
+            places = read_platform(platform_cfg)
+            panorama_dir = panorama_dir or places["panorama_dir"]
+            gps_to_pano_path = gps_to_pano_path or places["gps_to_pano_path"]
         _whole("resolution", resolution, 1, None)
         if not language_only:
             _whole("resolution", resolution, _MIN_RESOLUTION, _MAX_RESOLUTION)
@@ -230,6 +241,10 @@ class NavigationEnv(DialogueEnv):
         }
         self._at = 0
         return self._show()
+
+    def each_once(self) -> list[dict[str, Any]]:
+        """Every route of the split, by its number."""
+        return [{"route_idx": number} for number in self.atlas.numbers(self.split)]
 
     @property
     def position(self) -> Position:

@@ -111,6 +111,14 @@ class Atlas:
         }
         return set("".join(texts)) - set(known)
 
+    def numbers(self, split: Split) -> list[int]:
+        """The numbers of all routes of a split. Raises InputError if there are none."""
+        every = range(len(self))
+        found = [number for number in every if belongs(self[number][1].is_heldout, split)]
+        if not found:
+            raise InputError(f"split={split}: none of {len(self)} routes is in it")
+        return found
+
     def draw(self, rng: np.random.Generator, split: Split) -> int:
         """The number of a random route of a split. Raises InputError if it seems to have none."""
         for _ in range(_MAX_DRAWS):

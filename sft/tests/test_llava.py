@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -14,6 +15,7 @@ from gym_cards.wording import derive
 from gym_dialogue import InputError
 from gym_dialogue.command import EnvConfig, make_envs, with_prompt_file
 from gym_dialogue.data import read_dialogues
+from gym_dialogue.images import save_image
 from gym_policy import Renderer, load_model, load_tokenizer
 from sft.data import DialogueItems, SourceConfig, hold_back, make_dialogues, write_jsonl
 from sft.start import Config as StartConfig
@@ -108,7 +110,8 @@ GOOD = {"conversations": _turns("a", "b")}
         ({"conversations": [{"from": "human"}, {"from": "gpt", "value": "a"}]}, "item 1: must"),
         (GOOD | {"image": "cards/3.png"}, "item 1: image .*3.png: cannot be read: No such file"),
         (GOOD | {"image": "a.json"}, "item 1: image .*a.json: is not an image file"),
-        (GOOD | {"id": "n-3", "image": ["a"]}, r"item 1 \(id 'n-3'\): image must be the name of"),
+        (GOOD | {"id": "n-3", "image": [7]}, r"item 1 \(id 'n-3'\): image must be the name of"),
+        (GOOD | {"image": ["a.png", "b.png"]}, "item 1: image lists 2 files; a dialogue may have"),
         (GOOD | {"images": ["a"]}, "item 1: has an image beside"),
         (
             {"conversations": _turns("<image>\nWhich cards?", "b")},
@@ -121,6 +124,45 @@ def test_items_that_cannot_be_used_are_named(item, word, tmp_path):
     with pytest.raises(InputError, match=word) as error:
         list(read_dialogues(_write(tmp_path / "a.json", [GOOD, item])))
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        ("<image>\nWhich cards?", "Which cards?"),
+        ("Which cards?\n<image>", "Which cards?"),
+        ("<image>\n\nWhich cards?\n", "\nWhich cards?\n"),
+        ("\nWhich cards?\n\n<image>", "\nWhich cards?\n"),
+        ("\n<image>\nWhich cards?\n", "\nWhich cards?\n"),
+        ("\nWhich cards?\n<image>\n", "\nWhich cards?\n"),
+        ("<image>Which cards?\n", "Which cards?\n"),
+        ("Which\n<image>\ncards?", "Which\n\ncards?"),
+        ("Of <image> say which.\n", "Of  say which.\n"),
+        ("\nWhich cards?\n\n", "\nWhich cards?\n\n"),
+        ("<image>", ""),
+    ],
+)
+@pytest.mark.parametrize("form", [str, lambda name: [name]])
+def test_of_a_marker_nothing_stays_and_the_rest_is_as_it_was(value, text, form, tmp_path):
+    (tmp_path / "pictures").mkdir()
+    save_image(tmp_path / "pictures" / "a.png", np.zeros((4, 4, 3), np.uint8))
+    item = {"image": form("a.png"), "conversations": _turns(value, "\nb\n")}
+    data = _write(tmp_path / "a.json", [item])
+    ((asked, said),) = read_dialogues(data, tmp_path / "pictures")
+    assert (asked.text, said.text) == (text, "\nb\n")
+    assert asked.image == tmp_path / "pictures" / "a.png"
+    with pytest.raises(InputError, match=r"a\.png: cannot be read"):
+        list(read_dialogues(data))
+    with pytest.raises(InputError, match=r"image_folder=.*none: is not a directory"):
+        list(read_dialogues(data, tmp_path / "none"))
+
+
+@pytest.mark.parametrize("image", [{}, {"image": None}, {"image": []}, {"image": ""}])
+def test_newlines_around_a_text_belong_to_it(image, tmp_path):
+    record = image | {"conversations": _turns("\n\nask\n", "\nsay\n", "\nwrong\n", "say")}
+    (messages,) = read_dialogues(_write(tmp_path / "a.json", [record]))
+    assert [m.text for m in messages] == ["\n\nask\n", "\nsay\n", "\nwrong\n", "say"]
+    assert all(m.image is None for m in messages)
 
 
 @pytest.mark.parametrize(
@@ -215,6 +257,12 @@ def test_faults_in_what_is_given_leave_no_run_behind(start, wording, tmp_path):
         ({"prompt_file": str(tmp_path / "bad_wording.json")}, "bad_wording.json, key format"),
         ({"data_file": data, "prompt_file": bad}, "bad.json, key format"),
         ({"data_file": data, "validation": 1.0}, "validation=1.0"),
+        ({"data_file": data, "image_folder": "none"}, "image_folder=none: is not a directory"),
+        ({"image_folder": str(tmp_path)}, "is of a data_file; name that too"),
+        (
+            {"data_file": "data/SFTvsRL_Data/SFT_Data/gp-l/none.json"},
+            "is not there; fetch it with: bash scripts/download.sh data",
+        ),
         (
             {"prompt_file": wording, "sources": [SourceConfig(EnvConfig("CartPole-v1"))]},
             "takes no argument 'prompt_file'",

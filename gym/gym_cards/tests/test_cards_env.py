@@ -457,3 +457,55 @@ def test_the_command(flags, code, word):
     assert run.returncode == code, run.stderr
     assert word in run.stdout + run.stderr
     assert run.stderr.count("\n") == (code == 2)
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "count"),
+    [
+        ({}, 566),
+        ({"treat_face_cards_as_10": False}, 1362),
+        ({"treat_face_cards_as_10": False, "dealing": "independent"}, 1362),
+    ],
+)
+def test_each_puzzle_once(kwargs, count):
+    env = gymnasium.make("gym_cards/GeneralPoint-oneline-v0", **kwargs)
+    every = env.unwrapped.each_once()
+    assert len(every) == count
+    assert every == sorted(every, key=lambda options: options["numbers"])
+    hands = set()
+    for seed, options in enumerate(every[:: count // 60]):
+        _, info = env.reset(seed=seed, options=options)
+        assert sorted(info["numbers"]) == options["numbers"]
+        assert env.unwrapped.rule.numbers(info["plain_cards"]) == info["numbers"]
+        cards = list(zip(info["plain_cards"], info["suits"], strict=True))
+        assert kwargs.get("dealing") or len(set(cards)) == 4
+        hands.add(tuple(info["suits"]))
+        assert env.reset(seed=seed, options=options)[1] == info
+    assert len(hands) > 20
+
+
+def test_each_puzzle_of_a_split_and_with_a_face_card():
+    def every(**kwargs):
+        env = gymnasium.make("gym_cards/GeneralPoint-oneline-v0", **kwargs)
+        return env, {tuple(options["numbers"]) for options in env.unwrapped.each_once()}
+
+    _, train = every(split="train")
+    _, heldout = every(split="heldout")
+    _, whole = every()
+    assert train | heldout == whole
+    assert not train & heldout
+    env, faces = every(ood=True)
+    assert all(10 in numbers for numbers in faces)
+    for seed in range(20):
+        _, info = env.reset(seed=seed, options={"numbers": [1, 2, 3, 10]})
+        assert set(info["plain_cards"]) & {"J", "Q", "K"}
+    with pytest.raises(InputError, match="no hand counts as them"):
+        env.reset(options={"numbers": [6, 6, 6, 6]})
+    with pytest.raises(InputError, match="no formula makes 24"):
+        env.reset(options={"numbers": [1, 1, 1, 10]})
+    for wrong in ([1, 2, 3], "1234", [1, 2, 3, "4"]):
+        with pytest.raises(InputError, match="must be a list of 4 integers"):
+            env.reset(options={"numbers": wrong})
+    env, _ = every()
+    with pytest.raises(InputError, match="face_rule random"):
+        every(face_rule="random")

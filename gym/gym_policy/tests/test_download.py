@@ -4,6 +4,7 @@ import errno
 import functools
 import hashlib
 import http.server
+import io
 import json
 import os
 import re
@@ -14,6 +15,7 @@ import subprocess
 import sys
 import threading
 import time
+import zipfile
 from pathlib import Path
 
 import huggingface_hub
@@ -198,16 +200,64 @@ def test_a_model_arrives_in_the_cache_and_is_fetched_once(hub, run, tmp_path):
     assert len(hub.fetched()) == 5
 
 
-def test_short_names_and_a_directory_of_ones_own(hub, run, tmp_path):
-    flag = f"--local_dir={tmp_path}"
-    for name, kind in (("gp_l_init", "models"), ("data", "datasets")):
-        hub.repo = f"{kind}/{download.KNOWN[name][0]}"
-        code, out, err = run(name, flags=[flag])
-        assert code == 0, err
-        directory = tmp_path / hub.repo.split("/")[-1]
-        assert _holds_everything(directory)
-        assert str(directory) in out
-        assert (f"train_rl_gp_l.sh paper --model={directory}" in out) == (name == "gp_l_init")
+SHORT = {
+    "gp_l_init": "bash scripts/train_rl_gp_l.sh paper --model={}",
+    "gp_vl_init": "bash scripts/train_rl_gp_vl.sh paper --model={}",
+    "virl_l_init": "bash scripts/train_rl_virl_l.sh paper --model={}",
+    "virl_vl_init": "bash scripts/train_rl_virl_vl.sh paper --model={}",
+    "gp_l_rl20": "bash scripts/eval_ood.sh {} paper",
+    "base": "bash scripts/train_sft_gp_l.sh paper --model={}",
+}
+
+
+@pytest.mark.parametrize("name", SHORT)
+def test_short_names_and_a_directory_of_ones_own(name, hub, run, tmp_path):
+    hub.repo = f"models/{download.KNOWN[name][0]}"
+    code, out, err = run(name, flags=[f"--local_dir={tmp_path}"])
+    assert code == 0, err
+    directory = tmp_path / hub.repo.split("/")[-1]
+    assert _holds_everything(directory)
+    assert out.splitlines()[-1].strip() == SHORT[name].format(directory)
+
+
+def test_every_short_name_is_tried():
+    assert set(SHORT) | {"data"} == set(download.KNOWN)
+
+
+def _zipped(top):
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        archive.writestr(f"{top}route_infos.json", "[]")
+        archive.writestr(f"{top}street_views/a.jpg", "a")
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("place", [None, "elsewhere"])
+def test_the_data_lie_where_the_paper_settings_look(place, hub, run, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    hub.repo = f"datasets/{download.KNOWN['data'][0]}"
+    hub.files = {
+        "SFT_Data/gp-l/data.json": b"[]",
+        "VIRL_routes/VLN_mini.zip": _zipped(""),
+        "VIRL_routes/nyc_1k_routes.zip": _zipped("nyc_1k_routes/"),
+    }
+    flags = [f"--local_dir={place}"] if place else []
+    code, out, err = run("data", flags=flags)
+    assert code == 0, err
+    directory = Path(place or "data") / "SFTvsRL_Data"
+    for name in ("VLN_mini", "nyc_1k_routes"):
+        assert (directory / "VIRL_routes" / name / "street_views" / "a.jpg").read_text() == "a"
+        assert f"{name}.zip: unpacked" in out
+    *_, link, wording = (line.strip() for line in out.splitlines())
+    data = tmp_path / directory / "SFT_Data/gp-l/data.json"
+    assert wording.startswith(f"python -m gym_dialogue.wording {data} --task=gp_l")
+    if place:
+        subprocess.run(["bash", "-c", link], check=True)
+    assert (tmp_path / "data/SFTvsRL_Data/SFT_Data/gp-l/data.json").is_file()
+    code, out, err = run("data", flags=flags)
+    assert code == 0, err
+    assert "unpacked" not in out
+    assert "ln -s" not in out
 
 
 def test_large_files_come_first_and_one_by_one(hub, run, monkeypatch):

@@ -16,7 +16,7 @@ from gym_policy import ModelPolicy, Renderer
 from gym_policy.cached_sampler import CachedSampler
 from gym_policy.completion import Completion, Decoding, Request
 from gym_policy.generate_sampler import GenerateSampler
-from gym_policy.logprobs import score_tokens
+from gym_policy.logprobs import choose_tokens, keep_nucleus, score_tokens
 from gym_policy.out_of_memory import is_out_of_memory
 from gym_policy.sampler import make_sampler
 
@@ -53,6 +53,51 @@ def test_samplers_agree_with_the_simple_one(name, greedy):
     wanted = GenerateSampler(model).sample(prompts, decoding(greedy))
     assert len({len(c.token_ids) for c in wanted}) > 5
     assert_same(make_sampler(name, model).sample(prompts, decoding(greedy)), wanted)
+
+
+def test_the_nucleus_by_hand():
+    chances = torch.tensor([[0.1, 0.4, 0.2, 0.3], [0.25, 0.25, 0.25, 0.25]], dtype=torch.float64)
+    for top_p, wanted in (
+        (0.39, [[0, 1, 0, 0], [0.5, 0.5, 0, 0]]),
+        (0.41, [[0, 4 / 7, 0, 3 / 7], [0.5, 0.5, 0, 0]]),
+        (0.8, [[0, 4 / 9, 2 / 9, 3 / 9], [0.25, 0.25, 0.25, 0.25]]),
+        (0.95, [[0.1, 0.4, 0.2, 0.3], [0.25, 0.25, 0.25, 0.25]]),
+    ):
+        found = keep_nucleus(chances.log(), top_p).exp()
+        torch.testing.assert_close(found, torch.tensor(wanted, dtype=torch.float64))
+
+
+def test_tokens_are_drawn_from_the_nucleus_of_the_tempered_distribution():
+    logits = torch.tensor([[0.1, 0.4, 0.2, 0.3]]).log().expand(4, -1) * 0.5
+    uniforms = torch.tensor([0.0, 0.57, 0.58, 0.99])  # 4/7 = 0.571 is the edge
+    chosen, logprobs = choose_tokens(logits, 0.5, None, uniforms, top_p=0.6)
+    assert chosen.tolist() == [1, 1, 3, 3]
+    wanted = torch.tensor([4 / 7, 4 / 7, 3 / 7, 3 / 7]).log()
+    torch.testing.assert_close(logprobs, wanted)
+    chosen, logprobs = choose_tokens(logits, 0.5, 1, uniforms, top_p=0.6)  # of 1/6, 2/6, 3/6
+    assert chosen.tolist() == [2, 3, 3, 3]
+    torch.testing.assert_close(logprobs.exp(), torch.tensor([0.4, 0.6, 0.6, 0.6]))
+    greedy = choose_tokens(logits, 0.5, None, None, top_p=0.1)
+    assert [part.tolist() for part in greedy] == [
+        part.tolist() for part in choose_tokens(logits, 0.5)
+    ]
+
+
+@pytest.mark.parametrize("name", ["cached", "generate", "paged"])
+@torch.no_grad()
+def test_every_sampler_keeps_to_the_nucleus(name):
+    model = tiny_llama(tiny_tokenizer())
+    prompts = requests(6)
+    narrow = replace(decoding(tokens=8), top_p=0.05)
+    for request, completion in zip(
+        prompts, make_sampler(name, model).sample(prompts, narrow), strict=True
+    ):
+        ids = [*request.token_ids, *completion.token_ids]
+        logits = model(torch.tensor([ids])).logits[0, len(request.token_ids) - 1 : -1]
+        kept = keep_nucleus(torch.log_softmax(logits / 0.7, -1), 0.05)
+        said = kept.gather(-1, torch.tensor([completion.token_ids]).T)
+        assert said.min() > -20
+        assert (kept > -20).sum(-1).max() < 40  # of 261
 
 
 @torch.no_grad()

@@ -18,6 +18,7 @@ from typing import Any
 
 from gym_cards.align import Votes, find_values, listing_pattern, mark_number, put
 from gym_cards.formula import evaluate, find_faults, foreign_characters, tokenize
+from gym_cards.joined import Heard, learn_findings
 from gym_cards.prompts import OWN, Listing, Wording, kind_of, read_wording
 from gym_cards.rules import FACES, RANKS, FaceRule
 from gym_cards.solver import solve
@@ -304,7 +305,15 @@ def _derive_feedback(wording: Wording, examples: Sequence[Example]) -> tuple[Wor
         spots = found[0] if found else []
         same, different = put(text, spots, "same"), put(text, spots, "different")
         votes[outcome].add(same, different, kind_of(rule), count)
+    joined = learn_findings(
+        wording,
+        [
+            Heard(h.sentence, h.findings, h.formula, h.example.numbers, h.example.target)
+            for h in heard
+        ],
+    )
     feedback, phrases, lines, missing = {}, dict(wording.phrases), [], []
+    findings: dict[str, str] = {}
     for outcome in FEEDBACK:
         if outcome == CORRECT_SOLUTION:
             continue
@@ -315,7 +324,11 @@ def _derive_feedback(wording: Wording, examples: Sequence[Example]) -> tuple[Wor
         tried = dict(phrases)
         text = votes[outcome].template(tried)
         candidate = replace(wording, feedback={outcome: text}, phrases=tried)
-        share = sum(_said(candidate, h, budget) == h.sentence for h in mine) / len(mine)
+        share = _share_said(candidate, mine, budget)
+        joined_share = 0.0 if joined is None else _share_said(joined, mine, budget)
+        if joined is not None and joined_share >= share:
+            share, text, tried = joined_share, joined.feedback[outcome], phrases
+            findings = dict(joined.findings)
         if share < MIN_SHARE:
             missing.append(f"{outcome} (the most frequent sentence explains {_percent(share)})")
             continue
@@ -323,7 +336,15 @@ def _derive_feedback(wording: Wording, examples: Sequence[Example]) -> tuple[Wor
         lines.append(f"feedback: {outcome}: explains {_percent(share)} of {len(mine)} sentences")
     if missing:
         lines.append(f"feedback: the project's own for {', '.join(missing)}")
-    return replace(wording, feedback=feedback, phrases=phrases), lines
+    wording = replace(wording, feedback=feedback, phrases=phrases, findings=findings)
+    if findings:
+        wording = replace(wording, findings_separator=joined.findings_separator)
+        lines.append(f"feedback: names all of {', '.join(sorted(findings))}")
+    return wording, lines
+
+
+def _share_said(wording: Wording, heard: Sequence[_Heard], budget: int | None) -> float:
+    return sum(_said(wording, h, budget) == h.sentence for h in heard) / len(heard)
 
 
 def _said(wording: Wording, heard: _Heard, budget: int | None) -> str:

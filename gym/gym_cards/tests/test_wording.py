@@ -506,3 +506,51 @@ def test_the_environment_names_everything_where_it_is_asked_to():
 def test_bad_findings_are_named(keys, said):
     with pytest.raises(InputError, match=said):
         read_wording(OWN.to_json() | keys, "w")
+
+
+class Ledger(Telegram):
+    """Everything that was found, joined, in a frame; a right part named."""
+
+    findings = {
+        "foreign_numbers": "you used strange numbers: [<<offending>>]",
+        "overused_numbers": "you used numbers: [<<offending>>] too often",
+        "unused_numbers": "you left out numbers: [<<offending>>]",
+        "operator_order": "an operator is out of order",
+        "wrong_value": "it is all wrong",
+        "wrong_value_after": "it is right up to <<prefix>> and no further",
+        "partial": "it is nearly right",
+    }
+
+
+def test_joined_findings_come_back(tmp_path):
+    style = Ledger()
+    feedback = dict.fromkeys(KINDS, "Not right because <<findings>>.")
+    keys = {"feedback": feedback, "findings": style.findings, "findings_separator": ", "}
+    said = read_wording(OWN.to_json() | keys, "w")
+    rng = np.random.default_rng(0)
+    env = gymnasium.make(gym_cards.ENV_ID, verify_iter=9).unwrapped
+    items = []
+    for number in range(400):
+        _, info = env.reset(seed=number)
+        cards, numbers = info["plain_cards"], info["numbers"]
+        a, b, c, d = rng.permutation(numbers)
+        mistakes = (f"{a}+{b}*{c}", f"{a}+{b}+{c}+{d}+99", f"{a}+{b}+{c}+{d}+{d}", f"{a}+98*{c}")
+        formula = mistakes[number % 5] if number % 5 < 4 else None
+        reply = env.mistaken_reply(rng) if formula is None else json.dumps({"formula": formula})
+        verdict = env._judge(reply)
+        formula = verdict.info["formula"]
+        sentence = said.feedback_to(
+            verdict.info["findings"], cards, numbers, FaceRule(*TEN), 24, formula, 1, 1
+        )
+        turns = [
+            ("human", style.prompt(cards, TEN)),
+            ("gpt", style.reply(cards, numbers, formula)),
+            ("human", sentence),
+            ("gpt", style.reply(cards, numbers, info["solution"])),
+        ]
+        turns = [{"from": who, "value": text} for who, text in turns]
+        items.append({"conversations": turns})
+    found = derive(read_dialogues(_write(tmp_path / "a.json", items))).wording
+    assert found.findings_separator == ", "
+    assert {kind: found.findings[kind] for kind in style.findings} == style.findings
+    assert set(found.feedback.values()) == {"Not right because <<findings>>."}

@@ -12,7 +12,7 @@ from typing import Any
 from evaluation import report
 from evaluation.html import leave_report
 from evaluation.play import EvalConfig, check_eval_config, play_suites
-from evaluation.suites import load_task
+from evaluation.suites import EnvOptions, load_task, with_options
 from gym_dialogue import InputError
 from gym_dialogue.command import make_envs, run_command, start_run, with_prompt_file
 from gym_dialogue.resume import read_settings
@@ -57,6 +57,8 @@ class ApiConfig:
         default_factory=lambda: EvalConfig(episodes=100, decoding=["greedy"], max_new_tokens=512)
     )
     """How it is evaluated. `greedy` asks for temperature 0."""
+    env: EnvOptions = field(default_factory=EnvOptions)
+    """What is changed of every suite's environment."""
     prompt_file: str | None = None
     """Wording of prompts and feedback, such as `python -m gym_cards.wording` derives from data;
     null: the environment's own."""
@@ -74,7 +76,13 @@ def main(config: ApiConfig) -> None:
     the files of any evaluation, and usage.json. Raises InputError.
     """
     task = load_task(config.task)
+    task.suites = with_options(task.suites, config.env.kwargs)
     check_eval_config(config.eval)
+    if config.eval.sampling != "given":
+        raise InputError(
+            f"eval.sampling={config.eval.sampling}: an API does not tell how a checkpoint is "
+            "sampled: give eval.temperature and eval.top_p"
+        )
     endpoint = Endpoint(config.base_url, config.model, config.key_env, config.timeout, config.tries)
     if not config.model:
         listed = ", ".join(endpoint.models())
@@ -107,6 +115,7 @@ def main(config: ApiConfig) -> None:
 def _policy(endpoint: Endpoint, journal: Journal, decoding: str, config: ApiConfig) -> ApiPolicy:
     if decoding == "sampled" and config.eval.temperature == 0:
         raise InputError("eval.temperature=0: is greedy decoding; name that, or a higher one")
+    top_p = {"top_p": config.eval.top_p} if config.eval.top_p < 1 else {}
     return ApiPolicy(
         endpoint,
         journal,
@@ -115,7 +124,7 @@ def _policy(endpoint: Endpoint, journal: Journal, decoding: str, config: ApiConf
         concurrency=config.concurrency,
         max_tokens_field=config.max_tokens_field,
         leave_out=config.leave_out,
-        extra_body=config.extra_body,
+        extra_body=top_p | config.extra_body,
         empty_reply=config.empty_reply,
     )
 
@@ -132,7 +141,9 @@ def _open_run(run_dir: Path, config: ApiConfig) -> Journal:
     try:
         before = _flat(read_settings(run_dir))
         now = _flat(asdict(config))
-        changed = [key for key in now if key not in MAY_CHANGE and before.get(key) != now[key]]
+        defaults = _flat(asdict(ApiConfig()))  # of keys that are newer than the run
+        before = {key: before.get(key, defaults[key]) for key in now}
+        changed = [key for key in now if key not in MAY_CHANGE and before[key] != now[key]]
         if len(journal) and changed:
             raise InputError(
                 f"run directory {run_dir}: holds replies under another {', '.join(changed)}; "

@@ -229,6 +229,10 @@ def _check_pair(start: ModelPolicy, policy: ModelPolicy) -> None:
         )
     if start.decoding.temperature != policy.decoding.temperature:
         raise InputError("divergence: start and checkpoint must have the same temperature")
+    if min(start.decoding.top_p, policy.decoding.top_p) < 1:
+        raise InputError(
+            "divergence: is of whole distributions: with eval.top_p=1 and eval.sampling=given only"
+        )
 
 
 def main(config: Config) -> None:

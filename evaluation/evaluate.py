@@ -15,10 +15,9 @@ from typing import Literal
 from evaluation import report
 from evaluation.html import leave_report
 from evaluation.play import EvalConfig, check_eval_config, model_policies, play_suites
-from evaluation.suites import CONFIG_DIR, load_task, with_options
+from evaluation.suites import CONFIG_DIR, EnvOptions, load_task, with_options
 from gym_dialogue import InputError, shows_images
 from gym_dialogue.command import (
-    Kwargs,
     make_envs,
     parse_config,
     run_command,
@@ -29,14 +28,6 @@ from gym_policy import load_model, load_renderer
 from gym_policy.load import run_checkpoints, saved_checkpoints
 from gym_policy.trained_wording import run_settings, wording_note
 from gym_policy.zero import join_processes
-
-
-@dataclass
-class EnvOptions:
-    """What an evaluation changes of every suite's environment."""
-
-    kwargs: Kwargs = field(default_factory=dict)
-    """Keyword arguments, in place of a suite's own."""
 
 
 @dataclass
@@ -76,8 +67,6 @@ def main(config: CommandConfig) -> None:
     task = load_task(name)
     task.suites = with_options(task.suites, config.env.kwargs)
     check_eval_config(config.eval)
-    if "verify_iter" in config.env.kwargs:
-        raise InputError("env.kwargs.verify_iter: is of the whole evaluation: --eval.verify_iter")
     checkpoints = [c for path in given for c in saved_checkpoints(path)]
     renderers = {path: load_renderer(path) for path in checkpoints}
     for suite in task.suites:  # a fault in it or in the wording shows before any model is loaded

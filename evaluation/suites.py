@@ -41,6 +41,14 @@ class TaskConfig:
     """Keyword arguments of every suite's environment, unless the suite gives them itself."""
 
 
+@dataclass
+class EnvOptions:
+    """What an evaluation changes of every suite's environment."""
+
+    kwargs: Kwargs = field(default_factory=dict)
+    """Keyword arguments, in place of a suite's own."""
+
+
 def load_task(name_or_file: str) -> TaskConfig:
     """A task by name (a file of evaluation/configs) or by YAML file. Its suites come with all of
     their keyword arguments. Raises InputError.
@@ -66,7 +74,9 @@ def load_task(name_or_file: str) -> TaskConfig:
 
 
 def with_options(suites: Sequence[SuiteConfig], kwargs: Kwargs) -> list[SuiteConfig]:
-    """Suites with arguments of their environments changed."""
+    """Suites with arguments of their environments changed. Raises InputError."""
+    if "verify_iter" in kwargs:
+        raise InputError("env.kwargs.verify_iter: is of the whole evaluation: --eval.verify_iter")
     return [
         replace(suite, env=EnvConfig(suite.env.id, suite.env.kwargs | kwargs)) for suite in suites
     ]

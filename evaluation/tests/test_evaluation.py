@@ -1,17 +1,28 @@
 """Metrics, intervals, suites and reports, with scripted policies."""
 
 import json
+import re
 
 import numpy as np
 import pytest
 
 from evaluation import report
-from evaluation.across import format_across
+from evaluation.across import format_across, read_results
+from evaluation.evaluate import CommandConfig, _settings_file
 from evaluation.metrics import Resampled, paired_difference, summarize
-from evaluation.play import EvalConfig, check_eval_config, evaluation_tasks, play_suites
-from evaluation.suites import load_task
+from evaluation.play import (
+    EvalConfig,
+    check_eval_config,
+    evaluation_tasks,
+    model_policies,
+    play_suites,
+)
+from evaluation.replay import compare
+from evaluation.suites import CONFIG_DIR, load_task, with_options
 from gym_dialogue import InputError, NoisyOraclePolicy, OraclePolicy, RandomPolicy
 from gym_dialogue.command import make_envs
+from gym_policy import Renderer
+from sft.tiny import build_model, build_tokenizer
 
 
 def _record(puzzle, right, env_seed=0):
@@ -267,3 +278,93 @@ def test_unknown_tasks_and_bad_numbers():
         check_eval_config(EvalConfig(episodes=0))
     with pytest.raises(InputError, match="decoding"):
         check_eval_config(EvalConfig(decoding=[]))
+
+
+def test_each_puzzle_exactly_once_in_order():
+    suites = with_options(load_task("gp_l_paper").suites, {"target_points": 23})
+    config = EvalConfig(episodes=3, each_once=True, verify_iter=2, batch_size=100)
+    policy = {"a": NoisyOraclePolicy(0.3)}
+    found = play_suites(policy, suites, config, show_progress=False)["a"]["rule_ood"]
+    (env,) = make_envs(suites[1].env, 1)
+    wanted = [options["numbers"] for options in env.unwrapped.each_once()]
+    assert [r["options"]["numbers"] for r in found] == wanted
+    assert [r["puzzle"] for r in found] == ["-".join(map(str, numbers)) for numbers in wanted]
+    assert len(wanted) > 600
+    assert all(max(numbers) > 10 for numbers in wanted)
+
+
+def test_what_was_played_once_each_is_played_again(tmp_path):
+    suites = load_task("virl_l").suites[:1]
+    suites = with_options(suites, {"num_routes": 7, "split": "all"})
+    config = EvalConfig(each_once=True, verify_iter=2)
+    records = play_suites({"a": NoisyOraclePolicy(0.3)}, suites, config, show_progress=False)
+    assert len({r["puzzle"] for r in records["a"]["id"]}) == 7
+    report.write(tmp_path, {"x": records}, suites, 2)
+    _, results = read_results(tmp_path)
+    assert [r["options"] for r in results["x"]["a"]["id"]] == [{"route_idx": i} for i in range(7)]
+    shown = compare(results, suites, 2, None, per_suite=7)
+    assert len(shown) == 7
+    assert not any(comparison.disagrees for comparison in shown)
+
+
+def test_an_environment_without_a_list_says_so():
+    suites = with_options(load_task("gp_l").suites[:1], {"face_rule": "random"})
+    with pytest.raises(InputError, match="each_once: face_rule random"):
+        play_suites({"a": OraclePolicy()}, suites, EvalConfig(each_once=True), show_progress=False)
+
+
+def test_sampling_is_as_given_or_as_the_checkpoint_says():
+    tokenizer = build_tokenizer(["1"])
+    model = build_model(len(tokenizer), tokenizer.pad_token_id, tokenizer.eos_token_id, seed=0)
+
+    def decoding(**settings):
+        policies = model_policies(model, Renderer(tokenizer), EvalConfig(**settings))
+        return [(p.decoding.temperature, p.decoding.top_p) for p in policies.values()]
+
+    own = {"sampling": "generation_config", "decoding": ["sampled"]}
+    model.generation_config.temperature = model.generation_config.top_p = None
+    assert decoding(**own) == [(1.0, 1.0)]
+    model.generation_config.temperature, model.generation_config.top_p = 0.6, 0.9
+    assert decoding(**own) == [(0.6, 0.9)]
+    assert decoding() == [(1.0, 1.0)] * 2
+    assert decoding(temperature=0.2, top_p=0.5) == [(0.2, 0.5)] * 2
+    model.generation_config.temperature = 0.0
+    with pytest.raises(InputError, match=r"generation_config: temperature=0\.0"):
+        decoding(**own)
+    with pytest.raises(InputError, match=r"top_p=1\.5: must be above 0 and at most 1"):
+        check_eval_config(EvalConfig(top_p=1.5))
+
+
+@pytest.mark.parametrize(
+    ("checkpoint", "task"),
+    [
+        ("tianzhechu/GP-L-Init", "gp_l"),
+        ("tianzhechu/GP-L-RL20", "gp_l"),
+        ("/hub/models--tianzhechu--VIRL-VL-Init/snapshots/5d", "virl_vl"),
+        ("runs/gp_l/my-VIRL-L.5", "virl_l"),
+        ("runs/sft-gp_vl-paper-seed0/checkpoints/update-000400", "gp_vl"),
+    ],
+)
+def test_the_papers_settings_follow_the_checkpoints_name(checkpoint, task):
+    config = CommandConfig(checkpoints=[checkpoint], settings="paper")
+    assert _settings_file(config, checkpoint) == CONFIG_DIR / "paper" / f"{task}.yaml"
+
+
+@pytest.mark.parametrize(
+    ("options", "checkpoint", "word"),
+    [
+        ({}, "owner/mygp_large", "say which with --task=gp_l|gp_vl|virl_l|virl_vl"),
+        ({}, "owner/model", "owner/model does not tell its task by its name"),
+        ({"task": "chess"}, "owner/GP-L", "paper is for gp_l, gp_vl, virl_l, virl_vl"),
+        ({"settings": "thesis"}, "owner/GP-L", "settings=thesis: must be one of paper"),
+    ],
+)
+def test_settings_that_cannot_be_told(options, checkpoint, word):
+    config = CommandConfig(**{"checkpoints": [checkpoint], "settings": "paper"} | options)
+    with pytest.raises(InputError, match=re.escape(word)):
+        _settings_file(config, checkpoint)
+
+
+def test_the_number_of_replies_is_that_of_the_whole_evaluation():
+    with pytest.raises(InputError, match=r"--eval\.verify_iter"):
+        with_options(load_task("gp_l").suites, {"verify_iter": 3})

@@ -6,12 +6,15 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from rl_parts import ROOT, tiny_llama, tiny_tokenizer
+from rl_parts import ROOT, tiny_llama, tiny_mllama, tiny_tokenizer
+from tiny_models import tiny_mllama_processor
 
 from evaluation.evaluate import CommandConfig, load_settings
 from evaluation.play import evaluation_tasks
 from evaluation.suites import CONFIG_DIR, load_task
 from gym_dialogue.command import EnvConfig, InputError, make_envs, parse_config
+from gym_policy import Renderer
+from gym_policy.load import save_renderer
 from gym_virl import export
 from gym_virl.geo import COMPASS, RELATIVE
 from gym_virl.routes import read_routes
@@ -63,6 +66,10 @@ def project(tmp_path_factory):
     model.generation_config.update(do_sample=True, temperature=0.6, top_p=0.9)
     for part in (model, tokenizer):
         part.save_pretrained(place / "VIRL-L-Init")
+    seeing = tiny_tokenizer(with_images=True)
+    tiny_mllama(seeing).save_pretrained(place / "VIRL-VL-Init")
+    processor = tiny_mllama_processor(seeing)
+    save_renderer(Renderer(seeing, processor), place / "VIRL-VL-Init")
     return place
 
 
@@ -91,6 +98,7 @@ def test_an_evaluation_as_the_papers_plays_every_route_once_in_order(project):
         "paper",
         "--run_dir=runs/paper",
         "--eval.max_new_tokens=4",
+        PROCESSES="2",
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("note: VIRL-L-Init was trained on the released wording") == 1
@@ -107,6 +115,25 @@ def test_an_evaluation_as_the_papers_plays_every_route_once_in_order(project):
         assert max(t["turn"] for t in turns if t["suite"] == suite) == 1  # verify_iter 2
     page = (project / "runs/paper/report.html").read_text()
     assert "otherwise than recorded (" not in page
+
+
+@needs_environment
+def test_an_evaluation_with_street_views_plays_vln_mini_too(project):
+    done = _launch(
+        project,
+        "eval_ood.sh",
+        "paper",
+        "--run_dir=runs/views",
+        "--eval.max_new_tokens=2",
+        "--env.kwargs.resolution=16",
+        CKPT_NAME="VIRL-VL-Init",
+    )
+    assert done.returncode == 0, done.stderr
+    played = [t for t in _turns(project, "runs/views") if t["suite"] == "mini" and t["turn"] == 0]
+    routes = read_routes(project / MINI / "route_infos.json")
+    assert [t["puzzle"] for t in played] == [route.name for route in routes]
+    assert len(played) == 18
+    assert "otherwise than recorded (" not in (project / "runs/views/report.html").read_text()
 
 
 @needs_environment

@@ -18,11 +18,14 @@ class Reply:
     `token_ids` and `logprobs` have one entry per sampled token, the end-of-turn token included
     when it was sampled; both are empty for policies that are not token models. `logprobs` are
     natural logarithms under the distribution that was sampled from (temperature applied).
+    `finish` is why it ended: `stop` where the policy ended it, `length` where a limit of tokens cut
+    it off, or another word of an API; empty where that is not known.
     """
 
     text: str
     token_ids: tuple[int, ...] = ()
     logprobs: tuple[float, ...] = ()
+    finish: str = ""
 
 
 @dataclass(frozen=True)

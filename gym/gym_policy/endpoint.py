@@ -23,6 +23,7 @@ from openai import APIConnectionError, APIStatusError, APITimeoutError, OpenAI
 from tqdm import tqdm
 
 from gym_dialogue.errors import InputError
+from gym_dialogue.messages import BEYOND_CONTEXT
 from gym_policy.secret import Secret
 
 FIRST_WAIT = 1.0
@@ -43,9 +44,6 @@ _COUNTS = ("prompt_tokens", "completion_tokens")
 _FILTERED = ("content_filter", "content_policy_violation")
 BROKEN_OFF = ("error", "network_error")
 """Finish reasons of what is no reply."""
-BEYOND_CONTEXT = "context_length"
-"""The finish reason of what stands for the reply to a dialogue that the model's context does not
-hold."""
 _CONTEXT_CODE = re.compile(r"context_?(?:length|window|size|exceeded)", re.IGNORECASE)
 # In the words of OpenAI, vLLM, SGLang, llama.cpp, TGI, Anthropic and Gemini.
 _CONTEXT = re.compile(

@@ -17,16 +17,10 @@ from stub_api import DROP, HANG, completion, error, running_stub
 
 import gym_cards  # noqa: F401 - registers the environments
 from gym_dialogue import Dialogue, InputError, Message, Task, rollout
+from gym_dialogue.messages import BEYOND_CONTEXT
 from gym_policy import endpoint as endpoint_module
 from gym_policy.api import ApiPolicy
-from gym_policy.endpoint import (
-    BEYOND_CONTEXT,
-    Answer,
-    Endpoint,
-    EndpointError,
-    Failure,
-    read_answer,
-)
+from gym_policy.endpoint import Answer, Endpoint, EndpointError, Failure, read_answer
 from gym_policy.journal import Journal
 
 KEY = "sk-very-secret-0123"

@@ -20,9 +20,9 @@ import PIL.Image
 
 from evaluation.across import read_results
 from evaluation.learning import plot_learning, read_metrics
-from evaluation.metrics import Interval
+from evaluation.metrics import Interval, count_replies
 from evaluation.replay import Comparison, Played, Utterance, compare, encode_image
-from evaluation.report import Results, format_interval, table_rows
+from evaluation.report import Results, format_interval, reply_blocks, table_rows
 from evaluation.suites import load_task, with_options
 from gym_dialogue import InputError
 from gym_dialogue.command import run_command
@@ -375,6 +375,12 @@ def _tables(summary: dict[str, Any], results: Results) -> list[Table]:
             rows.append(row)
         caption = f"Success, % [95 % interval]: {heading}"
         tables.append(Table(caption, ["suite", *labels, *(title for _, title in pairs)], rows))
+    for heading, decoding in reply_blocks(results):
+        rows = [
+            [suite["title"], *(str(count_replies(results[x][decoding][name])) for x in labels)]
+            for name, suite in summary["suites"].items()
+        ]
+        tables.append(Table(heading[0].upper() + heading[1:], ["suite", *labels], rows))
     if not pairs:
         return tables
     first, last = results[labels[0]], results[labels[-1]]

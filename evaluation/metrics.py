@@ -8,15 +8,18 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 
 from gym_dialogue import Episode
+from gym_dialogue.messages import BEYOND_CONTEXT
 
 NUM_RESAMPLES = 2000
 LEVEL = 0.95
+
+_CUT = ("length", "max_tokens", "model_length")  # finish reasons of several APIs
 
 
 @dataclass(frozen=True)
@@ -60,6 +63,8 @@ def episode_record(episode: Episode) -> dict[str, Any]:
                 "is_right": turn.is_right,
                 "recognized": turn.recognized,
                 "kind": turn.kind,
+                "is_read": turn.is_read,
+                "finish": turn.reply.finish,
                 "tokens": len(turn.reply.token_ids),
             }
             for turn in episode.turns
@@ -157,8 +162,40 @@ def percentile_interval(value: float, samples: np.ndarray) -> Interval:
     return Interval(float(value), float(low), float(high))
 
 
+@dataclass(frozen=True)
+class ReplyCounts:
+    """How many replies there are, and how many of them have no answer that was found (`unread`),
+    ended at the limit of tokens (`cut`), have no text (`empty`), or were never given, for the
+    dialogue is beyond the model's context (`beyond_context`; they are empty as well).
+    """
+
+    replies: int
+    unread: int
+    cut: int
+    empty: int
+    beyond_context: int
+
+    def __str__(self) -> str:
+        return f"{self.unread} / {self.cut} / {self.empty} of {self.replies}"
+
+
+def count_replies(records: Sequence[dict[str, Any]]) -> ReplyCounts:
+    """Counts over the turns of records. What older records do not hold counts for nothing."""
+    turns = [turn for record in records for turn in record["turns"]]
+    finishes = [str(turn.get("finish", "")).lower() for turn in turns]
+    return ReplyCounts(
+        replies=len(turns),
+        unread=sum(turn.get("is_read") is False for turn in turns),
+        cut=sum(finish in _CUT for finish in finishes),
+        empty=sum(not turn.get("reply", "-").strip() for turn in turns),
+        beyond_context=sum(finish == BEYOND_CONTEXT for finish in finishes),
+    )
+
+
 def summarize(records: Sequence[dict[str, Any]], verify_iter: int) -> dict[str, Any]:
-    """Every metric with its interval, the counts of primary outcomes, and the sizes."""
+    """Every metric with its interval, the counts of primary outcomes and of replies that hold no
+    answer, and the sizes.
+    """
     outcomes: dict[str, int] = {}
     for record in records:
         for turn in record["turns"]:
@@ -174,6 +211,7 @@ def summarize(records: Sequence[dict[str, Any]], verify_iter: int) -> dict[str, 
             for name in metric_names(records, verify_iter)
         },
         "outcomes": dict(sorted(outcomes.items())),
+        "replies": asdict(count_replies(records)),
     }
 
 

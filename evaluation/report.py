@@ -10,12 +10,16 @@ from typing import Any
 from evaluation.metrics import (
     Interval,
     Resampled,
+    count_replies,
     paired_difference,
     position_kinds,
     says_what_it_sees,
 )
 from evaluation.play import Records, summarize_records
 from evaluation.suites import SuiteConfig
+
+MANY = 0.1
+"""The share of replies from which on it is said what may be done about them."""
 
 Results = dict[str, Records]
 """Records of each checkpoint, by label. The first checkpoint is what others are compared with."""
@@ -64,7 +68,60 @@ def format_table(results: Results, suites: Sequence[SuiteConfig], verify_iter: i
                 difference = paired_difference(records[label], records[first], metric)
                 cells.append(format_interval(difference, sign="+"))
             lines.append(f"  {title:<{width - 2}}" + "".join(f"{c:>{cell}}" for c in cells))
-    return "\n".join(lines)
+    for heading, decoding in reply_blocks(results):
+        lines.append(heading)
+        for suite, title in zip(suites, titles, strict=True):
+            cells = [str(count_replies(results[label][decoding][suite.name])) for label in labels]
+            lines.append(f"  {title:<{width - 2}}" + "".join(f"{c:>{cell}}" for c in cells))
+    return "\n".join([*lines, *hints(results)])
+
+
+def reply_blocks(results: Results) -> list[tuple[str, str]]:
+    """The blocks of the table that count replies without an answer: (heading, decoding), for every
+    decoding that has any.
+    """
+    decodings = list(next(iter(results.values())))
+    faulty = [
+        decoding
+        for decoding in decodings
+        for records in results.values()
+        for counts in map(count_replies, records[decoding].values())
+        if counts.unread + counts.cut + counts.empty > 0
+    ]
+    heading = "replies that are unread (no answer found) / cut at the token limit / empty"
+    return [(f"{heading}, {decoding}", decoding) for decoding in dict.fromkeys(faulty)]
+
+
+def hints(results: Results) -> list[str]:
+    """What may be done where many replies hold no answer: a line for each cause."""
+    lines = []
+    for label, records in results.items():
+        for decoding, by_suite in records.items():
+            counts = count_replies([record for suite in by_suite.values() for record in suite])
+            silent = counts.empty - counts.beyond_context
+            causes = (
+                (counts.cut, "were cut at the token limit: raise max_new_tokens"),
+                (
+                    silent,
+                    "are empty: a model that thinks may have spent max_new_tokens on it (raise "
+                    "it), or have left its answer in reasoning_content (switch thinking off)",
+                ),
+                (
+                    counts.beyond_context,
+                    "would not fit in the model's context: lower max_new_tokens or verify_iter",
+                ),
+                (
+                    counts.unread - counts.cut - counts.empty,
+                    "are whole and hold no answer in the form asked for: turns.jsonl has them",
+                ),
+            )
+            lines += [
+                f"hint: {label}, {decoding}: {100 * count / counts.replies:.0f} % of the replies "
+                f"{said}"
+                for count, said in causes
+                if count >= MANY * counts.replies
+            ]
+    return lines
 
 
 def format_interval(interval: Interval, sign: str = "") -> str:
@@ -92,6 +149,7 @@ def summary(results: Results, suites: Sequence[SuiteConfig], verify_iter: int) -
             label: summarize_records(records, verify_iter) for label, records in results.items()
         },
         "compared_with": labels[0],
+        "hints": hints(results),
         "differences": differences,
     }
 

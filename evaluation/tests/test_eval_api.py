@@ -4,12 +4,14 @@ against the one that transformers ships, stopped in the middle and started again
 
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
 import threading
 import time
 import urllib.error
+import urllib.parse
 import urllib.request
 from contextlib import contextmanager
 from pathlib import Path
@@ -27,7 +29,8 @@ from stub_api import completion, error, running_stub  # noqa: E402
 from tiny_models import tiny_llama, tiny_tokenizer  # noqa: E402
 
 SEES = next((ROOT / "assets" / "start").glob("gp_vl-*"))
-KEY = "sk-very-secret-0123"
+KEY = "sk-v3ry/s3cret+0123=="
+SHOWS_KEY = re.compile(r"sk-v3ry|s3cret|0123=|0123%")
 TASK = """
 task: some
 env_kwargs: {split: train}
@@ -59,9 +62,9 @@ def run(tmp_path, monkeypatch, capsys):
         except SystemExit as end:
             code = end.code
         printed = capsys.readouterr()
-        files = run_dir.glob("*") if run_dir.exists() else []
+        files = [f for f in run_dir.rglob("*") if f.is_file()]
         shown = printed.out + printed.err + "".join(f.read_text(errors="replace") for f in files)
-        assert KEY not in shown
+        assert not SHOWS_KEY.search(shown)
         return code, printed.out, printed.err
 
     return run
@@ -134,14 +137,18 @@ def _tally(replies):
 
 def test_a_failed_evaluation_goes_on_elsewhere_but_not_as_another(run, tmp_path):
     with running_stub() as stub:
-        stub.bad_days = [None] * 5 + [(401, error(f"Incorrect API key: {KEY}"))]
+        escaped = KEY.replace("/", "\\/")
+        body = f'{{"error": {{"message": "Incorrect API key: {escaped}"}}}}'
+        # A reply that repeats the key is kept without it.
+        echo = (200, completion(f"{KEY} or {urllib.parse.quote(KEY, safe='')}"))
+        stub.bad_days = [(503, error("x" * 190 + KEY)), *[None] * 4, echo, (401, body)]
         line = _refused(run(stub.url, "--concurrency=1"))
         assert "answered 401 (Incorrect API key: [OPENAI_API_KEY]): check the key" in line
         assert _journal(tmp_path / "run") == 5
         line = _refused(run(stub.url, "--eval.max_new_tokens=9", "--extra_body.top_p=0.5"))
         assert "holds replies under another extra_body, eval.max_new_tokens" in line
         assert "model" in _refused(run(stub.url, model="another"))
-        assert len(stub.requests) == 6
+        assert len(stub.requests) == 7
     with running_stub() as stub:
         code, out, err = run(stub.url, "--concurrency=3", "--tries=2")
         assert code == 0, err
@@ -161,6 +168,36 @@ def test_replies_that_were_cut_are_counted(run, tmp_path):
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
     found = summary["checkpoints"]["some-model"]
     assert found["greedy"]["id"]["outcomes"] == {"ILLEGAL_FORMULA": 8}
+    assert found["greedy"]["id"]["replies"]["cut"] == 8
+    assert "8 / 8 / 0 of 8" in out
+    for decoding in ("greedy", "sampled"):
+        hint = f"hint: some-model, {decoding}: 100 % of the replies were cut at the token limit"
+        assert f"{hint}: raise max_new_tokens" in out
+
+
+def test_a_model_that_leaves_its_answer_in_its_thinking_is_found_out(run, tmp_path):
+    with running_stub() as stub:
+        stub.always = (200, completion(None, reasoning_content='{"formula": "1"}'))
+        code, out, err = run(stub.url)
+        assert code == 0, err
+    assert "8 / 0 / 8 of 8" in out
+    assert "or have left its answer in reasoning_content" in out
+
+
+def test_a_dialogue_beyond_the_context_does_not_end_the_run(run, tmp_path):
+    said = "This model's maximum context length is 64 tokens. However, you requested 99 tokens."
+    with running_stub() as stub:
+        stub.bad_days = [None] * 5 + [(400, error(said))] * 4
+        code, out, err = run(stub.url, "--concurrency=1")
+        assert code == 0, err
+        assert len(stub.requests) == 16
+        assert run(stub.url)[0] == 0
+        assert len(stub.requests) == 16
+    assert "4 would not fit in the model's context" in out
+    assert "hint: some-model, greedy: 25 % of the replies would not fit in the model's con" in out
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    found = summary["checkpoints"]["some-model"]["greedy"]
+    assert sum(found[suite]["replies"]["beyond_context"] for suite in found) == 4
 
 
 @pytest.mark.parametrize(

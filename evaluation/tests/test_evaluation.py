@@ -9,6 +9,7 @@ import pytest
 from evaluation import report
 from evaluation.across import format_across, read_results
 from evaluation.evaluate import CommandConfig, _settings_file
+from evaluation.html import leave_report
 from evaluation.metrics import Resampled, paired_difference, summarize
 from evaluation.play import (
     EvalConfig,
@@ -19,8 +20,16 @@ from evaluation.play import (
 )
 from evaluation.replay import compare
 from evaluation.suites import CONFIG_DIR, load_task, with_options
-from gym_dialogue import InputError, NoisyOraclePolicy, OraclePolicy, RandomPolicy
+from gym_dialogue import (
+    InputError,
+    NoisyOraclePolicy,
+    OraclePolicy,
+    Policy,
+    RandomPolicy,
+    Reply,
+)
 from gym_dialogue.command import make_envs
+from gym_dialogue.messages import BEYOND_CONTEXT
 from gym_policy import Renderer
 from sft.tiny import build_model, build_tokenizer
 
@@ -160,6 +169,91 @@ def test_report_files(played, tmp_path, capsys):
     first = [r for r in rows if r["turn"] == 0]
     assert len(first) == 3 * len(task.suites) * 30
     assert (tmp_path / "success.png").stat().st_size > 10000
+
+
+class _Says(Policy):
+    """Answers the dialogues of an episode with these replies in turn."""
+
+    def __init__(self, *replies):
+        self.replies = replies
+
+    def act(self, dialogues):
+        return [self.replies[d.num_replies % len(self.replies)] for d in dialogues]
+
+
+ANSWER = '{"formula": "1"}'
+CUT = Reply("hm, let me see", finish="length")
+EMPTY = Reply(" ", finish="stop")
+
+
+def _said(suites, **policies):
+    config = EvalConfig(episodes=3, verify_iter=4, batch_size=3)
+    return {
+        label: play_suites({"greedy": policy}, suites, config, show_progress=False)
+        for label, policy in policies.items()
+    }
+
+
+def test_replies_without_an_answer_are_counted(tmp_path):
+    suites = load_task("gp_l").suites[:2]
+    faulty = _Says(CUT, EMPTY, Reply(f"<think>{ANSWER}</think>no"), Reply(ANSWER, finish="length"))
+    results = _said(suites, fine=OraclePolicy(), faulty=faulty)
+    report.write(tmp_path, results, suites, 4)
+    data = json.loads((tmp_path / "summary.json").read_text())
+    counts = [data["checkpoints"][x]["greedy"]["id"]["replies"] for x in ("fine", "faulty")]
+    assert counts == [
+        {"replies": 3, "unread": 0, "cut": 0, "empty": 0, "beyond_context": 0},
+        {"replies": 12, "unread": 9, "cut": 6, "empty": 3, "beyond_context": 0},
+    ]
+    table = (tmp_path / "table.txt").read_text()
+    heading = "replies that are unread (no answer found) / cut at the token limit / empty, greedy"
+    _, block = table.split(heading + "\n")
+    assert re.search(r" 0 / 0 / 0 of 3 +9 / 6 / 3 of 12$", block.splitlines()[0])
+    assert data["hints"] == table.splitlines()[-2:]
+    assert data["hints"] == [
+        "hint: faulty, greedy: 50 % of the replies were cut at the token limit: raise "
+        "max_new_tokens",
+        "hint: faulty, greedy: 25 % of the replies are empty: a model that thinks may have spent "
+        "max_new_tokens on it (raise it), or have left its answer in reasoning_content (switch "
+        "thinking off)",
+    ]
+    (tmp_path / "config.yaml").write_text("task: gp_l\n")
+    leave_report(tmp_path)
+    page = (tmp_path / "report.html").read_text()
+    assert heading.capitalize() in page
+    assert "9 / 6 / 3 of 12" in page
+
+
+@pytest.mark.parametrize(
+    ("replies", "words"),
+    [
+        ([Reply("I give up", finish="stop")], "are whole and hold no answer in the form asked for"),
+        ([Reply("", finish=BEYOND_CONTEXT)], "would not fit in the model's context: lower max_new"),
+        ([EMPTY, *[Reply(ANSWER)] * 3], None),
+    ],
+)
+def test_a_hint_is_for_what_is_frequent(replies, words, monkeypatch):
+    monkeypatch.setattr(report, "MANY", 0.3)
+    hints = report.hints(_said(load_task("virl_l").suites[:1], some=_Says(*replies)))
+    hints += report.hints(_said(load_task("gp_l").suites[:1], some=_Says(*replies)))
+    if words is None:
+        assert not hints[1:]  # a route is ended by its first replies
+    else:
+        assert [words in hint for hint in hints] == [True, True]
+
+
+def test_a_table_where_every_reply_is_read_has_no_counts():
+    suites = load_task("virl_l").suites[:1]
+    results = _said(suites, oracle=OraclePolicy())
+    assert "unread" not in report.format_table(results, suites, 4)
+    assert report.hints(results) == []
+
+
+def test_records_from_before_replies_were_counted_are_read():
+    records = [_record("a", [True, False])]
+    assert summarize(records, 2)["replies"] == {
+        **{"replies": 2, "unread": 0, "cut": 0, "empty": 0, "beyond_context": 0}
+    }
 
 
 def test_runs_with_different_seeds_are_averaged(played, tmp_path):

@@ -118,7 +118,7 @@ class GeneralPointsEnv(DialogueEnv):
     `gym_cards/GeneralPoint-oneline-v0`
     """
 
-    answer_field = "formula"
+    answer_field = answer_info = "formula"
     # Each value, alone and together with the fixed wording before it.
     token_patterns = (rf"(?s).*?(?:{_VALUE})|.+", _VALUE)
 
@@ -200,7 +200,7 @@ class GeneralPointsEnv(DialogueEnv):
             )
         self.recognition_only = recognition_only
         if recognition_only:
-            self.answer_field = "cards"
+            self.answer_field, self.answer_info = "cards", "read_cards"
         if prompt_file is not None and wording != "default":
             raise InputError(f"wording={wording}: has no part in prompt_file; give one of the two")
         self.wording = OWN if prompt_file is None else load_wording(prompt_file)

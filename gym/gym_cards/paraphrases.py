@@ -20,18 +20,20 @@ def _worded(
     task: str,
     shown: str,
     look: str,
+    formula: str,
     form: str,
     rule_phrase: Mapping[str, str] | None = None,
 ) -> Wording:
     """A wording from its parts, each a line: the rule of the cards, the task, the hand as text, the
-    hand as an image, and the form of a reply, with <<form>> for the object.
+    hand as an image, what a formula is, and the form of a reply, with <<form>> for the object.
+    Together they say everything that costs reward.
     """
     phrases = {} if rule_phrase is None else {"faces": rule_phrase}
     recognition = f"{look}\n{form}".replace("<<form>>", _CARDS_ONLY)
     form = form.replace("<<form>>", _KEYS)
     return Wording(
-        prompt="\n".join((task, rule, shown, form)),
-        image_prompt="\n".join((task, rule, look, form)),
+        prompt="\n".join((task, rule, shown, formula, form)),
+        image_prompt="\n".join((task, rule, look, formula, form)),
         recognition_prompt=recognition,
         phrases=phrases,
     )
@@ -53,6 +55,8 @@ DIVERSE: tuple[Wording, ...] = (
         rule="In this game <<faces>>; an ace is worth 1.",
         shown="You hold <<cards>>.",
         look="The image shows the cards that you hold.",
+        formula="Use the value of each card exactly once, with + - * / and parentheses, and put no "
+        "spaces in the formula.",
         form="Answer with this JSON object, filled in, and no other text: <<form>>",
         rule_phrase=_EACH,
     ),
@@ -62,6 +66,7 @@ DIVERSE: tuple[Wording, ...] = (
         rule="Values: A=1, J=<<J>>, Q=<<Q>>, K=<<K>>, others as printed.",
         shown="Hand: <<cards>>",
         look="Hand: see the image.",
+        formula="The formula is a string without spaces.",
         form="Output format: <<form>>",
     ),
     _worded(
@@ -70,6 +75,7 @@ DIVERSE: tuple[Wording, ...] = (
         rule="Note that <<faces>>. The ace is a one, and number cards count as what they say.",
         shown="The <<count>> cards on the table: <<cards>>.",
         look="The <<count>> cards on the table are in the picture.",
+        formula="Leave no spaces between the characters of the formula.",
         form="Write a JSON object of this form: <<form>>",
         rule_phrase=_COURT,
     ),
@@ -78,6 +84,7 @@ DIVERSE: tuple[Wording, ...] = (
         rule="A jack counts <<J>>, a queen counts <<Q>>, a king counts <<K>>, an ace counts one.",
         shown="With: <<cards>>. None may be left over, and none may be used twice.",
         look="With the <<count>> cards in the image. None may be left over or used twice.",
+        formula="Allowed in the formula: numbers, + - * / and parentheses; spaces are not.",
         form="Solution, as JSON like <<form>>:",
     ),
     _worded(
@@ -86,6 +93,7 @@ DIVERSE: tuple[Wording, ...] = (
         rule="Remember what cards count as here: <<faces>>, and A is worth 1.",
         shown="My cards are <<cards>>.",
         look="My cards are the ones in the picture.",
+        formula="I want the formula without spaces; parentheses are fine.",
         form="Please reply in JSON only, with these keys: <<form>>",
         rule_phrase=_EACH,
     ),
@@ -94,6 +102,7 @@ DIVERSE: tuple[Wording, ...] = (
         rule="RULE J:<<J>> Q:<<Q>> K:<<K>> A:1",
         shown="INPUT <<cards>>",
         look="INPUT image",
+        formula="FORMULA each card once, + - * / and parentheses, no spaces",
         form="OUTPUT <<form>>",
     ),
     _worded(
@@ -102,7 +111,8 @@ DIVERSE: tuple[Wording, ...] = (
         rule="As for the numbers, <<faces>>, while an ace is 1.",
         shown="The riddle's cards, <<count>> of them, are <<cards>>.",
         look="The riddle's cards, <<count>> of them, are shown in the image.",
-        form="Give the cards, their numbers and the formula: <<form>>",
+        formula="Give the cards, their numbers and the formula, written without any spaces.",
+        form="The form of an answer: <<form>>",
         rule_phrase=_COURT,
     ),
 )

@@ -66,9 +66,10 @@ class DialogueEnv(gym.Env[dict[str, Any], str]):
     dialogue, or ends (`terminated`: nothing is bootstrapped). The episode is a success if every
     dialogue ended with a right reply. `truncated` is always False.
 
-    `info` has `outcome`, `outcomes`, `feedback`, `is_right`, `recognized` (of the Verdict), `kind`
-    (of the dialogue that the reply was in), `is_success`, `remaining_steps`, `answer_field`, and
-    `puzzle`, the name under which episodes of the same task are clustered in statistics.
+    `info` has `outcome`, `outcomes`, `feedback`, `is_right`, `recognized` (of the Verdict),
+    `is_read` (whether an answer was found in the reply; None where the environment does not say),
+    `kind` (of the dialogue that the reply was in), `is_success`, `remaining_steps`, `answer_field`,
+    and `puzzle`, the name under which episodes of the same task are clustered in statistics.
 
     A subclass draws the task in `_begin`, judges replies in `_judge`, and goes on in `_advance`.
     """
@@ -77,6 +78,9 @@ class DialogueEnv(gym.Env[dict[str, Any], str]):
     max_text_length = 16384
     answer_field: str | None = None
     """The field of a reply that holds the answer itself, after what leads up to it."""
+    answer_info: str | None = None
+    """The key of a Verdict's info that holds the answer as it was read, None or empty where none
+    was."""
     token_patterns: tuple[str, ...] = (r"\s*\w+|[^\w\s]+",)
     """Regular expressions: what they match in the task's texts makes the vocabulary of a tokenizer
     made for this task alone (`sft.tiny`)."""
@@ -177,6 +181,7 @@ class DialogueEnv(gym.Env[dict[str, Any], str]):
         self, kind: str | None = None, verdict: Verdict | None = None, is_success: bool = False
     ) -> dict[str, Any]:
         outcomes = verdict.outcomes if verdict else ()
+        says = verdict is not None and self.answer_info is not None
         return {
             **self._prompt.info,
             **(verdict.info if verdict else {}),
@@ -186,6 +191,7 @@ class DialogueEnv(gym.Env[dict[str, Any], str]):
             "is_right": bool(verdict and verdict.is_right),
             "is_success": is_success,
             "recognized": verdict.recognized if verdict else None,
+            "is_read": bool(verdict.info[self.answer_info]) if says else None,
             "kind": self._prompt.kind if kind is None else kind,
             "remaining_steps": self._remaining,
             "answer_field": self.answer_field,

@@ -10,6 +10,9 @@ import numpy as np
 
 from gym_dialogue.images import Image
 
+BEYOND_CONTEXT = "context_length"
+"""How an empty reply finishes that stands for one to a dialogue that is too long for the model."""
+
 
 @dataclass(frozen=True)
 class Reply:
@@ -18,11 +21,14 @@ class Reply:
     `token_ids` and `logprobs` have one entry per sampled token, the end-of-turn token included
     when it was sampled; both are empty for policies that are not token models. `logprobs` are
     natural logarithms under the distribution that was sampled from (temperature applied).
+    `finish` is why it ended: `stop` where the policy ended it, `length` where a limit of tokens cut
+    it off, BEYOND_CONTEXT, or another word of an API; empty where that is not known.
     """
 
     text: str
     token_ids: tuple[int, ...] = ()
     logprobs: tuple[float, ...] = ()
+    finish: str = ""
 
 
 @dataclass(frozen=True)

@@ -1,60 +1,213 @@
-"""Reply text -> fields. Strict JSON first, then each field by pattern; never raises."""
+"""Reply text -> fields. The last candidate answers; strict JSON or by pattern; never raises.
+
+The text may be of any length: what is bounded is how often something is tried, so that no reply
+takes more than a few passes over it.
+"""
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
-from typing import Any
-
-MAX_REPLY_CHARS = 16384
-"""A longer reply is not read at all: no answer to these tasks comes near it."""
+from collections import deque
+from collections.abc import Iterable
+from functools import lru_cache
+from typing import Any, NamedTuple
 
 _MAX_OBJECTS = 16  # how many "{" from the end are tried as the start of a JSON object
+_MAX_MENTIONS = 16  # how many times that a field is named are tried, from the end
+_MAX_BRACES = 64  # how many are looked at for the one that opens an answer
 _MAX_INT_DIGITS = 18
 
 _DECODER = json.JSONDecoder()
+_OBJECT = re.compile(r"\{\s*\"")
+_SPACE = re.compile(r"\s*")
+_THINKING = re.compile(
+    r"(?i:<(?P<slash>/?)(?:think|thinking|thought|reasoning)>)"
+    r"|\[(?P<mark>/?)THINK\]"
+    r"|<\|channel\|>(?P<channel>analysis|commentary|final)"
+)
+_STRING = re.compile(r"\s{0,64}(?:\"([^\"\n]*)\"|'([^'\n]*)'|([^\s\"',}][^\n,}]*))")
+_LIST = re.compile(r"\s{0,64}\[([^\[\]{}]*)\]")
+
+
+class _Candidate(NamedTuple):
+    """What may be the answer: where it stands, and its fields if it is JSON."""
+
+    start: int
+    end: int
+    data: dict[str, Any] | None
+
+
+class _Mention(NamedTuple):
+    """A field as it is written: where its key begins, and its value."""
+
+    start: int
+    name: str
+    value: Any
 
 
 def read_fields(reply: str, fields: dict[str, type]) -> dict[str, Any]:
     """The wanted fields of a reply, each None where it cannot be read.
 
     `fields` maps a field's name to `str` or `list`. A list comes back as a list of str and int.
-    Where a reply holds several JSON objects (a draft before the answer), the last one counts.
+    Where a reply holds several answers (a draft before the answer), the last one counts, with its
+    own fields alone. It is read as JSON or, where it is none, field by field. Behind a JSON object,
+    a field without quotes is an answer only where a line, a sentence or an object begins: to speak
+    of `the formula: ...` takes nothing back. What stands in a thinking block is no answer.
     """
-    empty = dict.fromkeys(fields)
-    if not isinstance(reply, str) or len(reply) > MAX_REPLY_CHARS:
-        return empty
-    data = _last_object(reply, fields)
-    if data is not None:
-        return {name: _checked(data.get(name), kind) for name, kind in fields.items()}
-    readers = {str: _find_string, list: _find_list}
-    return {name: readers[kind](reply, name) for name, kind in fields.items()}
+    if not isinstance(reply, str):
+        return dict.fromkeys(fields)
+    text = _without_thinking(reply)
+    answer = _answer(text, fields)
+    if answer is None:
+        return dict.fromkeys(fields)
+    if answer.data is not None:
+        return {name: _checked(answer.data.get(name), kind) for name, kind in fields.items()}
+    found = {name: _field(text, answer.start, name, kind) for name, kind in fields.items()}
+    return {name: mention and mention.value for name, mention in found.items()}
 
 
 def field_start(reply: str, name: str) -> int | None:
-    """The offset in a reply at which its last field of that name begins, with the quote before it;
-    None if it has none.
+    """The offset in a reply of the field of that name that `read_fields` reads, with the quote
+    before it; where none can be read, of the last one outside thinking; None if it has none.
     """
-    match = _last_match(rf"[\"']?\b{re.escape(name)}[\"']?\s{{0,8}}:", reply)
-    return match.start() if match else None
+    text = _without_thinking(reply)
+    answer = _answer(text, {name: str})
+    if answer is None:
+        keys = deque(_anywhere((name,)).finditer(text), maxlen=1)
+        return _key_start(text, keys[0]) if keys else None
+    if answer.data is not None:
+        return _start_in_object(text, answer, name)
+    mention = _field(text, answer.start, name, str)
+    return mention and mention.start
 
 
-def _last_object(reply: str, fields: dict[str, type]) -> dict[str, Any] | None:
-    for data in _objects(reply):
-        if isinstance(data, dict) and any(name in data for name in fields):
-            return data
+def _without_thinking(reply: str) -> str:
+    """The reply with line ends in the place of its thinking, so that offsets stay as they are. A
+    block that is not closed goes on to the end; one that is not opened begins at the start.
+    """
+    blocks: list[tuple[int, int]] = []
+    opened = None
+    for tag in _THINKING.finditer(reply):
+        closes = tag["slash"] or tag["mark"] or tag["channel"] == "final"
+        if closes:
+            if opened is None:
+                blocks, opened = [], 0
+            blocks.append((opened, tag.end()))
+            opened = None
+        elif opened is None:
+            opened = tag.start()
+    if opened is not None:
+        blocks.append((opened, len(reply)))
+    parts, end = [], 0
+    for start, stop in blocks:
+        parts += [reply[end:start], "\n" * (stop - start)]
+        end = stop
+    return "".join([*parts, reply[end:]])
+
+
+def _answer(text: str, fields: dict[str, type]) -> _Candidate | None:
+    """The last candidate of which a field can be read."""
+    strict = _last_object(text, fields)
+    start = 0 if strict is None else strict.end
+    last = _last_mention(text, start, _in_form(tuple(fields)), fields)
+    if last is None and strict is None:
+        last = _last_mention(text, start, _anywhere(tuple(fields)), fields)
+    if last is None:
+        return strict
+    return _Candidate(_opening(text, start, last.start), len(text), None)
+
+
+def _last_object(text: str, fields: Iterable[str]) -> _Candidate | None:
+    """The last JSON object that has one of the fields itself, not in an object within."""
+    last, end = None, 0
+    starts = deque((match.start() for match in _OBJECT.finditer(text)), maxlen=_MAX_OBJECTS)
+    first = _SPACE.match(text).end()  # an answer and nothing else, whatever is nested in it
+    for start in dict.fromkeys([first, *starts]):
+        if start < end or not text.startswith("{", start):
+            continue
+        try:
+            data, stop = _DECODER.raw_decode(text, start)
+        except (ValueError, RecursionError):  # not JSON, or nested beyond the decoder's stack
+            continue
+        if any(name in data for name in fields):
+            last, end = _Candidate(start, stop, data), stop
+    return last
+
+
+def _opening(text: str, start: int, mention: int) -> int:
+    """Where the candidate that holds a mention begins, at `start` or later: at the brace that is
+    open there, or else behind the last object before it.
+    """
+    depth, at, behind = 0, mention, start
+    for _ in range(_MAX_BRACES):
+        at = max(text.rfind("{", start, at), text.rfind("}", start, at))
+        if at < 0:
+            break
+        if text[at] == "}":
+            behind = max(behind, at + 1)
+            depth += 1
+        elif depth == 0:
+            return at
+        else:
+            depth -= 1
+    return behind
+
+
+@lru_cache(maxsize=64)
+def _anywhere(names: tuple[str, ...]) -> re.Pattern[str]:
+    """A field's key, wherever it stands."""
+    return re.compile(rf"(?<!\w)(?P<name>{'|'.join(map(re.escape, names))})[\"']?\s{{0,8}}:")
+
+
+@lru_cache(maxsize=64)
+def _in_form(names: tuple[str, ...]) -> re.Pattern[str]:
+    """A field's key that is quoted, or where a line, a sentence or an object begins."""
+    begins = r"(?:^|[\n{},.:;!?*>])[ \t]{0,8}(?:-[ \t]{1,8})?"
+    return re.compile(rf"(?:[\"']|{begins}){_anywhere(names).pattern}")
+
+
+def _last_mention(
+    text: str, start: int, keys: re.Pattern[str], fields: dict[str, type]
+) -> _Mention | None:
+    """The last field whose value can be read."""
+    for key in reversed(deque(keys.finditer(text, start), maxlen=_MAX_MENTIONS)):
+        name = key["name"]
+        read = _read_list if fields[name] is list else _read_string
+        value = read(text, key.end())
+        if value is not None:
+            return _Mention(_key_start(text, key), name, value)
     return None
 
 
-def _objects(reply: str) -> Iterator[Any]:
-    """The whole reply, if it is JSON; then the JSON objects in it, the last one first."""
-    starts = [match.start() for match in re.finditer(r"\{", reply)]
-    for start in [None, *reversed(starts[-_MAX_OBJECTS:])]:
+def _field(text: str, start: int, name: str, kind: type) -> _Mention | None:
+    """The last field of that name in the candidate that begins at `start`."""
+    for keys in (_in_form((name,)), _anywhere((name,))):
+        mention = _last_mention(text, start, keys, {name: kind})
+        if mention is not None:
+            return mention
+    return None
+
+
+def _key_start(text: str, key: re.Match[str]) -> int:
+    start = key.start("name")
+    return start - 1 if start and text[start - 1] in "\"'" else start
+
+
+def _start_in_object(text: str, answer: _Candidate, name: str) -> int:
+    """Where the key of a field of a JSON object stands: the last one with the value read."""
+    keys = _anywhere((name,)).finditer(text, answer.start, answer.end)
+    last = answer.start
+    for number, key in enumerate(reversed(deque(keys, maxlen=_MAX_MENTIONS))):
+        start = _key_start(text, key)
+        last = start if number == 0 else last
         try:
-            yield json.loads(reply) if start is None else _DECODER.raw_decode(reply, start)[0]
-        except (ValueError, RecursionError):  # not JSON, or nested beyond the decoder's stack
+            value, _ = _DECODER.raw_decode(text, _SPACE.match(text, key.end()).end())
+            if value == answer.data[name]:
+                return start
+        except (ValueError, RecursionError):  # in a string
             continue
+    return last
 
 
 def _checked(value: Any, kind: type) -> Any:
@@ -66,25 +219,16 @@ def _checked(value: Any, kind: type) -> Any:
     return value if plain else None
 
 
-def _last_match(pattern: str, reply: str) -> re.Match[str] | None:
-    last = None
-    for last in re.finditer(pattern, reply):  # noqa: B007 - the last one is wanted
-        pass
-    return last
-
-
-def _find_string(reply: str, name: str) -> str | None:
-    key = rf"[\"']?{re.escape(name)}[\"']?\s{{0,8}}:\s{{0,8}}"
-    match = _last_match(key + r"(?:\"([^\"\n]*)\"|'([^'\n]*)'|([^\"'\n,}][^\n,}]*))", reply)
+def _read_string(text: str, at: int) -> str | None:
+    match = _STRING.match(text, at)
     if match is None:
         return None
     double, single, bare = match.groups()
     return double if double is not None else single if single is not None else bare.strip()
 
 
-def _find_list(reply: str, name: str) -> list[str | int] | None:
-    key = rf"[\"']?{re.escape(name)}[\"']?\s{{0,8}}:\s{{0,8}}"
-    match = _last_match(key + r"\[([^\[\]{}]*)\]", reply)
+def _read_list(text: str, at: int) -> list[str | int] | None:
+    match = _LIST.match(text, at)
     if match is None:
         return None
     items = [item.strip() for item in match.group(1).split(",")]

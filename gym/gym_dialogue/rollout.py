@@ -25,7 +25,8 @@ class Task:
 @dataclass(frozen=True)
 class Turn:
     """One reply and what the verifier said of it. `dialogue` indexes Episode.dialogues; `kind` is
-    that of the position which it is about.
+    that of the position which it is about; `is_read` is whether an answer was found in it, None
+    where the environment does not say.
     """
 
     dialogue: int
@@ -36,6 +37,7 @@ class Turn:
     is_right: bool
     recognized: bool | None = None
     kind: str = ""
+    is_read: bool | None = None
 
     @property
     def outcome(self) -> str:
@@ -104,6 +106,7 @@ class _Slot:
             bool(info["is_right"]),
             info["recognized"],
             info["kind"],
+            info["is_read"],
         )
         episode.turns.append(turn)
         if terminated or truncated:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import json
 from collections.abc import Sequence
 from concurrent.futures import FIRST_EXCEPTION, CancelledError, ThreadPoolExecutor, wait
 from typing import Any, Literal
@@ -64,6 +65,8 @@ class ApiPolicy(Policy):
             raise InputError(
                 f"extra_body: {', '.join(own)}: is set by an option of its own, or not"
             )
+        if endpoint.secret.is_in(json.dumps(extra_body or {})):
+            raise InputError("extra_body: holds the key, which would be written down")
         self.endpoint, self.journal, self.concurrency = endpoint, journal, concurrency
         self.temperature, self.max_new_tokens = temperature, max_new_tokens
         self.max_tokens_field, self.leave_out = max_tokens_field, frozenset(leave_out)
@@ -100,7 +103,7 @@ class ApiPolicy(Policy):
         with self.endpoint.lock:
             tally.add(answer)
             usage.finish_reasons[answer.finish_reason] += 1
-        return Reply(answer.text)
+        return Reply(answer.text, finish=answer.finish_reason)
 
     def _settings(self, dialogue: Dialogue) -> dict[str, Any]:
         """The fields of the request beside the model and the messages."""

@@ -14,7 +14,7 @@ import threading
 import time
 from collections import Counter
 from concurrent.futures import CancelledError
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -23,6 +23,8 @@ from openai import APIConnectionError, APIStatusError, APITimeoutError, OpenAI
 from tqdm import tqdm
 
 from gym_dialogue.errors import InputError
+from gym_dialogue.messages import BEYOND_CONTEXT
+from gym_policy.secret import Secret
 
 FIRST_WAIT = 1.0
 """Seconds before the second try; each further one waits twice as long."""
@@ -40,6 +42,16 @@ _WANTED_URL = (
 
 _COUNTS = ("prompt_tokens", "completion_tokens")
 _FILTERED = ("content_filter", "content_policy_violation")
+BROKEN_OFF = ("error", "network_error")
+"""Finish reasons of what is no reply."""
+_CONTEXT_CODE = re.compile(r"context_?(?:length|window|size|exceeded)", re.IGNORECASE)
+# In the words of OpenAI, vLLM, SGLang, llama.cpp, TGI, Anthropic and Gemini.
+_CONTEXT = re.compile(
+    r"context[ _](?:length|size|window|limit)|max(?:imum)?[ _](?:model|sequence|input)[ _]len"
+    r"|\binputs?\W{1,3}token|\b(?:prompt|input) is too long",
+    re.IGNORECASE,
+)
+_BEYOND = re.compile(r"exceed|maximum|longer|greater|too (?:long|large)|<=", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -78,7 +90,9 @@ class Tally:
 
 @dataclass
 class Usage:
-    """What was asked for, and what it took. `retries` are the requests that repeat another."""
+    """What was asked for, and what it took. `retries` are the requests that repeat another;
+    `finish_reasons` count the replies, those from the journal included.
+    """
 
     requests: int = 0
     retries: int = 0
@@ -91,11 +105,55 @@ class Usage:
         return asdict(self) | {"finish_reasons": dict(self.finish_reasons)}
 
     def __str__(self) -> str:
-        cut = self.finish_reasons["length"]
-        return (
+        cut, beyond = self.finish_reasons["length"], self.finish_reasons[BEYOND_CONTEXT]
+        said = (
             f"{self.requests:,} requests ({self.retries:,} retries) brought {self.arrived}; "
             f"from the journal: {self.from_journal}; {cut:,} replies were cut at the token limit"
         )
+        return said + f"; {beyond:,} would not fit in the model's context" * (beyond > 0)
+
+
+@dataclass(frozen=True)
+class Failure:
+    """An error that an endpoint answered with. `status` is that of HTTP or, where an error comes
+    as a 200 (`inside`), the one that it should have; `text` is the body or its message.
+    """
+
+    status: int
+    codes: tuple[str, ...]
+    text: str
+    retry_after: float = 0.0
+    inside: bool = False
+
+    @property
+    def may_pass(self) -> bool:
+        """Whether another try may help."""
+        if "insufficient_quota" in self.codes:  # a 429 that waiting does not end
+            return False
+        return self.status in (408, 409, 429) or self.status >= 500
+
+    @property
+    def is_filtered(self) -> bool:
+        """Whether the endpoint will not have this dialogue answered."""
+        return any(code in _FILTERED for code in self.codes)
+
+    @property
+    def is_beyond_context(self) -> bool:
+        """Whether the dialogue, with the room that a reply may take, is too long for the model."""
+        if self.status not in (400, 413, 422, 500):
+            return False
+        if any(_CONTEXT_CODE.search(code) for code in self.codes):
+            return True
+        said = _said(self.text)
+        return bool(_CONTEXT.search(said) and _BEYOND.search(said))
+
+
+class EndpointError(Exception):
+    """Holds a failure."""
+
+    def __init__(self, failure: Failure):
+        super().__init__(failure)
+        self.failure = failure
 
 
 class Endpoint:
@@ -103,9 +161,10 @@ class Endpoint:
 
     The key is read from the environment variable `key_env`, and appears in nothing that this class
     says; without one, none is needed. A request gets `timeout` seconds, counted anew with every
-    byte that arrives. Answers 408, 409, 429 and 5xx, broken connections and time-outs are tried
-    again, up to `tries` times in all, after exponential backoff with jitter, or after what
-    Retry-After asks for. Threads may ask at once; `usage` counts what they do, under `lock`.
+    byte that arrives. Answers 408, 409, 429 and 5xx, errors and nothing at all in an answer 200,
+    broken connections and time-outs are tried again, up to `tries` times in all, after exponential
+    backoff with jitter, or after what Retry-After asks for. Threads may ask at once; `usage` counts
+    what they do, under `lock`.
 
     Raises InputError for an address or a variable that is none.
     """
@@ -126,10 +185,14 @@ class Endpoint:
         self.base_url, self.model, self.key_env, self.tries = base_url, model, key_env, tries
         self.usage = Usage()
         self.lock = threading.Lock()
-        self._key = _read_key(key_env)
+        key = _read_key(key_env)
+        self.secret = Secret(key, key_env)
+        for name, value in (("base_url", base_url), ("model", model)):
+            if self.secret.is_in(value):
+                raise InputError(f"{name}: holds the key in {key_env}, which would be written down")
         self._timeout = timeout
         self._client = OpenAI(
-            base_url=base_url, api_key=self._key or "none", timeout=timeout, max_retries=0
+            base_url=base_url, api_key=key or "none", timeout=timeout, max_retries=0
         )
         self._stopped = threading.Event()
         self._was_reached = False
@@ -141,7 +204,8 @@ class Endpoint:
 
     def ask(self, messages: list[dict[str, Any]], settings: dict[str, Any]) -> Answer:
         """The model's reply to messages in the API's form, under further fields of the request.
-        What the endpoint filters is an empty reply.
+        What the endpoint filters is an empty reply, and so is that to a dialogue beyond the model's
+        context (BEYOND_CONTEXT).
 
         Raises InputError for a failure, which stops the endpoint, and CancelledError once it has
         been stopped.
@@ -160,41 +224,52 @@ class Endpoint:
                 self.usage.requests += 1
                 self.usage.retries += attempt > 0
             try:
-                response = self._client.chat.completions.with_raw_response.create(
-                    model=self.model, messages=messages, extra_body=settings
-                ).http_response
-            except APIStatusError as error:
-                self._was_reached = True
-                if error.code in _FILTERED:
+                return self._read(self._post(messages, settings))
+            except EndpointError as error:
+                failure = error.failure
+                if failure.is_filtered:
                     return Answer("", "content_filter", 0, 0)
-                if not _may_pass(error):
-                    raise self._refusal(error, messages) from None
-                failure, asked = self._status(error), _retry_after(error)
+                if failure.is_beyond_context:
+                    return Answer("", BEYOND_CONTEXT, 0, 0)
+                if not failure.may_pass:
+                    raise self._refusal(failure, messages) from None
+                said, asked = self._status(failure), failure.retry_after
             except APIConnectionError as error:
-                failure, asked = self._connection(error), 0.0
+                said, asked = self._connection(error), 0.0
                 if not self._was_reached and not isinstance(error, APITimeoutError):
-                    raise InputError(f"{failure}: is a server listening there?") from None
-            else:
-                self._was_reached = True
-                return self._read(response.text)
+                    raise InputError(f"{said}: is a server listening there?") from None
             if attempt + 1 == self.tries or asked > LONGEST_RETRY_AFTER:
                 break
-            self._wait(attempt, asked, failure)
+            self._wait(attempt, asked, said)
         tries = "1 try" if attempt == 0 else f"{attempt + 1} tries"
         raise InputError(
-            f"{failure}, after {tries}; the replies so far are kept, and running again goes on "
+            f"{said}, after {tries}; the replies so far are kept, and running again goes on "
             "from there"
         )
+
+    def _post(self, messages: list[dict[str, Any]], settings: dict[str, Any]) -> str:
+        """The body of a good answer. Raises EndpointError and APIConnectionError."""
+        try:
+            response = self._client.chat.completions.with_raw_response.create(
+                model=self.model, messages=messages, extra_body=settings
+            ).http_response
+        except APIStatusError as error:
+            self._was_reached = True
+            codes = _codes(error.body)
+            text, after = error.response.text, _retry_after(error)
+            raise EndpointError(Failure(error.status_code, codes, text, after)) from None
+        self._was_reached = True
+        return response.text
 
     def models(self) -> list[str]:
         """The names of the models that the endpoint lists; none if it does not say."""
         try:
             body = self._client.models.with_raw_response.list().http_response.text
-            return [str(entry["id"]) for entry in json.loads(body)["data"]]
+            return [self.secret.scrub(str(entry["id"])) for entry in json.loads(body)["data"]]
         except (openai.APIError, ValueError, KeyError, TypeError):
             return []
 
-    def _wait(self, attempt: int, asked: float, failure: str) -> None:
+    def _wait(self, attempt: int, asked: float, said: str) -> None:
         """Before the next try. Raises CancelledError where the endpoint is stopped meanwhile."""
         # Jitter, so that requests that failed together do not come back together.
         wait = min(FIRST_WAIT * 2**attempt, LONGEST_WAIT) * random.uniform(0.5, 1)
@@ -204,37 +279,47 @@ class Endpoint:
             if is_news:
                 self._said_at = time.monotonic()
         if is_news:
-            tqdm.write(f"{failure}: trying again in {wait:.0f} s", file=sys.stderr)
+            tqdm.write(f"{said}: trying again in {wait:.0f} s", file=sys.stderr)
         if self._stopped.wait(wait):
             raise CancelledError
 
     def _read(self, body: str) -> Answer:
         try:
-            return read_answer(body)
+            answer = read_answer(body)
         except ValueError as error:
-            said = self._scrub(str(error))
+            said = self._show(str(error))
             raise InputError(f"{self.base_url} answered {said}: base_url {_WANTED_URL}") from None
+        if self.secret.is_in(answer.text):  # of an endpoint that repeats what it was sent
+            answer = replace(answer, text=self.secret.scrub(answer.text))
+        return answer
 
-    def _status(self, error: APIStatusError) -> str:
-        said = _said(self._scrub(error.response.text))
-        return f"{self.base_url} answered {error.status_code}{said and f' ({said})'}"
+    def _status(self, failure: Failure) -> str:
+        said = self._show(_said(failure.text))
+        kind = "200 without a reply" if failure.inside else str(failure.status)
+        return f"{self.base_url} answered {kind}{said and f' ({said})'}"
 
     def _connection(self, error: APIConnectionError) -> str:
         if isinstance(error, APITimeoutError):
             return f"{self.base_url}: no answer within {self._timeout:g} s"
-        return self._scrub(f"cannot reach {self.base_url} ({error.__cause__ or error})")
+        return f"cannot reach {self.base_url} ({self._show(str(error.__cause__ or error))})"
 
-    def _refusal(self, error: APIStatusError, messages: list[dict[str, Any]]) -> InputError:
+    def _show(self, text: str) -> str:
+        """A text for an error's line: without the key, and only then cut short."""
+        return _cut(self.secret.scrub(text))
+
+    def _refusal(self, failure: Failure, messages: list[dict[str, Any]]) -> InputError:
         """An answer that another try would not change, with what may be wrong."""
-        line, status = self._status(error), error.status_code
+        line, status = self._status(failure), failure.status
         if status in (401, 403):
-            held = f"check the key in {self.key_env}" if self._key else f"no key in {self.key_env}"
+            held = (
+                f"check the key in {self.key_env}" if self.secret else f"no key in {self.key_env}"
+            )
             return InputError(f"{line}: {held}, and whether it may use model {self.model}")
         hints = []
         listed = self.models() if status in (400, 404) else []
         if listed and self.model not in listed:
             names = ", ".join(sorted(listed)[:_NAMED]) + ", ..." * (len(listed) > _NAMED)
-            hints.append(f"the models that it lists: {self._scrub(names)}")
+            hints.append(f"the models that it lists: {names}")
         elif status == 404 and not listed:
             hints.append(f"base_url {_WANTED_URL}, and model a name that it serves")
         if any(isinstance(m["content"], list) for m in messages):
@@ -245,23 +330,26 @@ class Endpoint:
             hints.append("see --max_tokens_field and --leave_out")
         return InputError("; ".join([f"model {self.model}: {line}", *hints]))
 
-    def _scrub(self, text: str) -> str:
-        """The text without the key."""
-        return text.replace(self._key, f"[{self.key_env}]") if self._key else text
-
 
 def read_answer(body: str) -> Answer:
     """The reply in a response's body. One without text (a refusal, or all of its tokens spent on
-    reasoning) is empty. Raises ValueError, saying what the body is instead.
+    reasoning) is empty. Raises EndpointError where the body holds an error, or breaks off, and
+    ValueError, saying what it is instead, where it is no answer of such an API at all.
     """
     try:
         data = json.loads(body)
     except (ValueError, RecursionError):
-        what = "a web page" if body.lstrip().startswith("<") else "something that is no JSON"
-        raise ValueError(what) from None
+        start = body.lstrip()[:1]
+        if start in ("", "{"):  # nothing, or not the whole of it
+            raise _inside(None, start and "half of an answer") from None
+        raise ValueError("a web page" if start == "<" else "something that is no JSON") from None
+    if isinstance(data, dict) and (data.get("error") or not data.get("choices")):
+        raise _inside(data.get("error") or data, body)
     try:
         choice = data["choices"][0]
-        message, reason = choice["message"], choice.get("finish_reason")
+        message, reason = choice.get("message"), choice.get("finish_reason")
+        if choice.get("error") or reason in BROKEN_OFF:
+            raise _inside(choice.get("error"), json.dumps({"error": choice.get("error") or reason}))
         text = message.get("content") if reason else message["content"]
     except (KeyError, IndexError, TypeError, AttributeError):
         said = _said(body)
@@ -278,10 +366,18 @@ def read_answer(body: str) -> Answer:
     return Answer(text, str(reason or "unknown"), *counts)
 
 
-def _may_pass(error: APIStatusError) -> bool:
-    if error.code == "insufficient_quota":  # a 429 that waiting does not end
-        return False
-    return error.status_code in (408, 409, 429) or error.status_code >= 500
+def _inside(error: Any, text: str) -> EndpointError:
+    """An error in an answer 200: of the status that its code names, else of one that may pass."""
+    codes = _codes(error)
+    statuses = [int(code) for code in codes if re.fullmatch(r"[45]\d\d", code)]
+    return EndpointError(Failure(statuses[0] if statuses else 500, codes, text, inside=True))
+
+
+def _codes(error: Any) -> tuple[str, ...]:
+    """What an error calls itself."""
+    if not isinstance(error, dict):
+        return ()
+    return tuple(str(error[key]) for key in ("code", "type") if error.get(key))
 
 
 def _retry_after(error: APIStatusError) -> float:
@@ -295,17 +391,18 @@ def _retry_after(error: APIStatusError) -> float:
 
 
 def _said(body: str) -> str:
-    """The message in the body of an error, in at most 200 characters of one line."""
+    """The message in the body of an error, decoded, whole."""
     try:
         data = json.loads(body)
     except (ValueError, RecursionError):
-        return "a web page" if body.lstrip().startswith("<") else _cut(body)
+        return "a web page" if body.lstrip().startswith("<") else body
     while isinstance(data, dict):
         data = next((data[k] for k in ("error", "message", "detail") if data.get(k)), "")
-    return _cut(data if isinstance(data, str) else json.dumps(data))
+    return data if isinstance(data, str) else json.dumps(data)
 
 
 def _cut(text: str) -> str:
+    """At most 200 characters of one line."""
     line = " ".join(text.split())
     return line if len(line) <= 200 else line[:200] + "..."
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from gym_dialogue.errors import InputError
-from gym_policy.endpoint import Answer
+from gym_policy.endpoint import BROKEN_OFF, Answer
 
 
 def request_key(request: Any) -> str:
@@ -24,7 +24,8 @@ def request_key(request: Any) -> str:
 class Journal:
     """Replies by the key of their request, in a JSONL file that only grows, a line a reply.
 
-    A line that was cut short when the process was killed is dropped; it is the last one. Threads
+    An error that an earlier version kept for a reply is passed over, to be asked for again. A line
+    that was cut short when the process was killed is dropped; it is the last one. Threads
     may share a journal, processes may not. Raises InputError for a file that holds something
     else, or that another process has open.
     """
@@ -73,8 +74,9 @@ class Journal:
                 break
             try:
                 record = json.loads(line)
-                key = record.pop("key")
-                self._answers[key] = Answer(**record)
+                key, answer = record.pop("key"), Answer(**record)
+                if answer.finish_reason not in BROKEN_OFF:
+                    self._answers[key] = answer
             except (ValueError, KeyError, TypeError, AttributeError):
                 raise InputError(
                     f"{path}, line {number}: is no reply that was kept here; remove the line"

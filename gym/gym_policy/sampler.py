@@ -142,4 +142,6 @@ class ModelPolicy(Policy):
 
     def _reply(self, completion: Completion) -> Reply:
         text = self.renderer.reply_text(completion.token_ids)
-        return Reply(text, tuple(completion.token_ids), tuple(completion.logprobs))
+        ends = completion.token_ids[-1] in self.decoding.stop_ids
+        ids, logprobs = tuple(completion.token_ids), tuple(completion.logprobs)
+        return Reply(text, ids, logprobs, "stop" if ends else "length")

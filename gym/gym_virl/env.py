@@ -120,7 +120,7 @@ class NavigationEnv(DialogueEnv):
     `gym_virl/Navigation-v0`
     """
 
-    answer_field = "action"
+    answer_field, answer_info = "action", "read_action"
     token_patterns = (rf"{_VALUE}|{_WORDING}",)
 
     def __init__(

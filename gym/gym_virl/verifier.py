@@ -30,30 +30,49 @@ FEEDBACK = {
 """What is found in a reply -> what is said of it."""
 
 _FIELDS = dict.fromkeys(REPLY_KEYS, str)
-_ACTION = re.compile(r"(forward|stop|turn_direction)\s*\(\s*[\"']?([a-z_ ]*?)[\"']?\s*\)")
-_DENIAL = re.compile(r"\b(?:no|not|without|isn't|aren't|never|nor|until|before)\b[^.;,]*$")
+_MAX_ACTION = 64  # characters
+_ACTION = re.compile(
+    r"(forward|stop|turn_direction)\s*"
+    r"\(\s*(?:(?:direction|x)\s*[=:])?\s*[\"']?([a-z_ -]*)[\"']?\s*\)\s*[;.]?"
+)
+_DIRECTIONS = {name.replace(" ", ""): name for name in (*COMPASS, *RELATIVE)}
+
+_INTERSECTION = re.compile(r"\bintersections?\b")
+_DENIAL = re.compile(r"\b(?:no|not|without|never|nor|neither|cannot|\w+n't|until|before)\b")
+_CLAUSE_END = re.compile(
+    r"[.;,:!?\n]"
+    r"|\b(?:but|yet|while|whereas|although|though|however|because|since|so)\b"
+    # "no shop and intersection" denies both.
+    r"|\band\b(?!\s+intersections?\b)"
+)
 
 
 def read_action(text: str | None) -> str | None:
     """An action in its usual form, `forward()`, `stop()` or `turn_direction(NAME)`; None where the
-    text is none. Case, spaces and quotes around the name do not matter.
+    text is none. Case, spaces, quotes and hyphens in the name, a keyword before it
+    (`direction=NAME`), and a `;` or `.` behind do not matter.
     """
-    match = _ACTION.fullmatch((text or "").strip().lower())
+    text = (text or "").strip().lower()
+    match = _ACTION.fullmatch(text) if len(text) <= _MAX_ACTION else None
     if match is None:
         return None
-    verb, name = match[1], " ".join(match[2].replace("_", " ").split())
-    if (verb == "turn_direction") != (name in COMPASS or name in RELATIVE):
-        return None
-    return f"{verb}({name})" if verb == "turn_direction" or not name else None
+    verb, said = match.groups()
+    name = _DIRECTIONS.get(re.sub(r"[_ -]", "", said))
+    if verb == "turn_direction":
+        return None if name is None else f"{verb}({name})"
+    return None if said.strip() else f"{verb}()"
 
 
 def says_intersection(text: str | None) -> bool:
     """Whether an observation says that one is at an intersection. One that does not mention it says
-    no, as does one that denies it or speaks of one ahead (`until the next intersection`).
+    no, as does one that denies it or speaks of one ahead (`until the next intersection`). A denial
+    holds to the end of its clause.
     """
-    text = (text or "").lower()
-    places = [match.start() for match in re.finditer(r"\bintersections?\b", text)]
-    return any(_DENIAL.search(text[:place]) is None for place in places)
+    for clause in _CLAUSE_END.split((text or "").lower().replace("\u2019", "'")):
+        place = _INTERSECTION.search(clause)
+        if place is not None and _DENIAL.search(clause, 0, place.start()) is None:
+            return True
+    return False
 
 
 def verify(reply: str, position: Position, absolute: bool, sees: bool = False) -> Verdict:

@@ -1,5 +1,7 @@
 """Prompts in several wordings: they mean the same, and change nothing but words."""
 
+import re
+
 import gymnasium
 import pytest
 from gymnasium.utils.env_checker import check_env
@@ -21,6 +23,22 @@ def test_every_wording_says_what_the_game_is(wording):
         assert '"number"' in text
     for text in (wording.prompt, wording.image_prompt, wording.recognition_prompt):
         assert '"cards"' in text
+
+
+@pytest.mark.parametrize("wording", DIVERSE)
+@pytest.mark.parametrize(
+    "rule",
+    [
+        "without (any )?spaces|no spaces|spaces are not",
+        "once|one time|[Nn]one may be left over",
+        r"\+ - \* /|add, subtract, multiply, divide|addition, subtraction, multiplication and div",
+        r"parenthes|\( \)",
+    ],
+)
+def test_every_wording_says_what_costs_reward(rule, wording):
+    for text in (wording.prompt, wording.image_prompt):
+        assert re.search(rule, text)
+    assert "formula" not in wording.recognition_prompt
 
 
 def test_the_seed_draws_the_wording_and_nothing_else_changes():

@@ -2,10 +2,12 @@
 
 import base64
 import email.utils
+import html
 import io
 import json
 import socket
 import time
+import urllib.parse
 
 import gymnasium
 import numpy as np
@@ -15,9 +17,10 @@ from stub_api import DROP, HANG, completion, error, running_stub
 
 import gym_cards  # noqa: F401 - registers the environments
 from gym_dialogue import Dialogue, InputError, Message, Task, rollout
+from gym_dialogue.messages import BEYOND_CONTEXT
 from gym_policy import endpoint as endpoint_module
 from gym_policy.api import ApiPolicy
-from gym_policy.endpoint import Answer, Endpoint, read_answer
+from gym_policy.endpoint import Answer, Endpoint, EndpointError, Failure, read_answer
 from gym_policy.journal import Journal
 
 KEY = "sk-very-secret-0123"
@@ -162,6 +165,21 @@ def test_as_many_requests_at_a_time_as_allowed(stub, make):
         (500, error("oh")),
         (503, PAGE),
         (408, error("late")),
+        (200, error("overloaded")),
+        (200, {"error": "overloaded"}),
+        (200, error("overloaded", code=502)),
+        (200, error("slow down", code=429)),
+        (200, {"object": "error", "message": "overloaded", "code": 503}),
+        (200, completion("as far as", "error")),
+        (200, completion("as far as", "network_error")),
+        (200, completion("as far as") | error("overloaded")),
+        (200, {"choices": [{"message": {"content": "a"}, "error": {"code": 502}}]}),
+        (200, {"choices": []}),
+        (200, {"choices": None}),
+        (200, {}),
+        (200, ""),
+        (200, "  \n"),
+        (200, '{"choices": [{"mess'),
         HANG,
         DROP,
     ],
@@ -199,6 +217,80 @@ def test_waiting_grows_to_a_bound_and_is_said(stub, make, monkeypatch, capsys):
     assert said.count("answered 503 (overloaded): trying again in") == 1
 
 
+ERRORS = [(200, error("oh")), (200, completion("as far as", "error")), (200, ""), (200, {})]
+
+
+@pytest.mark.parametrize("day", ERRORS)
+def test_an_error_inside_200_is_never_kept_as_a_reply(day, stub, make, tmp_path):
+    stub.always = day
+    line = _refused(make())
+    assert "answered 200 without a reply" in line
+    assert "after 3 tries; the replies so far are kept" in line
+    assert (tmp_path / "replies.jsonl").read_text() == ""
+    stub.always = None
+    (reply,) = make().act(_dialogues())
+    assert reply.text == stub.reply(stub.requests[-1])
+
+
+def test_an_error_that_was_kept_as_a_reply_is_asked_for_again(stub, make, tmp_path):
+    file = tmp_path / "replies.jsonl"
+    (good,) = make().act(_dialogues())
+    kept = json.loads(file.read_text())
+    file.write_text(json.dumps(kept | {"text": "as far as", "finish_reason": "error"}) + "\n")
+    for _ in range(2):  # and that is what counts from then on
+        assert make().act(_dialogues()) == [good]
+        assert len(stub.requests) == 2
+
+
+CONTEXT = [
+    (400, error("Too long.", code="context_length_exceeded")),
+    (400, error("Too long.", type="exceed_context_size_error", code=400)),
+    (200, error("Too long.", code="context_length_exceeded")),
+    (200, error("This model's maximum context length is 64 tokens.", code=400)),
+    (400, error("This model's maximum context length is 64 tokens. However, you requested 99.")),
+    (400, {"message": "The decoder prompt (length 99) is longer than the maximum model length"}),
+    (400, error("The input (99 tokens) is longer than the model's context length (64 tokens).")),
+    (400, error("the request exceeds the available context size")),
+    (422, {"error": "`inputs` tokens + `max_new_tokens` must be <= 64. Given: 99 `inputs` tokens"}),
+    (400, error("prompt is too long: 99 tokens > 64 maximum")),
+    (400, error("The input token count (99) exceeds the maximum number of tokens allowed (64).")),
+    (500, error("litellm.ContextWindowExceededError: prompt exceeds the context window")),
+]
+
+
+@pytest.mark.parametrize("day", CONTEXT)
+def test_a_dialogue_beyond_the_context_is_a_failed_reply(day, stub, make):
+    policy = make(concurrency=1)
+    stub.bad_days = [None, day, None]
+    env = gymnasium.make("gym_cards/GeneralPoint-oneline-v0", verify_iter=3)
+    (episode,) = rollout([env], policy, [Task(3, (0,))])
+    replies = [turn.reply for turn in episode.turns]
+    assert [(reply.text == "", reply.finish) for reply in replies] == [
+        (False, "stop"),
+        (True, BEYOND_CONTEXT),
+        (False, "stop"),
+    ]
+    assert episode.turns[1].outcome == "ILLEGAL_FORMULA"
+    assert len(stub.requests) == 3
+    assert policy.endpoint.usage.finish_reasons == {"stop": 2, BEYOND_CONTEXT: 1}
+    assert "1 would not fit in the model's context" in str(policy.endpoint.usage)
+    assert make().act(_dialogues(1, "else"))[0].finish == "stop"
+
+
+@pytest.mark.parametrize(
+    "day",
+    [
+        (400, error("max_tokens is too large: this model supports at most 64 completion tokens")),
+        (400, error("context deadline exceeded", type="deadline_exceeded")),
+        (401, error("maximum context length exceeded")),
+        (413, error("Request entity too large")),
+    ],
+)
+def test_other_refusals_are_not_taken_for_the_context(day, stub, make):
+    stub.always = day
+    assert f"answered {day[0]}" in _refused(make())
+
+
 @pytest.mark.parametrize(
     ("day", "requests", "words"),
     [
@@ -228,8 +320,9 @@ def test_tries_are_bounded(day, requests, words, stub, make):
         (413, "x" * 500, "x" * 200 + "...)"),
         (200, PAGE, "answered a web page: base_url must be the root"),
         (200, "fine", "answered something that is no JSON: base_url must be"),
-        (200, error("no credit"), "answered JSON without a reply (no credit)"),
-        (200, {"choices": []}, "answered JSON without a reply"),
+        (200, error("no credit", code=402), "answered 200 without a reply (no credit)"),
+        (200, error("no", code="401"), "answered 200 without a reply (no): check the key"),
+        (200, error("no", code="insufficient_quota"), "answered 200 without a reply (no)"),
         (200, {"choices": [{"message": {}}]}, "answered JSON without a reply"),
         (200, {"choices": [{"text": "a", "finish_reason": "stop"}]}, "JSON without a reply"),
         (200, [], "answered JSON without a reply"),
@@ -306,7 +399,88 @@ def test_an_address_that_is_none(url):
         Endpoint(url, "m")
 
 
+RAW = bytes(range(240, 256)) + b"\xfb\xef\xff" + b"\0" * 4 + b"?>~" * 3
+KEYS = [
+    "sk-proj-_Ab-9/xY+z==",
+    base64.b64encode(RAW).decode(),
+    base64.urlsafe_b64encode(RAW).decode(),
+    "A/" * 40,
+    "+/=" * 8,
+    "key.with:odd&<chars>'\"%\\$",
+]
+
+
+def _forms(key):
+    """What a key may look like in what an endpoint says."""
+    quoted = urllib.parse.quote(key, safe="")
+    as_json = json.dumps(key)[1:-1]
+    return {
+        *(key, as_json, as_json.replace("/", "\\/"), json.dumps(as_json)[1:-1]),
+        *(
+            quoted,
+            quoted.replace("%2F", "%2f"),
+            urllib.parse.quote(key),
+            urllib.parse.quote(quoted),
+        ),
+        *("".join(f"\\u{ord(c):04x}" for c in key), "".join(f"\\u{ord(c):04X}" for c in key)),
+        *(html.escape(key), "".join(f"&#{ord(c)};" for c in key)),
+        "".join(f"&#x{ord(c):X};" if not c.isalnum() else c for c in key),
+    }
+
+
+@pytest.mark.parametrize("key", KEYS)
+def test_a_key_of_any_shape_shows_nowhere(key, stub, make, monkeypatch, tmp_path, capsys):
+    monkeypatch.setenv("OPENAI_API_KEY", key)
+    policy = make()
+    for form in _forms(key):
+        for padding in (0, 100, 190, 199):  # the key stands on both sides of where a line is cut
+            said = "x" * padding + form
+            bodies = [said, f"{said} <html>", json.dumps(error(said, code=402)), json.dumps([said])]
+            bodies += [json.dumps({"detail": [{"input": said}]})]
+            if '"' not in form:
+                bodies.append('{"error": {"message": "' + said + '"}}')
+            for body in bodies:
+                shown = policy.endpoint._status(Failure(401, (), body))
+                _shows_no_part_of(key, shown)
+                assert len(shown) < 300
+                with pytest.raises((InputError, EndpointError)) as caught:
+                    policy.endpoint._read(body)
+                if caught.type is EndpointError:
+                    shown = policy.endpoint._status(caught.value.failure)
+                _shows_no_part_of(key, shown + str(caught.value) * (caught.type is InputError))
+        stub.models = [form]
+        stub.always = (400, error(form))
+        with pytest.raises(InputError) as caught:
+            policy.act(_dialogues())
+        _shows_no_part_of(key, str(caught.value))
+        policy.endpoint._stopped.clear()
+    stub.bad_days, stub.always = [(503, error(key))], (200, completion(f"{key} or {key}"))
+    monkeypatch.setattr(endpoint_module, "_WORTH_SAYING", 0.0)
+    (reply,) = policy.act(_dialogues())
+    assert reply.text == "[OPENAI_API_KEY] or [OPENAI_API_KEY]"
+    (file,) = tmp_path.iterdir()
+    said = capsys.readouterr().err
+    assert "answered 503 ([OPENAI_API_KEY])" in said
+    _shows_no_part_of(key, file.read_text() + said)
+
+
+def _shows_no_part_of(key, text):
+    for form in _forms(key):
+        assert form[:10] not in text
+
+
+def test_a_short_key_is_no_secret_in_a_reply(stub, make, monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", "EMPTY")
+    stub.always = (200, completion("EMPTY"))
+    assert make().act(_dialogues())[0].text == "EMPTY"
+
+
 def test_secrets_that_stand_where_they_should_not(monkeypatch):
+    with pytest.raises(InputError, match="base_url: holds the key") as caught:
+        Endpoint(f"http://host/{KEY}/v1", "m")
+    assert KEY not in str(caught.value)
+    with pytest.raises(InputError, match="model: holds the key"):
+        Endpoint("http://host/v1", KEY)
     for url in (f"http://me:{KEY}@host/v1", f"//{KEY}@", f"http://host/v1?key={KEY}"):
         with pytest.raises(InputError, match="no place for a key") as caught:
             Endpoint(url, "m")
@@ -330,6 +504,7 @@ def test_secrets_that_stand_where_they_should_not(monkeypatch):
         ({"timeout": 0.0}, "timeout=0.0"),
         ({"tries": 0}, "tries=0"),
         ({"extra_body": {"stream": True, "seed": 1}}, "seed, stream"),
+        ({"extra_body": {"auth": {"key": KEY}}}, "extra_body: holds the key"),
     ],
 )
 def test_settings_that_are_none(settings, words, make):
@@ -357,13 +532,27 @@ def test_a_reply_is_paid_for_once(stub, make, tmp_path):
 
 def test_what_arrived_before_a_failure_is_kept(stub, make):
     stub.bad_days = [None, None, (401, error("no"))]
-    stub.delay = 0.05
     dialogues = _dialogues(20)
-    assert "answered 401 (no)" in _refused(make(concurrency=2), dialogues)
-    asked = len(stub.requests)
-    assert asked <= 4  # what was under way is kept, and nothing more is asked for
+    assert "answered 401 (no)" in _refused(make(concurrency=1), dialogues)
+    assert len(stub.requests) == 3  # nothing more is asked for
     make().act(dialogues)
-    assert len(stub.requests) == asked + 20 - (asked - 1)
+    assert len(stub.requests) == 3 + 18
+
+
+def test_what_is_under_way_at_a_failure_is_kept(stub, make, monkeypatch):
+    policy, dialogues = make(concurrency=2), _dialogues(20)
+
+    def reply_after_the_failure(request):
+        assert policy.endpoint._stopped.wait(30)
+        return "late"
+
+    monkeypatch.setattr(stub, "reply", reply_after_the_failure)
+    stub.bad_days = [None, (401, error("no"))]
+    assert "answered 401 (no)" in _refused(policy, dialogues)
+    assert len(stub.requests) == 2
+    texts = [reply.text for reply in make().act(dialogues)]
+    assert len(stub.requests) == 2 + 19
+    assert texts == ["late"] * 20
 
 
 def test_what_was_given_up_is_not_named_for_what_failed(stub, make):

@@ -105,6 +105,15 @@ def test_a_reply_does_not_depend_on_its_batch(greedy):
     assert len({r.token_ids for r in together}) > (0 if greedy else 5)
 
 
+def test_a_reply_says_whether_it_was_cut():
+    policy = _policy()
+    replies = policy.act(_dialogues(40))
+    ended = [reply.token_ids[-1] in policy.renderer.stop_ids for reply in replies]
+    assert [reply.finish for reply in replies] == ["stop" if e else "length" for e in ended]
+    assert 0 < sum(ended) < 40
+    assert all(e or len(r.token_ids) == 12 for e, r in zip(ended, replies, strict=True))
+
+
 @pytest.mark.parametrize("temperature", [0.2, 1.0])
 def test_sampled_and_recomputed_logprobs_agree_over_three_turns(temperature):
     policy = _policy(temperature=temperature)

@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import time
 import tracemalloc
 
 import gymnasium
@@ -200,6 +201,18 @@ def test_feedback_tells_the_outcomes_apart():
         ("There is no intersection here", False),
         ("Move forward until the next intersection", False),
         ("I'm not near the bank, but I am at an intersection", True),
+        ("No landmark nearby and you are at an intersection", True),
+        ("There is no shop here and this is an intersection", True),
+        ("You see no landmark but you are at an intersection", True),
+        ("No landmark: you are at an intersection", True),
+        ("Birch Cafe is not on your left while you stand at an intersection", True),
+        ("You are at an intersection and there is no landmark", True),
+        ("An intersection without a landmark", True),
+        ("No landmark nearby and you are not at an intersection", False),
+        ("There is no landmark and intersection nearby", False),
+        ("There is no landmark or intersection nearby", False),
+        ("There is neither a landmark nor an intersection", False),
+        ("I don\u2019t see an intersection", False),
         ("I see a bank", False),
         ("", False),
         (None, False),
@@ -211,12 +224,71 @@ def test_what_an_observation_says(text, says):
 
 @pytest.mark.parametrize(
     ("text", "action"),
-    [("forward()", "forward()"), ("STOP( )", "stop()"), ("turn_direction( left )",
-     "turn_direction(left)"), ("turn_direction(up)", None), ("forward", None), ("", None),
-     (None, None)],
-)  # fmt: skip
+    [
+        ("forward()", "forward()"),
+        ("STOP( )", "stop()"),
+        ("turn_direction( left )", "turn_direction(left)"),
+        ("turn_direction(north-east)", "turn_direction(northeast)"),
+        ("turn_direction('North East')", "turn_direction(northeast)"),
+        ("turn_direction(slightly-left)", "turn_direction(slightly left)"),
+        ("turn_direction(slightly_left)", "turn_direction(slightly left)"),
+        ("turn_direction(direction=west)", "turn_direction(west)"),
+        ('turn_direction(x = "south-west")', "turn_direction(southwest)"),
+        ("turn_direction(X=right);", "turn_direction(right)"),
+        ("forward();", "forward()"),
+        ("stop() .", "stop()"),
+        ("turn_direction(up)", None),
+        ("turn_direction(not=left)", None),
+        ("turn_direction(direction=)", None),
+        ("turn_direction(-)", None),
+        ("forward(x)", None),
+        ("forward(north)", None),
+        ("forward()..", None),
+        ("forward(); stop()", None),
+        ("forward", None),
+        ("", None),
+        (None, None),
+    ],
+)
 def test_actions_are_read_leniently(text, action):
     assert read_action(text) == action
+
+
+@pytest.mark.parametrize(
+    "unit",
+    [
+        "intersection ",
+        "no ",
+        "no intersection and ",
+        "and ",
+        "a",
+        " ",
+        "turn_direction(",
+        "n't",
+        "no-",
+    ],
+)
+def test_hostile_replies_are_judged_at_once(unit):
+    hostile = unit * (250_000 // len(unit))
+    began = time.process_time()
+    for field in ("current observation", "action"):
+        for value in (hostile, f"turn_direction({hostile}", f"not {hostile} intersection"):
+            verify(json.dumps({field: value}), AHEAD, True)
+            verify(f"{{'{field}': '{value}'}}", AHEAD, True)
+    assert time.process_time() - began < 5  # twelve readings; a quadratic one takes minutes
+
+
+def test_the_last_answer_outside_thinking_counts():
+    right, wrong = (json.dumps({"action": action}) for action in ("forward()", "stop()"))
+    lenient = "{'action': 'forward();'}"
+    for reply, is_right in (
+        (f"{wrong} No: {lenient}", True),
+        (f"{lenient} No: {wrong}", False),
+        (f"<think>{right}</think>I am lost.", False),
+        (f"<think>{wrong}</think>{right}", True),
+        (f"{right}</think>", False),
+    ):
+        assert verify(reply, AHEAD, True).is_right is is_right
 
 
 def test_recognition_is_of_landmarks_in_images_only():

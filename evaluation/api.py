@@ -60,7 +60,7 @@ class ApiConfig:
     env: EnvOptions = field(default_factory=EnvOptions)
     """What is changed of every suite's environment."""
     prompt_file: str | None = None
-    """Wording of prompts and feedback, such as `python -m gym_cards.wording` derives from data;
+    """Wording of prompts and feedback, such as `python -m gym_dialogue.wording` makes;
     null: the environment's own."""
 
 

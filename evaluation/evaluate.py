@@ -56,7 +56,7 @@ class CommandConfig:
     eval: EvalConfig = field(default_factory=EvalConfig)
     """How each is evaluated. Keys that are not given follow the first run given."""
     prompt_file: str | None = None
-    """Wording of prompts and feedback, such as `python -m gym_cards.wording` derives from data. If
+    """Wording of prompts and feedback, such as `python -m gym_dialogue.wording` makes. If
     not given, that of the first run given, else the environment's own (with null, always)."""
 
 

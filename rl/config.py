@@ -104,8 +104,8 @@ class Config:
     env: EnvConfig = field(default_factory=EnvConfig)
     """Where it learns."""
     prompt_file: str | None = None
-    """Wording of prompts and feedback, such as `python -m gym_cards.wording` derives from data;
-    used for training and evaluation alike. None: the environment's own."""
+    """Wording of prompts and feedback, such as `python -m gym_dialogue.wording` makes; used for
+    training and evaluation alike. None: the environment's own."""
     resume: bool = False
     """Continue the run in `run_dir` from its newest whole checkpoint, on any number of ranks; with
     none there, start it."""

@@ -98,8 +98,8 @@ class Config:
     over batches, and eval_token_accuracy) are measured at the start, with every checkpoint and at
     the end."""
     prompt_file: str | None = None
-    """Wording of prompts and feedback, such as `python -m gym_cards.wording` derives from data: for
-    the oracle dialogues, and for later evaluations of this run. None: the environment's own."""
+    """Wording of prompts and feedback, such as `python -m gym_dialogue.wording` makes: for the
+    oracle dialogues, and for later evaluations of this run. None: the environment's own."""
 
     loss: Literal["nll", "dft"] = "nll"
     """Of a learned token: its negative log-likelihood, as in the paper, or that weighted by the

@@ -2,7 +2,8 @@
 reply; the project's own, or that of a file (`prompt_file=`).
 
 A wording file is JSON. Its texts are strings, or lists of lines, with placeholders `<<name>>`; all
-other text stands for itself, braces included. `python -m gym_cards.wording` derives one from data.
+other text stands for itself, braces included. `python -m gym_dialogue.wording` makes one from what
+a user has.
 """
 
 from __future__ import annotations

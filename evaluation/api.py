@@ -44,7 +44,7 @@ class ApiConfig:
     """Seconds that a request may take, counted anew with every byte that arrives."""
     tries: int = 8
     """How often a request is made before the evaluation gives up: with exponential backoff, after
-    answers 408, 409, 429 and 5xx, broken connections and time-outs."""
+    answers 408, 409, 429 and 5xx, errors in an answer 200, broken connections and time-outs."""
     max_tokens_field: MaxTokensField = "max_tokens"
     """What the request calls the limit of `eval.max_new_tokens`; endpoints differ in it."""
     leave_out: list[Setting] = field(default_factory=list)

@@ -40,6 +40,7 @@ _WANTED_URL = (
     "http://localhost:8000/v1"
 )
 
+_TEXTS = ("text", "finish_reason")
 _COUNTS = ("prompt_tokens", "completion_tokens")
 _FILTERED = ("content_filter", "content_policy_violation")
 BROKEN_OFF = ("error", "network_error")
@@ -289,8 +290,9 @@ class Endpoint:
         except ValueError as error:
             said = self._show(str(error))
             raise InputError(f"{self.base_url} answered {said}: base_url {_WANTED_URL}") from None
-        if self.secret.is_in(answer.text):  # of an endpoint that repeats what it was sent
-            answer = replace(answer, text=self.secret.scrub(answer.text))
+        if self.secret.is_in(body):  # of an endpoint that repeats what it was sent
+            shown = {name: self.secret.scrub(getattr(answer, name)) for name in _TEXTS}
+            answer = replace(answer, **shown)
         return answer
 
     def _status(self, failure: Failure) -> str:
@@ -367,10 +369,12 @@ def read_answer(body: str) -> Answer:
 
 
 def _inside(error: Any, text: str) -> EndpointError:
-    """An error in an answer 200: of the status that its code names, else of one that may pass."""
+    """An error in an answer 200: one that may pass, unless its code is of the key, the credit, or
+    the model's name.
+    """
     codes = _codes(error)
-    statuses = [int(code) for code in codes if re.fullmatch(r"[45]\d\d", code)]
-    return EndpointError(Failure(statuses[0] if statuses else 500, codes, text, inside=True))
+    final = [int(code) for code in codes if code in ("401", "402", "403", "404")]
+    return EndpointError(Failure(final[0] if final else 500, codes, text, inside=True))
 
 
 def _codes(error: Any) -> tuple[str, ...]:

@@ -169,6 +169,7 @@ def test_as_many_requests_at_a_time_as_allowed(stub, make):
         (200, {"error": "overloaded"}),
         (200, error("overloaded", code=502)),
         (200, error("slow down", code=429)),
+        (200, error("Provider returned error", code=400)),
         (200, {"object": "error", "message": "overloaded", "code": 503}),
         (200, completion("as far as", "error")),
         (200, completion("as far as", "network_error")),

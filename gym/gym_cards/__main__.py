@@ -25,24 +25,25 @@ class Config:
     """What the formula must make."""
     num_cards: int = 4
     """4 or 5."""
-    reply: list[str] = field(default_factory=list)
-    """Replies to judge, in order."""
+    reply: str | list[str] = field(default_factory=list)
+    """A reply to judge, or a list of them in order."""
 
 
 def main(config: Config) -> None:
     """The command."""
+    replies = [config.reply] if isinstance(config.reply, str) else config.reply
     env = GeneralPointsEnv(
         target_points=config.target_points,
         face_rule=config.face_rule,
         num_cards=config.num_cards,
-        verify_iter=max(1, len(config.reply)),
+        verify_iter=max(1, len(replies)),
     )
     options = {"all_solutions": True}
     if config.cards is not None:
         options["cards"] = [str(card) for card in config.cards]
     obs, info = env.reset(seed=config.seed, options=options)
     print(f"{obs['text']}\n\nsolutions: {len(info['solutions'])}, such as {info['solution']}")
-    for reply in config.reply:
+    for reply in replies:
         _, reward, ended, _, info = env.step(reply)
         print(f"{reward:+g} {' '.join(info['outcomes'])} {info['feedback']}".rstrip())
         if ended:

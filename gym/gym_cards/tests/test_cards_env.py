@@ -445,6 +445,7 @@ def test_no_torch_is_needed():
     ("flags", "code", "word"),
     [
         (["--cards=[3,3,8,8]", "--reply=[\"{'formula': '8/(3-8/3)'}\"]"], 0, "CORRECT_SOLUTION"),
+        (["--cards=[3,3,8,8]", '--reply={"formula": "8/(3-8/3)"}'], 0, "CORRECT_SOLUTION"),
         (["--cards=[A,A,A,A]"], 2, "no formula makes 24"),
         (["--face_rule=eleven"], 2, "face rule"),
         (["--seed=3"], 0, "solutions: "),

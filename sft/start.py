@@ -42,6 +42,7 @@ from sft.train import check_config, fit, load_start, prepare_run
 
 _PROBE_STREAM = 0x920B
 _RECIPE = 1  # raised when the code of this recipe changes what it makes
+_DATA = 2  # the same of the dialogues, but what comes with the project was made from those before
 
 
 @dataclass
@@ -122,7 +123,7 @@ def make_start(config: Config) -> Path:
     check_config(config)
     state = join_processes()
     # The number of processes is part of what is made here; of what is shipped, it is in the past.
-    final = Path(config.cache) / _name(config, state.num_processes)
+    final = Path(config.cache) / _name(config, state.num_processes, _DATA)
     shipped = Path(config.shipped) / _name(config)
     for found in (shipped, final):
         if not config.ship and (found / "config.json").is_file():

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from gym_dialogue import Episode, NoisyOraclePolicy, Policy, RecordedPolicy, Task, rollout
+from gym_dialogue.checks import json_lines, read_text
 from gym_dialogue.command import EnvConfig, Kwargs, make_envs, run_command
 from gym_dialogue.errors import InputError
 from gym_virl import ENV_ID
@@ -57,7 +58,7 @@ class Config:
 def read_replies(path: str, seed: int, checkpoint: str | None) -> list[str]:
     """What turns.jsonl has of an episode, in its first suite and decoding. Raises InputError."""
     try:
-        rows = [json.loads(line) for line in Path(path).read_text(encoding="utf-8").splitlines()]
+        rows = [json.loads(line) for line in json_lines(read_text(path))]
         rows = [row for row in rows if row["env_seed"] == seed]
         labels = [row["checkpoint"] for row in rows]
         label = checkpoint or (labels[-1] if labels else None)

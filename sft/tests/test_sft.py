@@ -34,7 +34,7 @@ def _source(error_rate=0.0, share=1.0, **kwargs):
 
 def test_dialogues_are_right_in_the_end_and_only_that_is_learned(tmp_path):
     made = make_dialogues([_source(0.0), _source(0.6)], 200, seed=0, show_progress=False)
-    assert 150 < len(made) <= 200  # those that the noisy oracle lost are left out
+    assert len(made) == 200  # for those that the noisy oracle lost, others are played
     lengths = {len(dialogue["messages"]) for dialogue in made}
     assert lengths == {2, 4, 6}
     write_jsonl(tmp_path / "a.jsonl", made)
@@ -52,6 +52,24 @@ def test_dialogues_are_right_in_the_end_and_only_that_is_learned(tmp_path):
     batch = PadRight(tokenizer.pad_token_id)([dataset[i] for i in range(4)])
     assert batch["input_ids"].shape == batch["labels"].shape
     assert ((batch["labels"] == -100) | (batch["labels"] == batch["input_ids"])).all()
+
+
+@pytest.mark.parametrize("shares", [(1, 1, 1), (0.5, 0.2, 0.7), (1, 0, 3)])
+def test_as_many_dialogues_are_made_as_were_asked_for(shares):
+    sources = [_source(0.9, share) for share in shares]
+    made = make_dialogues(sources, 50, seed=0, show_progress=False)  # 16: 12
+    assert len(made) == 50
+
+
+def test_an_oracle_that_always_errs_is_refused():
+    with pytest.raises(InputError, match=r"error_rate=1\.0: 200 episodes brought 2 dialogues fewer"):
+        make_dialogues([_source(1.0)], 2, seed=0, show_progress=False)
+
+
+@pytest.mark.parametrize("shares", [(), (0.0,), (2.0, -1.0), (float("inf"),), (float("nan"),)])
+def test_shares_that_describe_no_mix_are_refused(shares):
+    with pytest.raises(InputError, match="sources: need at least one"):
+        make_dialogues([_source(0.0, s) for s in shares], 2, seed=0, show_progress=False)
 
 
 def test_the_same_seed_makes_the_same_data():

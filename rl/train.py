@@ -32,6 +32,7 @@ from gym_dialogue.command import (
     with_prompt_file,
 )
 from gym_dialogue.images import Image, save_image
+from gym_dialogue.lock import sole_writer
 from gym_dialogue.messages import messages_to_json
 from gym_dialogue.resume import cut_logs, flat_settings, write_atomically
 from gym_policy import ModelPolicy, Renderer, load_model, load_renderer
@@ -167,10 +168,14 @@ def train(config: Config) -> Path:
     measured = [f"eval/{suite.name}/{d}" for suite in task.suites for d in config.monitor.decoding]
     if config.best_by not in measured:
         raise InputError(f"best_by={config.best_by}: must be one of {', '.join(measured)}")
-    stop = StopRequest()
-    stop.install()
-    accelerator = make_accelerator(config)
-    check_stage(config, zero_stage(accelerator))
+    with StopRequest() as stop:
+        accelerator = make_accelerator(config)
+        check_stage(config, zero_stage(accelerator))
+        with sole_writer(config.run_dir, accelerator.is_main_process):
+            return _train(config, task, accelerator, stop)
+
+
+def _train(config: Config, task: TaskConfig, accelerator: Accelerator, stop: StopRequest) -> Path:
     is_main = accelerator.is_main_process
     found = [resume_from(config) if config.resume and is_main else None]
     checkpoint = broadcast_object_list(found)[0]  # rank 0 alone reads all that it checks
@@ -284,13 +289,13 @@ def train(config: Config) -> Path:
         return records
 
     def leave(update: int) -> None:
-        """Save and end the process, with the exit code of SIGTERM."""
+        """Save and end the process, with the exit code of the signal."""
         save(update)
         if is_main:
             print(f"\nAsked to end: saved after update {update}; go on with --resume")
         accelerator.wait_for_everyone()  # a launcher may end what is left after the first
         accelerator.end_training()
-        raise SystemExit(stop.EXIT_CODE)
+        raise SystemExit(stop.exit_code)
 
     stop.immediately = False
     save(0)

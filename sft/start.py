@@ -16,17 +16,20 @@ import os
 import shutil
 import sys
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from accelerate import PartialState
+from accelerate.utils import broadcast_object_list
 from transformers import PreTrainedModel, TrainerCallback
 
 from gym_dialogue import Message, Task, rollout
 from gym_dialogue.command import EnvConfig, append_json, make_envs, run_command, with_prompt_file
 from gym_dialogue.images import open_image
+from gym_dialogue.lock import locked
 from gym_policy import ModelPolicy, Renderer, load_model, load_renderer
 from gym_policy.load import save_renderer, saved_checkpoints
 from gym_policy.zero import join_processes
@@ -122,12 +125,30 @@ def make_start(config: Config) -> Path:
     pretrained = None if config.model == "tiny" else saved_checkpoints(config.model)[-1]
     check_config(config)
     state = join_processes()
+    is_main = state.is_main_process
     # The number of processes is part of what is made here; of what is shipped, it is in the past.
     final = Path(config.cache) / _name(config, state.num_processes, _DATA)
     shipped = Path(config.shipped) / _name(config)
-    for found in (shipped, final):
-        if not config.ship and (found / "config.json").is_file():
-            return found
+
+    def found() -> Path | None:  # as rank 0 sees it
+        made = [next((p for p in (shipped, final) if (p / "config.json").is_file()), None)]
+        return broadcast_object_list(made)[0]
+
+    def on_wait() -> None:
+        print(f"Waiting for another process, which makes {final}")
+
+    if not config.ship and (path := found()):
+        return path
+    # Of launchers that want the same start, one makes it, and the others wait and use it.
+    with locked(final.with_name(f"{final.name}.lock"), on_wait) if is_main else nullcontext():
+        if not config.ship and (path := found()):
+            return path
+        return _make_start(config, pretrained, state, final, shipped)
+
+
+def _make_start(
+    config: Config, pretrained: str | None, state: PartialState, final: Path, shipped: Path
+) -> Path:
     work = final.with_name(final.name + ".partial")
     if state.is_main_process:
         shutil.rmtree(work, ignore_errors=True)

@@ -34,6 +34,7 @@ from gym_dialogue.command import (
     with_prompt_file,
 )
 from gym_dialogue.data import read_dialogues
+from gym_dialogue.lock import sole_writer
 from gym_policy import Renderer, load_model, load_renderer
 from gym_policy.compute import LEARNED, num_parameters
 from gym_policy.load import checkpoint_dir, remove_checkpoint, save_renderer, saved_checkpoints
@@ -303,9 +304,13 @@ def check_config(config: Config) -> None:
 def train(config: Config) -> Path:
     """Run a whole training; returns its directory."""
     check_config(config)
-    stop = StopRequest()
-    stop.install()
-    state = join_processes()
+    with StopRequest() as stop:
+        state = join_processes()
+        with sole_writer(config.run_dir, state.is_main_process):
+            return _train(config, state, stop)
+
+
+def _train(config: Config, state: PartialState, stop: StopRequest) -> Path:
     run_dir = Path(config.run_dir)
     found = [resume_from(config) if config.resume and state.is_main_process else None]
     saved = broadcast_object_list(found)[0]  # rank 0 alone puts the directory in order
@@ -330,7 +335,7 @@ def train(config: Config) -> Path:
     state.wait_for_everyone()  # a launcher may end what is left after the first
     state.destroy_process_group()
     if not is_whole:
-        raise SystemExit(stop.EXIT_CODE)
+        raise SystemExit(stop.exit_code)
     return run_dir
 
 

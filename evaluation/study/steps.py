@@ -14,6 +14,8 @@ from typing import Any
 
 from gym_dialogue import InputError
 from gym_dialogue.command import append_json
+from gym_dialogue.launch import ASKING
+from gym_dialogue.lock import ends_with_parent
 
 _GLANCE = 2.0  # seconds between looks at how far a command is
 
@@ -63,7 +65,11 @@ class Steps:
             said.flush()
             self._busy = True
             child = self._child = subprocess.Popen(
-                command, stdout=subprocess.PIPE, stderr=said, start_new_session=True
+                command,
+                stdout=subprocess.PIPE,
+                stderr=said,
+                start_new_session=True,
+                preexec_fn=ends_with_parent(),
             )
             if self._asked is not None:  # while it was being started
                 child.send_signal(signal.SIGTERM)
@@ -85,8 +91,7 @@ class Steps:
         return printed
 
     def __enter__(self) -> Steps:
-        asking = (signal.SIGTERM, signal.SIGINT)
-        self._before = {number: signal.signal(number, self._receive) for number in asking}
+        self._before = {number: signal.signal(number, self._receive) for number in ASKING}
         return self
 
     def __exit__(self, *_: object) -> None:

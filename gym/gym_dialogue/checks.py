@@ -50,6 +50,8 @@ def read_json(path: str | Path, where: str) -> Any:
     except OSError as error:
         raise InputError(f"{where}: cannot be read: {error.strerror}") from error
     except UnicodeEncodeError as error:
-        raise InputError(f"{where}: holds half a surrogate pair, {error.object[error.start]!r}") from error
+        raise InputError(
+            f"{where}: holds half a surrogate pair, {error.object[error.start]!r}"
+        ) from error
     except (ValueError, RecursionError) as error:
         raise InputError(f"{where}: is not whole JSON: {error}") from error

@@ -7,6 +7,7 @@ import errno
 import json
 import logging
 import os
+import signal
 import sys
 import time
 import warnings
@@ -93,7 +94,7 @@ def run_command(main: Callable[[Config], Any], config_class: type[Config]) -> No
     """Read the configuration, run `main(config)`; bad input ends as one line and exit code 2.
 
     Of several processes only rank 0 prints, or the one that alone met bad input. A full disk is bad
-    input too, wherever it shows.
+    input too, wherever it shows. Ctrl-C ends as one line and exit code 130.
     """
     _quiet_libraries()
     is_first = os.environ.get("RANK", "0") == "0"
@@ -116,6 +117,14 @@ def run_command(main: Callable[[Config], Any], config_class: type[Config]) -> No
         if _is_unsaid():
             print(f"error: {line}", file=sys.stderr)
         sys.exit(2)
+    except Exception:
+        if is_first or _is_unsaid():
+            raise
+        sys.exit(2)  # another process has said what was wrong, and has left this one on its own
+    except KeyboardInterrupt:
+        if _is_unsaid():
+            print("\nInterrupted", file=sys.stderr)
+        sys.exit(128 + signal.SIGINT)
 
 
 def _is_unsaid() -> bool:

@@ -86,7 +86,9 @@ def _messages(record: Any, where: str, directory: Path) -> list[Message]:
             "alternates human and gpt; after an optional system message, and ending with a reply"
         )
     if not all(_is_text(m.text) for m in messages):
-        raise InputError(f"{where}: holds half a surrogate pair (\\ud800 to \\udfff), which is no text")
+        raise InputError(
+            f"{where}: holds half a surrogate pair (\\ud800 to \\udfff), which is no text"
+        )
     first = next(i for i, m in enumerate(messages) if m.role == "user")
     if is_llava:
         name = record.get("image") or None

@@ -15,6 +15,7 @@ import yaml
 
 from gym_dialogue import InputError
 from gym_dialogue.command import parse_config
+from gym_dialogue.lock import sole_writer
 from gym_policy import load_model
 from gym_policy.load import run_checkpoints
 from rl.checkpoint import SUMS_FILE, drop_after, newest_whole, prune
@@ -23,6 +24,7 @@ from rl.resume import resume_from
 from rl.train import train
 
 ROOT = Path(__file__).parents[2]
+PATH = f"{ROOT}:{ROOT / 'gym'}"
 KILLS = int(os.environ.get("KILLS", 2))  # moments at which a run is killed
 SETTINGS = {
     "num_updates": 4 + 2 * KILLS,
@@ -59,7 +61,7 @@ def _start(file, *flags, limit=None, launcher=("-m",)):
     return subprocess.Popen(
         ["bash", "-c", f'{shell}exec "$@"', "-", *command],
         cwd=ROOT,
-        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
+        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": PATH},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -125,15 +127,16 @@ def _wait_until(process, condition):
     raise AssertionError("waited in vain")
 
 
-def test_sigterm_saves_and_leaves(start, uninterrupted, tmp_path):
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_saves_and_leaves(number, start, uninterrupted, tmp_path):  # 16: 18
     run = tmp_path / "run"
     file = _config(start, run, save_every=0)
     process = _start(file, launcher=("-m", "gym_dialogue.launch", "1"))
     _wait_until(process, (run / "metrics.jsonl").exists)
-    process.send_signal(signal.SIGTERM)
+    process.send_signal(number)
     output, errors = process.communicate(timeout=300)
-    assert process.returncode == 128 + signal.SIGTERM, errors
-    assert "go on with --resume" in output
+    assert process.returncode == 128 + number, errors
+    assert output.count("go on with --resume") == 1
     assert "Traceback" not in errors
     update = int(run_checkpoints(run)[-1].name[-6:])
     assert 1 <= update < SETTINGS["num_updates"]
@@ -143,6 +146,17 @@ def test_sigterm_saves_and_leaves(start, uninterrupted, tmp_path):
     assert process.returncode == 0, errors
     assert f"Going on from {run}/checkpoints/update-{update:06d}" in output
     assert _metrics(run) == _metrics(uninterrupted)
+
+
+def test_a_run_has_one_writer(start, tmp_path):  # 16: 14
+    run = tmp_path / "run"
+    file = _config(start, run)
+    with sole_writer(run):
+        process = _start(file, "--resume", launcher=("-m", "gym_dialogue.launch", "2"))
+        _, errors = process.communicate(timeout=300)
+    assert process.returncode == 2
+    said = "another process is writing it; wait for it, or stop it"
+    assert errors.strip() == f"error: run directory {run}: {said}"
 
 
 def test_a_full_disk_is_one_line_and_loses_nothing(start, tmp_path):

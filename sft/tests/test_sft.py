@@ -1,5 +1,6 @@
 """Oracle data, masks, and a training run on a real tiny Llama."""
 
+import contextlib
 import json
 from dataclasses import replace
 
@@ -11,8 +12,10 @@ import yaml
 from gym_dialogue import InputError, Message
 from gym_dialogue.command import EnvConfig, make_envs
 from gym_dialogue.data import read_dialogues
+from gym_dialogue.lock import locked
 from gym_policy import Renderer, load_model, load_tokenizer
 from gym_policy.load import saved_checkpoints
+from sft import start as sft_start
 from sft.data import (
     DialogueItems,
     PadRight,
@@ -62,7 +65,9 @@ def test_as_many_dialogues_are_made_as_were_asked_for(shares):
 
 
 def test_an_oracle_that_always_errs_is_refused():
-    with pytest.raises(InputError, match=r"error_rate=1\.0: 200 episodes brought 2 dialogues fewer"):
+    with pytest.raises(
+        InputError, match=r"error_rate=1\.0: 200 episodes brought 2 dialogues fewer"
+    ):
         make_dialogues([_source(1.0)], 2, seed=0, show_progress=False)
 
 
@@ -204,6 +209,26 @@ def test_a_start_is_made_once_and_then_trained_on(tmp_path):
     assert yaml.safe_load((run / "config.yaml").read_text())["num_steps"] == 4
     assert list((run / "tensorboard").rglob("events*"))
     load_model(saved_checkpoints(str(run))[-1])
+
+
+def test_of_launchers_that_want_the_same_start_one_makes_it(tmp_path, monkeypatch):  # 16: 14
+    config = StartConfig(
+        cache=str(tmp_path / "cache"), sources=[_source()], num_dialogues=60, num_steps=1
+    )
+    made = make_start(config)
+    aside = made.rename(tmp_path / "aside")
+    with contextlib.ExitStack() as other:
+        other.enter_context(locked(made.with_name(f"{made.name}.lock")))
+
+        def other_ends(line):
+            assert line == f"Waiting for another process, which makes {made}"
+            aside.rename(made)
+            other.close()
+
+        monkeypatch.setattr(sft_start, "print", other_ends, raising=False)
+        monkeypatch.setattr(sft_start, "_make_start", None)
+        assert make_start(config) == made
+    assert [path.name for path in (tmp_path / "cache").iterdir()] == [made.name]
 
 
 def test_bad_numbers_are_named():

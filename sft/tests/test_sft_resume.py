@@ -50,13 +50,6 @@ def config(start, tmp_path):
     )
 
 
-@pytest.fixture(autouse=True)
-def _keep_sigterm():
-    handler = signal.getsignal(signal.SIGTERM)
-    yield
-    signal.signal(signal.SIGTERM, handler)
-
-
 def _metrics(run):
     """Without times, and without the last record, a mean over what one process trained."""
     lines = (run / "metrics.jsonl").read_text().splitlines()
@@ -133,14 +126,16 @@ def test_a_run_that_is_killed_goes_on_to_the_same_end(config, monkeypatch, tmp_p
     assert (run / "metrics.jsonl").read_text() == before
 
 
-def test_sigterm_saves_and_leaves(config, monkeypatch, tmp_path, capsys):
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_saves_and_leaves(number, config, monkeypatch, tmp_path, capsys):  # 16: 18
     config = replace(config, save_every=0)
     whole = train(replace(config, run_dir=str(tmp_path / "whole")))
     with monkeypatch.context() as patch:
-        _at_step(patch, 5, lambda: os.kill(os.getpid(), signal.SIGTERM))
+        _at_step(patch, 5, lambda: os.kill(os.getpid(), number))
         with pytest.raises(SystemExit) as left:
             train(config)
-    assert left.value.code == 128 + signal.SIGTERM
+    assert left.value.code == 128 + number
+    assert signal.getsignal(signal.SIGINT) == signal.default_int_handler
     assert "saved after step 5; go on with --resume" in capsys.readouterr().out
     run = train(replace(config, resume=True))
     assert _same(_weights(run, 8), _weights(whole, 8))

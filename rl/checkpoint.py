@@ -1,6 +1,10 @@
 """Checkpoints of a run: directories that from_pretrained and every command here can read, with what
 a run needs to go on.
 
+The folder itself holds the model alone; the value head, the optimizer's state and the rest of the
+training state are in `training/` (`gym_policy.load.training_file`). Checkpoints of earlier versions
+have these beside the model, and are read all the same.
+
 A checkpoint that can be seen is whole: it is written under another name, and SHA256SUMS lists every
 file in it. The training state is that of the whole model by parameter name, so that a run can go on
 with another number of ranks, or another ZeRO stage.
@@ -13,8 +17,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterator
-from fnmatch import fnmatch
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 import torch
@@ -28,11 +31,13 @@ from gym_dialogue.resume import write_atomically
 from gym_policy import Renderer
 from gym_policy.adapter import restore_adapter, save_adapter
 from gym_policy.load import (
+    TRAINING_DIR,
     checkpoint_dir,
     drop_checkpoints_after,
     remove_checkpoint,
     run_checkpoints,
     save_renderer,
+    training_file,
 )
 from gym_policy.zero import whole_weights
 from rl.actor_critic import ActorCritic
@@ -66,7 +71,7 @@ def save_checkpoint(
     try:
         if is_main:
             shutil.rmtree(partial, ignore_errors=True)
-            partial.mkdir(parents=True)
+            (partial / TRAINING_DIR).mkdir(parents=True)
         with whole_weights(engine):
             if is_main:
                 if inner.adapter is None:
@@ -75,9 +80,9 @@ def save_checkpoint(
                     save_adapter(inner.adapter, partial, inner.base_fingerprint)
                 save_renderer(renderer, partial)
                 inner.save_value_head(partial)
-        _save_optimizer(partial if is_main else None, inner, optimizer)
+        _save_optimizer(partial / TRAINING_DIR if is_main else None, inner, optimizer)
         if is_main:
-            (partial / STATE_FILE).write_text(json.dumps(state, indent=1) + "\n")
+            training_file(partial, STATE_FILE).write_text(json.dumps(state, indent=1) + "\n")
             _write_sums(partial)
             if final.exists():
                 shutil.rmtree(final)
@@ -101,7 +106,7 @@ def restore_checkpoint(
     """
     inner: ActorCritic = accelerator.unwrap_model(engine)
     saved = {}
-    for file in sorted(Path(directory).glob(_STATES)):
+    for file in _state_files(Path(directory)):
         with safe_open(file, "pt") as part:
             saved |= dict.fromkeys(part.keys(), file)
     if not saved:  # the start: nothing has been learned
@@ -112,7 +117,7 @@ def restore_checkpoint(
             f"checkpoint {directory}: its optimizer state is that of other parameters than this "
             "configuration trains; resume with the run's own settings"
         )
-    step = json.loads((Path(directory) / STATE_FILE).read_text())["optimizer_step"]
+    step = read_state(directory)["optimizer_step"]
     _make_states(optimizer, step)
     for name, parameter in _trained(inner):
         for key in (*_MOMENTS, _MASTER):
@@ -149,7 +154,7 @@ def newest_whole(run_dir: str | Path) -> tuple[Path | None, list[str]]:
 
 def read_state(directory: str | Path) -> dict[str, Any]:
     """The plain part of a checkpoint's training state."""
-    return json.loads((Path(directory) / STATE_FILE).read_text())
+    return json.loads(training_file(directory, STATE_FILE).read_text())
 
 
 def prune(run_dir: str | Path, keep_last: int, keep_states: int = 0) -> None:
@@ -178,13 +183,18 @@ def _remove_states(checkpoint: Path) -> None:
     """Take the optimizer's state out of a checkpoint, which is whole at any moment: what is not
     listed is not missed.
     """
-    states = {file.name for file in checkpoint.glob(_STATES)}
+    states = {file.relative_to(checkpoint).as_posix() for file in _state_files(checkpoint)}
     if not states or not (checkpoint / SUMS_FILE).is_file():
         return
     kept = {name: s for name, s in _read_sums(checkpoint).items() if name not in states}
     write_atomically(checkpoint / SUMS_FILE, _format_sums(kept))
     for name in states:
         (checkpoint / name).unlink()
+
+
+def _state_files(checkpoint: Path) -> list[Path]:
+    """The optimizer's state."""
+    return sorted(f for place in (TRAINING_DIR, ".") for f in (checkpoint / place).glob(_STATES))
 
 
 def drop_after(run_dir: str | Path, update: int) -> None:
@@ -307,8 +317,8 @@ def _set_full(optimizer: Any, parameter: nn.Parameter, key: str, value: torch.Te
 def _write_sums(directory: Path) -> None:
     """SHA256SUMS in the form of the tool of that name, and everything on the disk."""
     sums = {}
-    for file in sorted(directory.iterdir()):
-        sums[file.name] = _sha256(file)
+    for file in sorted(file for file in directory.rglob("*") if file.is_file()):
+        sums[file.relative_to(directory).as_posix()] = _sha256(file)
         _to_disk(file)
     (directory / SUMS_FILE).write_text(_format_sums(sums))
     _to_disk(directory / SUMS_FILE)
@@ -319,7 +329,7 @@ def _format_sums(sums: dict[str, str]) -> str:
 
 
 def _read_sums(directory: Path) -> dict[str, str]:
-    """What SHA256SUMS lists, by name of file."""
+    """What SHA256SUMS lists, by path in the checkpoint."""
     lines = (directory / SUMS_FILE).read_text().splitlines()
     return {name: digest for digest, _, name in (line.partition("  ") for line in lines)}
 
@@ -328,7 +338,7 @@ def _fault(directory: Path) -> str | None:
     """What is wrong with a checkpoint, or None."""
     try:
         sums = _read_sums(directory)
-        has_states = any(fnmatch(name, _STATES) for name in sums)
+        has_states = any(PurePath(name).match(_STATES) for name in sums)
         if read_state(directory).get("optimizer_step") and not has_states:
             return "was kept without the optimizer's state (keep_states)"
         for name, expected in sums.items():

@@ -48,6 +48,7 @@ _LOAD_ERRORS = (
     HfHubHTTPError,
     StrictDataclassError,
 )
+TRAINING_DIR = "training"
 _MODEL_FILES = ("config.json", "adapter_config.json")
 _PROCESSOR_FILES = ("processor_config.json", "preprocessor_config.json")
 
@@ -78,6 +79,16 @@ def saved_checkpoints(path: str) -> list[str]:
 def checkpoint_dir(run_dir: str | Path, update: int) -> Path:
     """Where the checkpoint after an update (0: the start) lies."""
     return Path(run_dir) / "checkpoints" / f"update-{update:06d}"
+
+
+def training_file(checkpoint: str | Path, name: str) -> Path:
+    """Where a checkpoint keeps a file of its training state: below the model's folder, whose
+    weights are the model's alone, as inference servers take every `*.safetensors` there for them.
+    Checkpoints of earlier versions have it beside the model.
+    """
+    file = Path(checkpoint) / TRAINING_DIR / name
+    earlier = Path(checkpoint) / name
+    return earlier if earlier.exists() and not file.exists() else file
 
 
 def run_checkpoints(run_dir: str | Path) -> list[Path]:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from safetensors import safe_open
 
 from gym_dialogue import InputError
 from gym_dialogue.command import parse_config
@@ -188,7 +189,7 @@ def test_a_damaged_newest_checkpoint_falls_back_and_says_so(uninterrupted, tmp_p
     assert found == others[-1]
     assert len(said) == 2
     for path in others:
-        (path / "training_state.json").unlink()
+        (path / "training" / "training_state.json").unlink()
     with pytest.raises(InputError, match="none of its checkpoints is whole"):
         resume_from(_parsed(run))
 
@@ -207,10 +208,12 @@ def test_a_run_keeps_the_start_the_last_and_the_best(uninterrupted, tmp_path):
         directory = checkpoints / f"update-{update:06d}"
         shutil.copytree(checkpoints / "update-000000", directory)
         state = {"update": update, "score": 1.0 if update in (3, 4) else 0.5}
-        (directory / "training_state.json").write_text(json.dumps(state))
+        (directory / "training" / "training_state.json").write_text(json.dumps(state))
     prune(run, 0)
     assert len(run_checkpoints(run)) == 8
-    (checkpoints / "update-000005" / "training_state.json").unlink()  # has no score then
+    (
+        checkpoints / "update-000005" / "training" / "training_state.json"
+    ).unlink()  # has no score then
     prune(run, 2)
     assert [int(path.name[-6:]) for path in run_checkpoints(run)] == [0, 3, 6, 7]
     drop_after(run, 3)
@@ -223,8 +226,8 @@ def test_older_checkpoints_may_do_without_the_state(uninterrupted, tmp_path):
     shutil.copytree(uninterrupted, run)
     *_, before, newest = run_checkpoints(run)
     prune(run, 0, 1)
-    assert list(newest.glob("optimizer-*"))
-    assert not list(before.glob("optimizer-*"))
+    assert list(newest.glob("training/optimizer-*"))
+    assert not list(before.glob("training/optimizer-*"))
     load_model(str(before))
     assert newest_whole(run) == (newest, [])
     shutil.rmtree(newest)
@@ -233,6 +236,54 @@ def test_older_checkpoints_may_do_without_the_state(uninterrupted, tmp_path):
     assert all("keep_states" in line for line in said)
     (before / SUMS_FILE).unlink()
     prune(run, 0, 1)  # what is damaged is left as it is
+
+
+def _in_the_earlier_layout(run):
+    """Training state beside the model, as it was written once."""
+    for checkpoint in run_checkpoints(run):
+        for file in (checkpoint / "training").iterdir():
+            file.rename(checkpoint / file.name)
+        (checkpoint / "training").rmdir()
+        sums = checkpoint / SUMS_FILE
+        sums.write_text(sums.read_text().replace("  training/", "  "))
+
+
+def test_a_checkpoints_folder_holds_the_weights_of_the_model_alone(uninterrupted):
+    """Issue 16.2: an inference server takes every *.safetensors in the folder for weights."""
+    newest = run_checkpoints(uninterrupted)[-1]
+    assert [file.name for file in newest.glob("*.safetensors")] == ["model.safetensors"]
+    with safe_open(newest / "model.safetensors", "pt") as file:
+        assert set(file.keys()) <= set(load_model(str(newest)).state_dict())
+    assert {file.name for file in (newest / "training").iterdir()} == {
+        "optimizer-00000.safetensors",
+        "training_state.json",
+        "value_head.safetensors",
+    }
+    subprocess.run(["sha256sum", "-c", "--quiet", SUMS_FILE], cwd=newest, check=True)
+
+
+def test_checkpoints_of_the_earlier_layout_are_resumed_checked_and_pruned(
+    start, uninterrupted, tmp_path
+):
+    """Issue 16.2: the training state may lie beside the model."""
+    run = tmp_path / "run"
+    shutil.copytree(uninterrupted, run)
+    shutil.rmtree(run_checkpoints(run)[-1])
+    _in_the_earlier_layout(run)
+    for name in ("summary.json", f"evaluations/update-{SETTINGS['num_updates']:06d}.json"):
+        (run / name).unlink()
+    last = run_checkpoints(run)[-1]
+    assert newest_whole(run) == (last, [])
+    copy = tmp_path / "pruned"
+    shutil.copytree(run, copy)
+    prune(copy, 0, 1)
+    assert [len(list(path.glob("optimizer-*"))) for path in run_checkpoints(copy)[-2:]] == [0, 1]
+    found, said = newest_whole(copy)
+    assert (found.name, said) == (last.name, [])
+    (copy / "checkpoints" / last.name / "value_head.safetensors").write_bytes(b"0")
+    assert "value_head.safetensors is damaged" in newest_whole(copy)[1][0]
+    train(_parsed(run, "--resume"))
+    assert _metrics(run) == _metrics(uninterrupted)
 
 
 @pytest.mark.parametrize(

@@ -100,7 +100,8 @@ def test_what_a_study_leaves(study):
     }
     assert (len(played[1]), len(played[3])) == (3, 4)
     assert [r["env_seed"] for r in played[1]] == [r["env_seed"] for r in played[3][:3]]
-    states = {path.parent.name for path in seed.glob("rl/run/checkpoints/*/optimizer-*")}
+    files = seed.glob("rl/run/checkpoints/*/training/optimizer-*")
+    states = {path.parents[1].name for path in files}
     assert states == {"update-000002", "update-000003"}
     assert "rule OOD, at equal compute" in again.stdout
     assert {file.name for file in (directory / "figures").iterdir()} >= {"curves.png"}

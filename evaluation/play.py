@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from accelerate import PartialState
@@ -19,6 +19,7 @@ from evaluation.metrics import episode_record, summarize
 from evaluation.suites import SuiteConfig
 from gym_dialogue import InputError, Policy, Task, rollout
 from gym_dialogue.command import EnvConfig, make_envs, with_prompt_file
+from gym_dialogue.ranges import Count, Length, Range, Seed, check_ranges
 from gym_policy import ModelPolicy, Renderer
 
 Decoding = Literal["sampled", "greedy"]
@@ -32,19 +33,19 @@ _ENV_STREAM = 0xE7A1  # tells evaluation seeds from training seeds
 class EvalConfig:
     """How a checkpoint is evaluated."""
 
-    episodes: int = 500
+    episodes: Count = 500
     """Episodes per suite and decoding."""
-    seed: int = 0
+    seed: Seed = 0
     """Decides every hand or route, and every random number of sampling."""
     decoding: list[Decoding] = field(default_factory=lambda: ["sampled", "greedy"])
     """`sampled`: from the tempered distribution; `greedy`: the most likely tokens."""
-    temperature: float = 1.0
+    temperature: Annotated[float, Range(0, 1e4)] = 1.0
     """Of sampling."""
-    max_new_tokens: int = 64
+    max_new_tokens: Length = 64
     """Tokens a reply may have."""
-    verify_iter: int = 5
+    verify_iter: Count = 5
     """Replies that an episode allows."""
-    batch_size: int = 250
+    batch_size: Length = 250
     """Episodes played side by side, which share the sampling batch."""
 
 
@@ -142,10 +143,6 @@ def summarize_records(records: Records, verify_iter: int) -> dict[str, dict[str,
 
 def check_eval_config(config: EvalConfig) -> None:
     """Raises InputError for numbers that describe no evaluation."""
-    for name in ("episodes", "max_new_tokens", "verify_iter", "batch_size"):
-        if getattr(config, name) < 1:
-            raise InputError(f"{name}={getattr(config, name)}: must be at least 1")
-    if config.seed < 0:
-        raise InputError(f"seed={config.seed}: must not be negative")
+    check_ranges(config)
     if not config.decoding:
         raise InputError("decoding: must list sampled, greedy or both")

@@ -29,6 +29,7 @@ from gym_dialogue import (
 from gym_dialogue.command import EnvConfig, make_envs
 from gym_dialogue.images import Image, image_size, save_image
 from gym_dialogue.messages import messages_to_json
+from gym_dialogue.ranges import NotNegative, Share
 from gym_policy.renderer import Rendered, Renderer
 from gym_policy.vision import Picture, blank, join_pictures
 
@@ -47,9 +48,9 @@ class SourceConfig:
 
     env: EnvConfig = field(default_factory=EnvConfig)
     """Where the dialogues come from."""
-    share: float = 1.0
+    share: NotNegative = 1.0
     """Its share of the dialogues, relative to the other sources'."""
-    error_rate: float = 0.0
+    error_rate: Share = 0.0
     """Probability of a mistake in each reply. Mistakes are context; the corrections are learned.
     With 0 every dialogue is a single-turn answer."""
 
@@ -90,9 +91,9 @@ def make_dialogues(
         for number, source in enumerate(sources):
             size = sizes[number]
             envs = make_envs(source.env, _NUM_ENVS)
-            seeds = np.random.SeedSequence([seed, number]).generate_state(_TRIES * size)
-            mine = range(rank, len(seeds), world)
-            tasks = (Task(int(seeds[i]), (seed, number, i)) for i in mine)
+            seeds = enumerate(_seeds([seed, number], size))
+            mine = itertools.islice(seeds, rank, _TRIES * size, world)
+            tasks = (Task(env_seed, (seed, number, i)) for i, env_seed in mine)
             policy = NoisyOraclePolicy(source.error_rate)
             # An episode may bring several dialogues, or none, if all of its replies are mistakes.
             wanted = len(range(rank, size, world))
@@ -116,8 +117,8 @@ def make_dialogues(
                     dialogues.append((where, record))
             if wanted > 0:
                 raise InputError(
-                    f"sources: {source.env.id} with error_rate={source.error_rate}: {len(mine)} "
-                    f"episodes brought {wanted} dialogues fewer than wanted; lower it"
+                    f"sources: {source.env.id} with error_rate={source.error_rate}: {_TRIES} "
+                    f"episodes for each dialogue are too few; {wanted} are missing; lower it"
                 )
     every = [record for _, record in sorted(gathered(dialogues), key=lambda pair: pair[0])]
     order = np.random.default_rng([seed, _SHUFFLE_STREAM]).permutation(len(every))
@@ -131,6 +132,14 @@ def _sizes(shares: Sequence[float], count: int) -> list[int]:
         raise InputError("sources: need at least one, with shares from 0 up and one above it")
     ends = [round(count * end / total) for end in itertools.accumulate(shares)]
     return [end - begin for begin, end in itertools.pairwise([0, *ends])]
+
+
+def _seeds(entropy: list[int], count: int) -> Iterator[int]:
+    """Seeds without end; `count` are drawn at first."""
+    known = 0
+    while count:
+        yield from np.random.SeedSequence(entropy).generate_state(count)[known:].tolist()
+        known, count = count, 2 * count
 
 
 def gathered(records: list[Any]) -> list[Any]:

@@ -30,6 +30,7 @@ from gym_dialogue import Message, Task, rollout
 from gym_dialogue.command import EnvConfig, append_json, make_envs, run_command, with_prompt_file
 from gym_dialogue.images import open_image
 from gym_dialogue.lock import locked
+from gym_dialogue.ranges import Count, Length, NotNegative, Positive
 from gym_policy import ModelPolicy, Renderer, load_model, load_renderer
 from gym_policy.load import save_renderer, saved_checkpoints
 from gym_policy.zero import join_processes
@@ -61,20 +62,20 @@ class Config(TrainConfig):
     """Directory of those that come with the project."""
     ship: bool = False
     """Make it anew, and put it there too, in bfloat16, for others to find."""
-    stop_at: float = 1.0
+    stop_at: NotNegative = 1.0
     """Training stops early once this share of first replies, sampled at temperature 1, is right on
     hands of the first source. How fast a model gets there differs from seed to seed."""
-    stop_at_recognition: float = 0.0
+    stop_at_recognition: NotNegative = 0.0
     """With images, training goes on until this share of what is to be seen is read right too."""
-    stop_above: float = 1.0
+    stop_above: NotNegative = 1.0
     """Training stops at this share of first replies, whatever is read: a start is to leave room."""
-    probe_every: int = 20
+    probe_every: Count = 20
     """Steps between looks at that share."""
-    probe_episodes: int = 256
+    probe_episodes: Length = 256
     """Hands that each look plays."""
-    max_new_tokens: int = 24
+    max_new_tokens: Length = 24
     """Tokens that a reply may have in it."""
-    initializer_range: float = INITIALIZER_RANGE
+    initializer_range: Positive = INITIALIZER_RANGE
     """Standard deviation of the initial weights of a model made from scratch. From 0.08 such a
     model learned to copy within 200 steps, from 0.02 not within 600."""
 

@@ -35,10 +35,20 @@ from gym_dialogue.command import (
 )
 from gym_dialogue.data import read_dialogues
 from gym_dialogue.lock import sole_writer
+from gym_dialogue.ranges import (
+    Count,
+    Natural,
+    NotNegative,
+    Positive,
+    Seed,
+    Share,
+    ShareBelowOne,
+    check_ranges,
+)
 from gym_policy import Renderer, load_model, load_renderer
 from gym_policy.compute import LEARNED, num_parameters
 from gym_policy.load import checkpoint_dir, remove_checkpoint, save_renderer, saved_checkpoints
-from gym_policy.parts import Part, check_parts, check_rates, freeze_parts, parameter_groups
+from gym_policy.parts import Part, check_parts, freeze_parts, parameter_groups
 from gym_policy.reach import freeze_unreached
 from gym_policy.stop import StopRequest
 from gym_policy.vision import (
@@ -77,20 +87,20 @@ class Config:
     """Where everything that the run leaves goes."""
     resume: bool = False
     """Whether to go on with the run in run_dir from its newest saved step, where it has one."""
-    seed: int = 0
+    seed: Seed = 0
     """Decides the dialogues, their order and the minibatches."""
     task: str = "gp_l"
     """Which suites later evaluations of this run use."""
     sources: list[SourceConfig] = field(default_factory=lambda: [SourceConfig()])
     """What the oracle dialogues are made of."""
-    num_dialogues: int = 10000
+    num_dialogues: Count = 10000
     """How many are made."""
     data_file: str | None = None
     """A file of dialogues to learn from instead of making them: JSONL, or a JSON list in LLaVA form
     (`gym_dialogue.data`)."""
     learns_prompts: bool = False
     """Whether loss falls on prompts too, as in pretraining: for models made from scratch."""
-    validation: float = 0.0
+    validation: ShareBelowOne = 0.0
     """Share of the dialogues that is kept back. Loss and token accuracy on it (eval_loss, a mean
     over batches, and eval_token_accuracy) are measured at the start, with every checkpoint and at
     the end."""
@@ -101,35 +111,35 @@ class Config:
     loss: Literal["nll", "dft"] = "nll"
     """Of a learned token: its negative log-likelihood, as in the paper, or that weighted by the
     token's own probability (DFT, arXiv 2508.05629). Evaluation measures nll."""
-    num_steps: int = 400
+    num_steps: Count = 400
     """Optimizer steps."""
-    batch_size: int = 16
+    batch_size: Count = 16
     """Dialogues per device and step. Paper: 16."""
-    microbatch_size: int | None = None
+    microbatch_size: Count | None = None
     """Dialogues in one forward and backward pass; gradients accumulate up to batch_size. None: all
     of them."""
-    lr: float = 1e-6
+    lr: Positive = 1e-6
     """Peak learning rate. Paper: 1e-6."""
-    part_lr: dict[Part, float] = field(default_factory=dict)
+    part_lr: dict[Part, Positive] = field(default_factory=dict)
     """Peak learning rate of parts of a model that sees, where it is another one: vision (the
     tower), projector, language."""
     freeze: list[Part] = field(default_factory=list)
     """Parts that are not trained: vision, projector, language."""
     lr_schedule: Literal["constant", "linear", "cosine"] = "cosine"
     """How it falls. Paper: cosine."""
-    warmup: float = 0.03
+    warmup: Share = 0.03
     """Share of the steps in which the learning rate rises. Paper: 0.03."""
-    weight_decay: float = 0.0
+    weight_decay: NotNegative = 0.0
     """Of AdamW."""
-    adam_beta2: float = 0.999
+    adam_beta2: ShareBelowOne = 0.999
     """Of AdamW."""
-    max_grad_norm: float = 1.0
+    max_grad_norm: Positive = 1.0
     """Gradient norm that is clipped to."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """What is computed in. Weights are kept in float32 all the same (autocast, or DeepSpeed)."""
     gradient_checkpointing: bool = False
     """Whether a backward pass computes each layer's activations again instead of keeping them."""
-    save_every: int = 0
+    save_every: Natural = 0
     """Steps between checkpoints, from the newest of which a run can go on; 0: at the end only. The
     start is always saved."""
 
@@ -281,20 +291,11 @@ def check_config(config: Config) -> None:
     """Raises InputError for values that describe no run."""
     if not config.model:
         raise InputError("model: name a start checkpoint with --model=DIRECTORY_OR_HUB_NAME")
-    for name in ("num_dialogues", "num_steps", "batch_size", "lr", "max_grad_norm"):
-        if not getattr(config, name) > 0:
-            raise InputError(f"{name}={getattr(config, name)}: must be above 0")
-    if not 0 <= config.warmup <= 1:
-        raise InputError(f"warmup={config.warmup}: must be between 0 and 1")
-    if not 0 <= config.validation < 1:
-        raise InputError(f"validation={config.validation}: must be at least 0 and below 1")
-    if config.microbatch_size is not None and (
-        config.microbatch_size < 1 or config.batch_size % config.microbatch_size
-    ):
+    check_ranges(config)
+    if config.microbatch_size is not None and config.batch_size % config.microbatch_size:
         raise InputError(
             f"microbatch_size={config.microbatch_size}: must divide batch_size={config.batch_size}"
         )
-    check_rates(config.part_lr)
     for name in ("data_file", "prompt_file"):
         path = getattr(config, name)
         if path is not None and not Path(path).is_file():

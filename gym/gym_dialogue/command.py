@@ -7,6 +7,7 @@ import errno
 import json
 import logging
 import os
+import re
 import signal
 import sys
 import time
@@ -19,6 +20,7 @@ from typing import Any, TypeVar
 import gymnasium
 
 from gym_dialogue.errors import InputError
+from gym_dialogue.ranges import check_ranges
 
 Config = TypeVar("Config")
 
@@ -44,14 +46,19 @@ def make_envs(config: EnvConfig, count: int) -> list[gymnasium.Env]:
     """`count` environments. Raises InputError for an unknown id or an argument it does not take."""
     namespace, slash, _ = config.id.partition("/")
     env_id = config.id if ":" in config.id or not slash else f"{namespace}:{config.id}"
+    module, colon, _ = env_id.rpartition(":")
+    if colon and not all(part.isidentifier() for part in module.split(".")):
+        raise InputError(
+            f"environment {config.id!r}: must be NAME-vN, NAMESPACE/NAME-vN or MODULE:ID"
+        )
     try:
         return [gymnasium.make(env_id, **config.kwargs) for _ in range(count)]
     except (gymnasium.error.Error, ModuleNotFoundError) as error:
         raise InputError(f"environment {config.id}: {_one_line(error)}") from error
     except TypeError as error:
-        if "unexpected keyword argument" not in str(error):
+        if not re.search("unexpected keyword argument|multiple values", str(error)):
             raise
-        name = str(error).rpartition("keyword argument ")[2].split("'")[1]
+        name = str(error).rpartition("argument ")[2].split("'")[1]
         raise InputError(f"environment {config.id}: takes no argument {name!r}") from error
 
 
@@ -67,7 +74,7 @@ def parse_config(config_class: type[Config], argv: list[str] | None = None) -> C
 
     Nested keys are dotted (`--env.kwargs.verify_iter=3`); later flags win over earlier ones and
     over the files before them. A switch may stand alone (`--resume` is `--resume=true`). Unknown
-    keys and values of the wrong type raise InputError.
+    keys, and values of the wrong type or out of their range, raise InputError.
     """
     from jsonargparse import ArgumentError, ArgumentParser, set_parsing_settings
 
@@ -85,9 +92,11 @@ def parse_config(config_class: type[Config], argv: list[str] | None = None) -> C
     try:
         parsed = parser.parse_args(argv)
         parsed.pop("config", None)
-        return config_class(**vars(parser.instantiate(parsed)))
+        config = config_class(**vars(parser.instantiate(parsed)))
     except ArgumentError as error:
         raise InputError(f"configuration: {_one_line(error)}; --help lists every key") from error
+    check_ranges(config)
+    return config
 
 
 def run_command(main: Callable[[Config], Any], config_class: type[Config]) -> None:

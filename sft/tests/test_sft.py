@@ -65,9 +65,7 @@ def test_as_many_dialogues_are_made_as_were_asked_for(shares):
 
 
 def test_an_oracle_that_always_errs_is_refused():
-    with pytest.raises(
-        InputError, match=r"error_rate=1\.0: 200 episodes brought 2 dialogues fewer"
-    ):
+    with pytest.raises(InputError, match=r"error_rate=1\.0: .* 2 are missing"):
         make_dialogues([_source(1.0)], 2, seed=0, show_progress=False)
 
 

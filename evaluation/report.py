@@ -16,6 +16,7 @@ from evaluation.metrics import (
 )
 from evaluation.play import Records, summarize_records
 from evaluation.suites import SuiteConfig
+from gym_dialogue.files import atomic_file, write_atomically
 
 Results = dict[str, Records]
 """Records of each checkpoint, by label. The first checkpoint is what others are compared with."""
@@ -102,10 +103,10 @@ def write(
     """Write summary.json, turns.jsonl (every turn), table.txt and success.png; print the table."""
     run_dir = Path(run_dir)
     table = format_table(results, suites, verify_iter)
-    (run_dir / "table.txt").write_text(table + "\n")
+    write_atomically(run_dir / "table.txt", table + "\n")
     data = summary(results, suites, verify_iter)
-    (run_dir / "summary.json").write_text(json.dumps(data, indent=1) + "\n")
-    with open(run_dir / "turns.jsonl", "w", encoding="utf-8") as file:
+    write_atomically(run_dir / "summary.json", json.dumps(data, indent=1) + "\n")
+    with atomic_file(run_dir / "turns.jsonl") as file:
         for label, records in results.items():
             for decoding, by_suite in records.items():
                 for suite, episodes in by_suite.items():

@@ -25,12 +25,12 @@ from evaluation.play import Records, model_policies, play_suites, summarize_reco
 from evaluation.suites import TaskConfig, load_task
 from gym_dialogue import Episode, InputError, Message, Task, rollout, shows_images
 from gym_dialogue.command import (
-    append_json,
     make_envs,
     run_command,
     start_run,
     with_prompt_file,
 )
+from gym_dialogue.files import append_json
 from gym_dialogue.images import Image, save_image
 from gym_dialogue.lock import sole_writer
 from gym_dialogue.messages import messages_to_json
@@ -452,17 +452,18 @@ def log_dialogues(run_dir: Path, update: int, episodes: list[Episode]) -> None:
         save_image(file, image)
         return str(file.relative_to(run_dir))
 
-    with open(run_dir / "dialogues.jsonl", "a", encoding="utf-8") as file:
-        for episode in episodes:
-            record = {
-                "update": update,
-                "puzzle": episode.puzzle,
-                "is_success": episode.is_success,
-                "dialogues": [messages_to_json(d.messages, save) for d in episode.dialogues],
-                "rewards": [turn.reward for turn in episode.turns],
-                "outcomes": [turn.outcome for turn in episode.turns],
-            }
-            file.write(json.dumps(record) + "\n")
+    records = [
+        {
+            "update": update,
+            "puzzle": episode.puzzle,
+            "is_success": episode.is_success,
+            "dialogues": [messages_to_json(d.messages, save) for d in episode.dialogues],
+            "rewards": [turn.reward for turn in episode.turns],
+            "outcomes": [turn.outcome for turn in episode.turns],
+        }
+        for episode in episodes
+    ]
+    append_json(run_dir / "dialogues.jsonl", *records)
 
 
 if __name__ == "__main__":

@@ -27,6 +27,7 @@ from gym_dialogue import (
     rollout,
 )
 from gym_dialogue.command import EnvConfig, make_envs
+from gym_dialogue.files import atomic_file
 from gym_dialogue.images import Image, image_size, save_image
 from gym_dialogue.messages import messages_to_json
 from gym_dialogue.ranges import NotNegative, Share
@@ -155,7 +156,7 @@ def _played(envs: Sequence[Any], policy: Policy, tasks: Iterator[Task]) -> Itera
 
 def write_jsonl(path: str | Path, records: Sequence[dict]) -> None:
     """One JSON record a line."""
-    with open(path, "w", encoding="utf-8") as file:
+    with atomic_file(path) as file:
         file.writelines(json.dumps(record) + "\n" for record in records)
 
 

@@ -27,7 +27,8 @@ from accelerate.utils import broadcast_object_list
 from transformers import PreTrainedModel, TrainerCallback
 
 from gym_dialogue import Message, Task, rollout
-from gym_dialogue.command import EnvConfig, append_json, make_envs, run_command, with_prompt_file
+from gym_dialogue.command import EnvConfig, make_envs, run_command, with_prompt_file
+from gym_dialogue.files import append_json
 from gym_dialogue.images import open_image
 from gym_dialogue.lock import locked
 from gym_dialogue.ranges import Count, Length, NotNegative, Positive

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -14,7 +13,6 @@ import numpy as np
 import torch
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
-from safetensors import SafetensorError
 from torch import nn
 from transformers import (
     EvalPrediction,
@@ -24,16 +22,17 @@ from transformers import (
     TrainingArguments,
     set_seed,
 )
+from transformers.trainer import TRAINER_STATE_NAME
 
 from gym_dialogue import InputError, Message, shows_images
 from gym_dialogue.command import (
-    append_json,
     make_envs,
     run_command,
     start_run,
     with_prompt_file,
 )
 from gym_dialogue.data import read_dialogues
+from gym_dialogue.files import append_json
 from gym_dialogue.lock import sole_writer
 from gym_dialogue.ranges import (
     Count,
@@ -46,8 +45,9 @@ from gym_dialogue.ranges import (
     check_ranges,
 )
 from gym_policy import Renderer, load_model, load_renderer
+from gym_policy.checkpoint import begin, publish, writing
 from gym_policy.compute import LEARNED, num_parameters
-from gym_policy.load import checkpoint_dir, remove_checkpoint, save_renderer, saved_checkpoints
+from gym_policy.load import TRAINING_DIR, checkpoint_dir, save_renderer, saved_checkpoints
 from gym_policy.parts import Part, check_parts, freeze_parts, parameter_groups
 from gym_policy.reach import freeze_unreached
 from gym_policy.stop import StopRequest
@@ -74,7 +74,7 @@ from sft.data import (
     write_jsonl,
 )
 from sft.loss import dft_loss
-from sft.resume import Saved, mark_whole, resume_from, state_dir
+from sft.resume import Saved, remove_states, resume_from, write_state
 
 
 @dataclass
@@ -163,25 +163,31 @@ class _RunFiles(TrainerCallback):
         self.save_every, self.stop = save_every, stop
         self.leaves = False  # before the last step
 
-    def save(self, state: Any) -> None:
+    def save(self, state: Any, with_state: bool) -> None:
+        """Write the checkpoint of a step; `with_state` of the training, from which it goes on."""
         final = checkpoint_dir(self.run_dir, state.global_step)
-        partial = final.with_name(f"{final.name}.partial")
-        with whole_weights(self.trainer.model_wrapped):
-            if state.is_world_process_zero:
-                try:
-                    shutil.rmtree(partial, ignore_errors=True)
+        is_main = state.is_world_process_zero
+        with writing(final) as partial:
+            if is_main:
+                begin(partial)
+            with whole_weights(self.trainer.model_wrapped):
+                if is_main:
                     self.model.save_pretrained(partial)
                     save_renderer(self.renderer, partial)
-                    if final.exists():
-                        remove_checkpoint(final)
-                    os.replace(partial, final)
-                except (OSError, SafetensorError) as error:
-                    shutil.rmtree(partial, ignore_errors=True)
-                    raise InputError(f"checkpoint {final}: cannot be written: {error}") from error
+            self.trainer.accelerator.wait_for_everyone()
+            if with_state:
+                self.trainer.save_training(partial / TRAINING_DIR)
+            self.trainer.accelerator.wait_for_everyone()
+            if is_main:
+                if with_state:
+                    write_state(partial, state.global_step)
+                publish(partial, final)
+        if is_main and with_state:
+            remove_states(self.run_dir)
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if state.global_step == 0:
-            self.save(state)
+            self.save(state, with_state=False)
             self._append(state, self.trainer.spent())
         if self.stop is not None:
             self.stop.immediately = False
@@ -192,15 +198,11 @@ class _RunFiles(TrainerCallback):
         if self.stop is not None and not is_last:
             self.leaves = self.stop.agreed(self.trainer.accelerator)
         if is_last or self.leaves or (self.save_every and step % self.save_every == 0):
-            self.save(state)
+            if is_last:
+                self.save(state, with_state=False)
             control.should_log = True
-            control.should_save = not is_last
+            control.should_save = not is_last  # by the trainer, after what it logs and evaluates
         control.should_training_stop |= self.leaves
-
-    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self.trainer.accelerator.wait_for_everyone()
-        if state.is_world_process_zero:
-            mark_whole(self.run_dir, state.global_step)
 
     def on_log(
         self, args: Any, state: Any, control: Any, logs: dict | None = None, **kwargs: Any
@@ -210,7 +212,7 @@ class _RunFiles(TrainerCallback):
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if state.is_world_process_zero and not self.leaves:
-            remove_checkpoint(state_dir(self.run_dir))
+            remove_states(self.run_dir, keep=0)
 
     def _append(self, state: Any, logs: dict[str, Any]) -> None:
         if state.is_world_process_zero:
@@ -242,11 +244,10 @@ class _WithImages(nn.Module):
 
 
 class _Trainer(Trainer):
-    """Trainer with learning rates by part, which logs compute, and whose checkpoints hold what the
-    run's own, with the weights, do not.
-    """
+    """Trainer with learning rates by part, which logs compute and saves as `files` do."""
 
     part_lr: dict[Part, float]
+    files: _RunFiles
     tokens_after: np.ndarray
     """Tokens of the dialogues that all ranks have learned from after 0, 1, ... steps."""
     num_parameters: int
@@ -260,9 +261,17 @@ class _Trainer(Trainer):
         logs.update(self.spent())
         super().log(logs, *args, **kwargs)
 
-    def save_model(self, output_dir: str, **kwargs: Any) -> None:
-        """Only the directory: the run's checkpoint of the same step has the weights."""
-        os.makedirs(output_dir, exist_ok=True)
+    def _save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
+        """A checkpoint of the run in the place of Trainer's own."""
+        self.files.save(self.state, with_state=True)
+
+    def save_training(self, directory: Path) -> None:
+        """Write what, beside the weights, a run needs to go on. All ranks call it together."""
+        self._save_optimizer_and_scheduler(str(directory))
+        self._save_scaler(str(directory))
+        self._save_rng_state(str(directory))
+        if self.args.should_save:
+            self.state.save_to_json(str(directory / TRAINER_STATE_NAME))
 
     def _load_from_checkpoint(self, *args: Any, **kwargs: Any) -> None:
         """Nothing: the model was loaded from the run's checkpoint."""
@@ -423,7 +432,7 @@ def fit(
     micro = config.microbatch_size or config.batch_size
     os.environ["TENSORBOARD_LOGGING_DIR"] = str(run_dir / "tensorboard")
     arguments = TrainingArguments(
-        output_dir=str(state_dir(run_dir)),
+        output_dir=str(run_dir),
         max_steps=config.num_steps,
         per_device_train_batch_size=micro,
         gradient_accumulation_steps=config.batch_size // micro,
@@ -466,7 +475,7 @@ def fit(
         ),
         callbacks=[files, *callbacks],
     )
-    files.trainer, trainer.part_lr = trainer, config.part_lr
+    files.trainer, trainer.files, trainer.part_lr = trainer, files, config.part_lr
     of_steps = items.num_tokens[dataset.order].reshape(config.num_steps, -1).sum(1)
     trainer.tokens_after = np.concatenate([[0], of_steps.cumsum()])
     trainer.num_parameters = num_parameters(model)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from gym_dialogue import InputError
-from gym_dialogue.command import append_json
+from gym_dialogue.files import append_json
 from gym_dialogue.launch import ASKING
 from gym_dialogue.lock import ends_with_parent
 

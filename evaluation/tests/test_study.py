@@ -15,7 +15,7 @@ from evaluation.study.steps import Steps
 from evaluation.study.text import claims, format_table
 from evaluation.suites import load_task
 from gym_dialogue import InputError
-from gym_dialogue.command import append_json
+from gym_dialogue.files import append_json
 
 SUITES = [suite.name for suite in load_task("gp_l").suites]
 EPISODES = 200

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import json
 import logging
 import os
 import re
@@ -20,7 +19,9 @@ from typing import Any, TypeVar
 import gymnasium
 
 from gym_dialogue.errors import InputError
+from gym_dialogue.files import write_atomically
 from gym_dialogue.ranges import check_ranges
+from gym_dialogue.resume import holds_run
 
 Config = TypeVar("Config")
 
@@ -154,25 +155,15 @@ def start_run(run_dir: str | Path, config: Any) -> Path:
     import yaml
 
     path = Path(run_dir)
-    if (path / "config.yaml").exists():
+    if holds_run(path):
         raise InputError(
             f"run directory {path}: already holds a run; name another with --run_dir, or remove it"
         )
     try:
-        path.mkdir(parents=True, exist_ok=True)
-        (path / "config.yaml").write_text(yaml.safe_dump(asdict(config), sort_keys=False))
-    except OSError as error:
-        raise InputError(
-            f"run directory {path}: cannot be written: {error.strerror}; name another with "
-            "--run_dir"
-        ) from error
+        write_atomically(path / "config.yaml", yaml.safe_dump(asdict(config), sort_keys=False))
+    except InputError as error:
+        raise InputError(f"run directory: {error}; name another with --run_dir") from error
     return path
-
-
-def append_json(path: str | Path, record: dict[str, Any]) -> None:
-    """Append one record to a JSONL file."""
-    with open(path, "a", encoding="utf-8") as file:
-        file.write(json.dumps(record) + "\n")
 
 
 def _one_line(error: Exception) -> str:

@@ -49,7 +49,7 @@ _LOAD_ERRORS = (
     StrictDataclassError,
 )
 TRAINING_DIR = "training"
-_MODEL_FILES = ("config.json", "adapter_config.json")
+MODEL_FILES = ("config.json", "adapter_config.json")
 _PROCESSOR_FILES = ("processor_config.json", "preprocessor_config.json")
 
 
@@ -65,7 +65,7 @@ def saved_checkpoints(path: str) -> list[str]:
         if directory.is_absolute() or path.startswith((".", "~")) or path.count("/") != 1:
             raise InputError(f"checkpoint {path}: no such directory")
         return [path]
-    if any((directory / name).is_file() for name in _MODEL_FILES):
+    if any((directory / name).is_file() for name in MODEL_FILES):
         return [str(directory)]
     saved = run_checkpoints(directory)
     if not saved:
@@ -94,14 +94,22 @@ def training_file(checkpoint: str | Path, name: str) -> Path:
 def run_checkpoints(run_dir: str | Path) -> list[Path]:
     """The checkpoints of a run's directory, oldest first."""
     found = (Path(run_dir) / "checkpoints").glob("update-*")
-    whole = (p for p in found if p.name.removeprefix("update-").isdigit())
-    return sorted(p for p in whole if any((p / name).is_file() for name in _MODEL_FILES))
+    whole = [p for p in found if update_of(p) is not None]
+    whole = [p for p in whole if any((p / name).is_file() for name in MODEL_FILES)]
+    return sorted(whole, key=lambda path: update_of(path) or 0)
+
+
+def update_of(path: Path) -> int | None:
+    """The update in the name of a checkpoint or an evaluation; None for another name."""
+    number = path.name.partition(".")[0].removeprefix("update-")
+    named = path.name.startswith("update-") and number.isascii() and number.isdigit()
+    return int(number) if named else None
 
 
 def drop_checkpoints_after(run_dir: str | Path, update: int) -> None:
     """Remove a run's checkpoints of updates after one that it goes back to."""
     for path in run_checkpoints(run_dir):
-        if int(path.name.removeprefix("update-")) > update:
+        if (update_of(path) or 0) > update:
             remove_checkpoint(path)
 
 

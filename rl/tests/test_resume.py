@@ -18,8 +18,9 @@ from gym_dialogue import InputError
 from gym_dialogue.command import parse_config
 from gym_dialogue.lock import sole_writer
 from gym_policy import load_model
+from gym_policy.checkpoint import SUMS_FILE
 from gym_policy.load import run_checkpoints
-from rl.checkpoint import SUMS_FILE, drop_after, newest_whole, prune
+from rl.checkpoint import drop_after, newest_whole, prune
 from rl.config import Config
 from rl.resume import resume_from
 from rl.train import train

@@ -6,8 +6,11 @@ sample with, so that two checkpoints compare pair by pair.
 
 from __future__ import annotations
 
+import json
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -116,6 +119,31 @@ def play_suites(
         so_far = gathered[decoding].setdefault(suites[number].name, [])
         so_far += every[number, decoding, start]
     return gathered
+
+
+def read_records(file: Path, suites: Sequence[SuiteConfig], config: EvalConfig) -> Records | None:
+    """The records that were written of an evaluation; None, to be played again, where there are
+    none, the file is damaged, or they are of other suites or episodes.
+    """
+    expected = {
+        suite.name: [t.env_seed for t in evaluation_tasks(config.seed, number, config.episodes)]
+        for number, suite in enumerate(suites)
+    }
+    try:
+        records = json.loads(file.read_text(encoding="utf-8"))
+        found = {
+            decoding: {name: [r["env_seed"] for r in rs if r["turns"]] for name, rs in rows.items()}
+            for decoding, rows in records.items()
+        }
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+        found = None
+    if found == dict.fromkeys(config.decoding, expected):
+        return records
+    if PartialState().is_main_process:
+        print(f"warning: {file}: is damaged, or of other episodes: played again", file=sys.stderr)
+    return None
 
 
 def model_policies(model: Any, renderer: Renderer, config: EvalConfig) -> dict[str, Policy]:

@@ -181,7 +181,7 @@ def drop_after(run_dir: str | Path, update: int) -> None:
     """Remove checkpoints and evaluations of updates after one that a run goes back to."""
     drop_checkpoints_after(run_dir, update)
     for file in (Path(run_dir) / "evaluations").glob("update-*.json"):
-        if (update_of(file) or 0) > update:
+        if (update_of(file.with_suffix("")) or 0) > update:
             file.unlink()
 
 

@@ -21,7 +21,13 @@ from tqdm import tqdm
 
 from evaluation import report
 from evaluation.html import leave_report
-from evaluation.play import Records, model_policies, play_suites, summarize_records
+from evaluation.play import (
+    Records,
+    model_policies,
+    play_suites,
+    read_records,
+    summarize_records,
+)
 from evaluation.suites import TaskConfig, load_task
 from gym_dialogue import Episode, InputError, Message, Task, rollout, shows_images
 from gym_dialogue.command import (
@@ -269,8 +275,9 @@ def _train(config: Config, task: TaskConfig, accelerator: Accelerator, stop: Sto
         """The evaluation after an update, played once however often the run is interrupted."""
         label = f"update-{update:06d}"
         file = run_dir / "evaluations" / f"{label}.json"
-        if file.is_file():
-            return json.loads(file.read_text())
+        records = read_records(file, task.suites, config.eval)
+        if records is not None:
+            return records
         if stop.agreed(accelerator):
             leave(update)
         stop.immediately = True  # what it evaluates is saved

@@ -133,10 +133,11 @@ def _start(
 def start_of(directory: Path) -> str | None:
     """The start checkpoint that was made for a part of the study, if it is still there."""
     note = directory / "start.json"
-    if not note.is_file():
+    try:
+        start = json.loads(note.read_text())["path"]
+        return start if (Path(start) / "config.json").is_file() else None
+    except (OSError, ValueError, TypeError, KeyError):  # then it is made again, or found
         return None
-    start = json.loads(note.read_text())["path"]
-    return start if (Path(start) / "config.json").is_file() else None
 
 
 def _sample_own(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shlex
 import signal
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from gym_dialogue import InputError
+from gym_dialogue.checks import json_lines
 from gym_dialogue.files import append_json
 from gym_dialogue.launch import ASKING
 from gym_dialogue.lock import ends_with_parent
@@ -41,9 +43,10 @@ class Steps:
         self.total = len(self.waiting)
         self.took: dict[str, list[float]] = {}
         if account.is_file():
-            for line in account.read_text(encoding="utf-8").splitlines():
-                step = json.loads(line)
-                self.took.setdefault(step["kind"], []).append(step["seconds"])
+            for line in json_lines(account.read_text(encoding="utf-8", errors="replace")):
+                with contextlib.suppress(ValueError, TypeError, KeyError):  # only an estimate
+                    step = json.loads(line)
+                    self.took.setdefault(step["kind"], []).append(float(step["seconds"]))
 
     def skip(self, kind: str) -> None:
         """A step that is done already."""

@@ -25,7 +25,10 @@ from gym_dialogue.resume import holds_run
 
 Config = TypeVar("Config")
 
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_REFUSED = (
+    *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EIO),
+    *(errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.ENOTEMPTY, errno.ENAMETOOLONG),
+)
 
 Plain = bool | int | float | str | None
 Kwargs = dict[str, Plain | list[Plain] | dict[str, Plain]]
@@ -104,7 +107,8 @@ def run_command(main: Callable[[Config], Any], config_class: type[Config]) -> No
     """Read the configuration, run `main(config)`; bad input ends as one line and exit code 2.
 
     Of several processes only rank 0 prints, or the one that alone met bad input. A full disk is bad
-    input too, wherever it shows. Ctrl-C ends as one line and exit code 130.
+    input too, wherever it shows, and so is whatever else a file system refuses (a directory in the
+    place of a file). Ctrl-C ends as one line and exit code 130.
     """
     _quiet_libraries()
     is_first = os.environ.get("RANK", "0") == "0"
@@ -116,9 +120,9 @@ def run_command(main: Callable[[Config], Any], config_class: type[Config]) -> No
             main(parse_config(config_class))
     except (InputError, OSError) as error:
         if isinstance(error, OSError):
-            if error.errno not in _FULL:
+            if error.errno not in _REFUSED:
                 raise
-            line = f"{error.filename or 'the disk'}: cannot be written: {error.strerror}"
+            line = f"{error.filename or 'the disk'}: cannot be used: {error.strerror}"
         else:
             line = _one_line(error)
         if not is_first:

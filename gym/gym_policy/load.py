@@ -100,9 +100,11 @@ def run_checkpoints(run_dir: str | Path) -> list[Path]:
 
 
 def update_of(path: Path) -> int | None:
-    """The update in the name of a checkpoint or an evaluation; None for another name."""
-    number = path.name.partition(".")[0].removeprefix("update-")
-    named = path.name.startswith("update-") and number.isascii() and number.isdigit()
+    """The update in the name of a checkpoint, or of a file without its suffix; None for another
+    name.
+    """
+    number = path.name.removeprefix("update-")
+    named = path.name != number and number.isascii() and number.isdigit()
     return int(number) if named else None
 
 

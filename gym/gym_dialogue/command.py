@@ -129,7 +129,7 @@ def run_command(main: Callable[[Config], Any], config_class: type[Config]) -> No
             time.sleep(4)  # the launcher ends this process where rank 0 has said it
             line = f"rank {os.environ['RANK']}: {line}"
         if _is_unsaid():
-            print(f"error: {line}", file=sys.stderr)
+            _say(f"error: {line}")
         sys.exit(2)
     except Exception:
         if is_first or _is_unsaid():
@@ -137,8 +137,17 @@ def run_command(main: Callable[[Config], Any], config_class: type[Config]) -> No
         sys.exit(2)  # another process has said what was wrong, and has left this one on its own
     except KeyboardInterrupt:
         if _is_unsaid():
-            print("\nInterrupted", file=sys.stderr)
+            _say("Interrupted")
         sys.exit(128 + signal.SIGINT)
+
+
+def _say(line: str) -> None:
+    """Print a line on standard error, not at the end of that of a progress bar."""
+    progress = getattr(sys.modules.get("tqdm"), "tqdm", None)
+    if progress is None:
+        print(line, file=sys.stderr)
+    else:
+        progress.write(line, file=sys.stderr)
 
 
 def _is_unsaid() -> bool:

@@ -28,11 +28,12 @@ from transformers import PreTrainedModel, TrainerCallback
 
 from gym_dialogue import Message, Task, rollout
 from gym_dialogue.command import EnvConfig, make_envs, run_command, with_prompt_file
-from gym_dialogue.files import append_json
+from gym_dialogue.files import append_json, to_disk
 from gym_dialogue.images import open_image
 from gym_dialogue.lock import locked
 from gym_dialogue.ranges import Count, Length, NotNegative, Positive
 from gym_policy import ModelPolicy, Renderer, load_model, load_renderer
+from gym_policy.checkpoint import writing
 from gym_policy.load import save_renderer, saved_checkpoints
 from gym_policy.zero import join_processes
 from sft.tiny import (
@@ -164,17 +165,20 @@ def _make_start(
     policy = ModelPolicy(model, renderer, max_new_tokens=config.max_new_tokens)
     fit(model, renderer, dialogues, config, work, [_StopAtSuccess(config, policy)])
     if state.is_main_process:
-        model.save_pretrained(work / "final")
-        save_renderer(renderer, work / "final")
-        shutil.copy(work / "metrics.jsonl", work / "final")
-        shutil.copy(work / "config.yaml", work / "final")
-        if config.ship:
-            shutil.rmtree(shipped, ignore_errors=True)
-            shutil.copytree(work / "final", shipped)
-            load_model(str(work / "final"), "bfloat16").save_pretrained(shipped)
-        shutil.rmtree(final, ignore_errors=True)
-        os.replace(work / "final", final)
-        shutil.rmtree(work)
+        with writing(final):  # in `work`, which is what it calls the directory
+            model.save_pretrained(work / "final")
+            save_renderer(renderer, work / "final")
+            shutil.copy(work / "metrics.jsonl", work / "final")
+            shutil.copy(work / "config.yaml", work / "final")
+            for file in (work / "final").iterdir():
+                to_disk(file)
+            if config.ship:
+                shutil.rmtree(shipped, ignore_errors=True)
+                shutil.copytree(work / "final", shipped)
+                load_model(str(work / "final"), "bfloat16").save_pretrained(shipped)
+            shutil.rmtree(final, ignore_errors=True)
+            os.replace(work / "final", final)
+            shutil.rmtree(work)
     state.wait_for_everyone()
     return final
 

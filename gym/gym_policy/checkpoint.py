@@ -36,7 +36,9 @@ def writing(final: Path) -> Iterator[Path]:
         if not known and not any(word in str(error) for word in _TORCH_WRITER):
             raise
         shutil.rmtree(partial, ignore_errors=True)
-        reason = getattr(error, "strerror", None) or (str(error) if known else "torch.save failed")
+        reason = getattr(error, "strerror", None) or (
+            str(error) if known else "the disk does not take all of it"
+        )
         raise InputError(
             f"checkpoint {final}: cannot be written: {reason}; free some space (earlier "
             "checkpoints are whole: go on with --resume), or name another --run_dir"

@@ -2,6 +2,7 @@
 
 import json
 import os
+import resource
 import shutil
 import signal
 from dataclasses import replace
@@ -224,6 +225,23 @@ def test_a_damaged_checkpoint_falls_back_and_says_so(
         train(config)
         assert _same(_weights(run, 8), _weights(whole, 8))
         assert _metrics(run) == _metrics(whole)
+
+
+def test_a_disk_that_does_not_take_the_optimizers_state(interrupted, tmp_path):  # 16: 15
+    whole, config = interrupted
+    config = replace(config, run_dir=str(tmp_path / "run"))
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    model = whole / "checkpoints" / "update-000000" / "model.safetensors"
+    resource.setrlimit(resource.RLIMIT_FSIZE, (model.stat().st_size + 4096, before[1]))
+    try:
+        with pytest.raises(InputError, match="update-000003: cannot be written: the disk does not"):
+            train(config)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    run = tmp_path / "run"
+    assert [path.name for path in (run / "checkpoints").iterdir()] == ["update-000000"]
+    train(replace(config, resume=True))
+    assert _same(_weights(run, 8), _weights(whole, 8))
 
 
 def test_a_damaged_end_is_not_a_finished_run(interrupted, tmp_path):  # 16: 16

@@ -18,6 +18,7 @@ import numpy as np
 from evaluation.metrics import NUM_RESAMPLES, Interval, Resampled, percentile_interval
 from evaluation.report import format_interval, table_rows
 from gym_dialogue import InputError
+from gym_dialogue.checks import json_lines, read_text
 from gym_dialogue.command import run_command
 
 
@@ -37,18 +38,24 @@ def read_results(run: str | Path) -> tuple[dict[str, Any], dict[str, Any]]:
     directory = Path(run)
     try:
         summary = json.loads((directory / "summary.json").read_text())
-        lines = (directory / "turns.jsonl").read_text().splitlines()
+        lines = json_lines(read_text(directory / "turns.jsonl"))
     except (OSError, ValueError) as error:
         raise InputError(
             f"run {run}: has no readable summary.json and turns.jsonl: name a finished run"
         ) from error
     results: dict[str, Any] = {}
-    for row in map(json.loads, lines):
-        suite = results.setdefault(row["checkpoint"], {}).setdefault(row["decoding"], {})
-        episodes = suite.setdefault(row["suite"], {})
-        kept = ("puzzle", "env_seed", "is_success", "options")
-        shared = {key: row[key] for key in kept if key in row}
-        episodes.setdefault(row["episode"], shared | {"turns": []})["turns"].append(row)
+    for number, line in enumerate(lines, start=1):
+        try:
+            row = json.loads(line)
+            suite = results.setdefault(row["checkpoint"], {}).setdefault(row["decoding"], {})
+            episodes = suite.setdefault(row["suite"], {})
+            shared = {key: row[key] for key in ("puzzle", "env_seed", "is_success")}
+            shared |= {key: row[key] for key in ("options",) if key in row}
+            episodes.setdefault(row["episode"], shared | {"turns": []})["turns"].append(row)
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            raise InputError(
+                f"{directory / 'turns.jsonl'}, line {number}: is no turn of an evaluation"
+            ) from error
     for by_decoding in results.values():
         for by_suite in by_decoding.values():
             for suite, episodes in by_suite.items():

@@ -9,13 +9,16 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from evaluation import report
 from evaluation.html import leave_report
 from evaluation.play import EvalConfig, check_eval_config, play_suites
 from evaluation.suites import EnvOptions, load_task, with_options
 from gym_dialogue import InputError
 from gym_dialogue.command import make_envs, run_command, start_run, with_prompt_file
-from gym_dialogue.resume import read_settings
+from gym_dialogue.files import write_atomically
+from gym_dialogue.resume import run_settings
 from gym_policy.api import ApiPolicy, MaxTokensField, Setting
 from gym_policy.endpoint import Endpoint
 from gym_policy.journal import Journal
@@ -107,7 +110,7 @@ def main(config: ApiConfig) -> None:
         journal.close()
         print(f"\n{endpoint.usage}")
     report.write(run_dir, {label: records}, task.suites, config.eval.verify_iter)
-    (run_dir / "usage.json").write_text(json.dumps(endpoint.usage.to_json(), indent=1) + "\n")
+    write_atomically(run_dir / "usage.json", json.dumps(endpoint.usage.to_json(), indent=1) + "\n")
     print(f"\nResults are in {run_dir}")
     leave_report(run_dir)
 
@@ -139,18 +142,17 @@ def _open_run(run_dir: Path, config: ApiConfig) -> Journal:
         return Journal(file)
     journal = Journal(file)
     try:
-        before = _flat(read_settings(run_dir))
+        before = _flat(run_settings(run_dir))  # none where it is damaged: replies stay as they are
         now = _flat(asdict(config))
         defaults = _flat(asdict(ApiConfig()))  # of keys that are newer than the run
-        before = {key: before.get(key, defaults[key]) for key in now}
-        changed = [key for key in now if key not in MAY_CHANGE and before[key] != now[key]]
-        if len(journal) and changed:
+        had = {key: before.get(key, defaults[key]) for key in now}
+        changed = [key for key in now if key not in MAY_CHANGE and had[key] != now[key]]
+        if len(journal) and before and changed:
             raise InputError(
                 f"run directory {run_dir}: holds replies under another {', '.join(changed)}; "
                 "give what its config.yaml says, or name another directory"
             )
-        (run_dir / "config.yaml").unlink(missing_ok=True)
-        start_run(run_dir, config)
+        write_atomically(run_dir / "config.yaml", yaml.safe_dump(asdict(config), sort_keys=False))
     except BaseException:
         journal.close()
         raise

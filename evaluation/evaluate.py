@@ -26,7 +26,7 @@ from gym_dialogue.command import (
 )
 from gym_policy import load_model, load_renderer
 from gym_policy.load import run_checkpoints, saved_checkpoints
-from gym_policy.trained_wording import run_settings, wording_note
+from gym_policy.trained_wording import settings_of, wording_note
 from gym_policy.zero import join_processes
 
 
@@ -63,7 +63,7 @@ class CommandConfig:
 def main(config: CommandConfig) -> None:
     """The command: evaluates every checkpoint, prints the table, leaves the files."""
     given = config.checkpoints or [_newest_run()]
-    name = config.task or run_settings(given[0]).get("task") or "gp_l"
+    name = config.task or settings_of(given[0]).get("task") or "gp_l"
     task = load_task(name)
     task.suites = with_options(task.suites, config.env.kwargs)
     check_eval_config(config.eval)
@@ -127,13 +127,13 @@ def main_with_run_settings(config: CommandConfig) -> None:
     given = config.checkpoints or [_newest_run()]
     flags = sys.argv[1:]
     if config.settings is None:
-        settings = run_settings(given[0]).get("eval") or {}
+        settings = settings_of(given[0]).get("eval") or {}
         defaults = [f"--eval.{key}={json.dumps(value)}" for key, value in settings.items()]
     else:
         file = _settings_file(config, given[0])
         defaults = [f"--config={file}"]
         flags.append(f"--task={load_settings(file).task}")
-    prompt_file = run_settings(given[0]).get("prompt_file")
+    prompt_file = settings_of(given[0]).get("prompt_file")
     if prompt_file is not None:
         defaults.append(f"--prompt_file={prompt_file}")
     main(parse_config(CommandConfig, [*defaults, *flags]))
@@ -153,7 +153,7 @@ def _settings_file(config: CommandConfig, checkpoint: str) -> Path:
         raise InputError(f"settings={config.settings}: must be one of {names}")
     name = config.task
     if name is None:
-        name = _named_task(run_settings(checkpoint).get("task") or "", known)
+        name = _named_task(settings_of(checkpoint).get("task") or "", known)
         name = name or _named_task(checkpoint, known)
         if name is None:
             raise InputError(

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from gym_dialogue import InputError
+from gym_dialogue.checks import is_integer, json_lines, read_text
 
 _PANELS = {
     "reward_per_turn": "reward per reply",
@@ -25,9 +26,19 @@ def read_metrics(run_dir: str | Path) -> list[dict[str, Any]]:
     if not file.is_file():
         return []
     try:
-        return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+        text = read_text(file)
     except (OSError, ValueError) as error:
         raise InputError(f"{file}: cannot be read: {error}") from error
+    rows = []
+    for number, line in enumerate(json_lines(text), start=1):
+        try:
+            row = json.loads(line)
+        except ValueError:
+            row = None
+        if not isinstance(row, dict) or not is_integer(row.get("update")):
+            raise InputError(f"{file}, line {number}: is no record of an update; remove the line")
+        rows.append(row)
+    return rows
 
 
 def plot_learning(path: str | Path, metrics: list[dict[str, Any]]) -> bool:

@@ -6,9 +6,12 @@ sample with, so that two checkpoints compare pair by pair.
 
 from __future__ import annotations
 
+import json
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from pathlib import Path
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from accelerate import PartialState
@@ -19,6 +22,7 @@ from evaluation.metrics import episode_record, summarize
 from evaluation.suites import SuiteConfig
 from gym_dialogue import InputError, Policy, Task, rollout
 from gym_dialogue.command import EnvConfig, make_envs, with_prompt_file
+from gym_dialogue.ranges import Count, Length, Range, Seed, check_ranges
 from gym_policy import ModelPolicy, Renderer
 
 Decoding = Literal["sampled", "greedy"]
@@ -32,26 +36,26 @@ _ENV_STREAM = 0xE7A1  # tells evaluation seeds from training seeds
 class EvalConfig:
     """How a checkpoint is evaluated."""
 
-    episodes: int = 500
+    episodes: Count = 500
     """Episodes per suite and decoding."""
     each_once: bool = False
     """Whether a suite's episodes are instead each of its puzzles or routes exactly once, in order,
     however many there are."""
-    seed: int = 0
+    seed: Seed = 0
     """Decides every hand or route, and every random number of sampling."""
     decoding: list[Decoding] = field(default_factory=lambda: ["sampled", "greedy"])
     """`sampled`: from the tempered distribution; `greedy`: the most likely tokens."""
-    temperature: float = 1.0
+    temperature: Annotated[float, Range(0, 1e4)] = 1.0
     """Of sampling."""
-    top_p: float = 1.0
+    top_p: Annotated[float, Range(0, 1, open_low=True)] = 1.0
     """Of sampling: among the most likely tokens that together have this probability."""
     sampling: Literal["given", "generation_config"] = "given"
     """Where temperature and top_p are from: here, or the checkpoint's generation_config.json."""
-    max_new_tokens: int = 64
+    max_new_tokens: Length = 64
     """Tokens a reply may have."""
-    verify_iter: int = 5
+    verify_iter: Count = 5
     """Replies that an episode allows."""
-    batch_size: int = 250
+    batch_size: Length = 250
     """Episodes played side by side, which share the sampling batch."""
 
 
@@ -135,6 +139,31 @@ def play_suites(
     return gathered
 
 
+def read_records(file: Path, suites: Sequence[SuiteConfig], config: EvalConfig) -> Records | None:
+    """The records that were written of an evaluation; None, to be played again, where there are
+    none, the file is damaged, or they are of other suites or episodes.
+    """
+    expected = {}
+    for number, suite in enumerate(suites):
+        tasks = suite_tasks(config, number, suite_env(suite, config.verify_iter, None))
+        expected[suite.name] = [task.env_seed for task in tasks]
+    try:
+        records = json.loads(file.read_text(encoding="utf-8"))
+        found = {
+            decoding: {name: [r["env_seed"] for r in rs if r["turns"]] for name, rs in rows.items()}
+            for decoding, rows in records.items()
+        }
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+        found = None
+    if found == dict.fromkeys(config.decoding, expected):
+        return records
+    if PartialState().is_main_process:
+        print(f"warning: {file}: is damaged, or of other episodes: played again", file=sys.stderr)
+    return None
+
+
 def model_policies(model: Any, renderer: Renderer, config: EvalConfig) -> dict[str, Policy]:
     """One policy for each decoding of the configuration. Raises InputError for a generation_config
     that cannot be sampled by.
@@ -173,12 +202,6 @@ def summarize_records(records: Records, verify_iter: int) -> dict[str, dict[str,
 
 def check_eval_config(config: EvalConfig) -> None:
     """Raises InputError for numbers that describe no evaluation."""
-    for name in ("episodes", "max_new_tokens", "verify_iter", "batch_size"):
-        if getattr(config, name) < 1:
-            raise InputError(f"{name}={getattr(config, name)}: must be at least 1")
-    if not 0 < config.top_p <= 1:
-        raise InputError(f"top_p={config.top_p}: must be above 0 and at most 1")
-    if config.seed < 0:
-        raise InputError(f"seed={config.seed}: must not be negative")
+    check_ranges(config)
     if not config.decoding:
         raise InputError("decoding: must list sampled, greedy or both")

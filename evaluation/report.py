@@ -17,6 +17,7 @@ from evaluation.metrics import (
 )
 from evaluation.play import Records, summarize_records
 from evaluation.suites import SuiteConfig
+from gym_dialogue.files import atomic_file, write_atomically
 
 MANY = 0.1
 """The share of replies from which on it is said what may be done about them."""
@@ -160,10 +161,10 @@ def write(
     """Write summary.json, turns.jsonl (every turn), table.txt and success.png; print the table."""
     run_dir = Path(run_dir)
     table = format_table(results, suites, verify_iter)
-    (run_dir / "table.txt").write_text(table + "\n")
+    write_atomically(run_dir / "table.txt", table + "\n")
     data = summary(results, suites, verify_iter)
-    (run_dir / "summary.json").write_text(json.dumps(data, indent=1) + "\n")
-    with open(run_dir / "turns.jsonl", "w", encoding="utf-8") as file:
+    write_atomically(run_dir / "summary.json", json.dumps(data, indent=1) + "\n")
+    with atomic_file(run_dir / "turns.jsonl") as file:
         for label, records in results.items():
             for decoding, by_suite in records.items():
                 for suite, episodes in by_suite.items():

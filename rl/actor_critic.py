@@ -13,6 +13,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from gym_dialogue import InputError
+from gym_policy.load import training_file
 from gym_policy.logprobs import score_states
 from gym_policy.vision import Images, image_inputs, image_token_id
 
@@ -105,15 +106,17 @@ class ActorCritic(nn.Module):
         return Scores(logprobs, entropy, values.float())
 
     def save_value_head(self, directory: str | Path) -> None:
-        """Write the critic's weights beside the model's."""
+        """Write the critic's weights into a checkpoint."""
         weights = {k: v.contiguous().cpu() for k, v in self.value_head.state_dict().items()}
-        save_file(weights, str(Path(directory) / VALUE_HEAD_FILE))
+        file = training_file(directory, VALUE_HEAD_FILE)
+        file.parent.mkdir(exist_ok=True)
+        save_file(weights, str(file))
 
     def load_value_head(self, directory: str | Path) -> bool:
-        """Read the critic's weights if `directory` has them. Raises InputError if they do not
+        """Read the critic's weights if a checkpoint has them. Raises InputError if they do not
         fit.
         """
-        file = Path(directory) / VALUE_HEAD_FILE
+        file = training_file(directory, VALUE_HEAD_FILE)
         if not file.is_file():
             return False
         try:

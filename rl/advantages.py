@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 
 import numpy as np
+
+_ROUNDING = 1e-6  # relative; of values in float32, as a critic's are
 
 
 def gae(
@@ -49,11 +51,39 @@ def group_advantages(
     advantages = np.zeros(len(returns))
     for indices in members.values():
         centred = returns[indices] - returns[indices].mean()
+        if _is_rounding(returns[indices].std(), np.abs(returns[indices]).max()):
+            continue
         advantages[indices] = centred / (returns[indices].std() + eps) if scale else centred
     return advantages
 
 
+def standardised(
+    values: np.ndarray, over_ranks: Callable[[np.ndarray, str], np.ndarray], eps: float = 1e-8
+) -> np.ndarray:
+    """Values to mean 0 and deviation 1 over those of all ranks; zeros where all are equal.
+
+    `over_ranks` reduces an array by "sum" or "max" over the ranks. The deviation is taken about the
+    mean, in float64: that of nearly equal values is lost in the difference of two large squares.
+    """
+    values = np.asarray(values, dtype=np.float64)
+    count, total = over_ranks(np.array([len(values), values.sum()]), "sum")
+    centred = values - total / count
+    (squares,) = over_ranks(np.array([(centred**2).sum()]), "sum")
+    (largest,) = over_ranks(np.array([np.abs(values).max(initial=0.0)]), "max")
+    deviation = float(np.sqrt(squares / count))
+    if _is_rounding(deviation, largest):
+        return np.zeros_like(values)
+    return centred / (deviation + eps)
+
+
+def _is_rounding(deviation: float, largest: float) -> bool:
+    """Whether values with this deviation and largest magnitude are equal up to rounding."""
+    return bool(deviation <= _ROUNDING * largest)
+
+
 def explained_variance(values: np.ndarray, returns: np.ndarray) -> float:
     """1 - Var(returns - values) / Var(returns): 1 for a perfect critic, 0 for a constant."""
-    variance = np.var(returns)
-    return float("nan") if variance == 0 else float(1 - np.var(returns - values) / variance)
+    variance = np.var(returns, dtype=np.float64)
+    if _is_rounding(np.sqrt(variance), np.abs(returns).max()):
+        return float("nan")
+    return float(1 - np.var(returns - values) / variance)

@@ -42,14 +42,19 @@ def load_dtype(config: Config) -> str:
     return config.dtype if with_deepspeed() or config.lora.rank else "float32"
 
 
-def zero_stage(accelerator: Accelerator) -> int:
-    """DeepSpeed's ZeRO stage, 0 without DeepSpeed."""
+def zero_stage(accelerator: Accelerator) -> int | None:
+    """DeepSpeed's ZeRO stage, None without DeepSpeed."""
     plugin = getattr(accelerator.state, "deepspeed_plugin", None)
-    return 0 if plugin is None else int(plugin.zero_stage)
+    return None if plugin is None else int(plugin.zero_stage)
 
 
-def check_stage(config: Config, stage: int) -> None:
+def check_stage(config: Config, stage: int | None) -> None:
     """Raises InputError for what a ZeRO stage does not serve."""
+    if stage == 0:  # its engine divides gradients otherwise than ZeRO's, and reports no norm
+        raise InputError(
+            "zero_stage: 0 of DeepSpeed partitions nothing: set 1, 2 or 3, or for the same without "
+            "DeepSpeed distributed_type: MULTI_GPU"
+        )
     if stage == 3 and config.kl_coef > 0 and not config.lora.rank:
         raise InputError(
             f"kl_coef={config.kl_coef} under ZeRO-3: the frozen copy of the start would not be "

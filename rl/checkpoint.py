@@ -1,6 +1,10 @@
 """Checkpoints of a run: directories that from_pretrained and every command here can read, with what
 a run needs to go on.
 
+The folder itself holds the model alone; the value head, the optimizer's state and the rest of the
+training state are in `training/` (`gym_policy.load.training_file`). Checkpoints of earlier versions
+have these beside the model, and are read all the same.
+
 A checkpoint that can be seen is whole: it is written under another name, and SHA256SUMS lists every
 file in it. The training state is that of the whole model by parameter name, so that a run can go on
 with another number of ranks, or another ZeRO stage.
@@ -8,37 +12,36 @@ with another number of ranks, or another ZeRO stage.
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
-import shutil
+import math
 from collections.abc import Iterator
-from fnmatch import fnmatch
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 import torch
 from accelerate import Accelerator
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import nn
 
 from gym_dialogue import InputError
-from gym_dialogue.resume import write_atomically
-from gym_policy import Renderer
+from gym_policy import Renderer, checkpoint
 from gym_policy.adapter import restore_adapter, save_adapter
+from gym_policy.checkpoint import begin, damage, listed, publish, take_out, writing
 from gym_policy.load import (
+    TRAINING_DIR,
     checkpoint_dir,
     drop_checkpoints_after,
     remove_checkpoint,
     run_checkpoints,
     save_renderer,
+    training_file,
+    update_of,
 )
 from gym_policy.zero import whole_weights
 from rl.actor_critic import ActorCritic
 
 STATE_FILE = "training_state.json"
-SUMS_FILE = "SHA256SUMS"
 _STATES = "optimizer-*.safetensors"
 _MOMENTS = ("exp_avg", "exp_avg_sq")
 _MASTER = "master"  # DeepSpeed's float32 copy of a weight
@@ -60,13 +63,11 @@ def save_checkpoint(
     Raises InputError if the disk does not take it; earlier checkpoints are untouched then.
     """
     final = checkpoint_dir(run_dir, state["update"])
-    partial = final.with_name(f"{final.name}.partial")
     inner: ActorCritic = accelerator.unwrap_model(engine)
     is_main = accelerator.is_main_process
-    try:
+    with writing(final) as partial:
         if is_main:
-            shutil.rmtree(partial, ignore_errors=True)
-            partial.mkdir(parents=True)
+            begin(partial)
         with whole_weights(engine):
             if is_main:
                 if inner.adapter is None:
@@ -75,20 +76,10 @@ def save_checkpoint(
                     save_adapter(inner.adapter, partial, inner.base_fingerprint)
                 save_renderer(renderer, partial)
                 inner.save_value_head(partial)
-        _save_optimizer(partial if is_main else None, inner, optimizer)
+        _save_optimizer(partial / TRAINING_DIR if is_main else None, inner, optimizer)
         if is_main:
-            (partial / STATE_FILE).write_text(json.dumps(state, indent=1) + "\n")
-            _write_sums(partial)
-            if final.exists():
-                shutil.rmtree(final)
-            os.replace(partial, final)
-    except (OSError, SafetensorError) as error:
-        shutil.rmtree(partial, ignore_errors=True)
-        reason = getattr(error, "strerror", None) or str(error)
-        raise InputError(
-            f"checkpoint {final}: cannot be written: {reason}; free some space (earlier "
-            "checkpoints are whole: go on with --resume), or name another --run_dir"
-        ) from error
+            training_file(partial, STATE_FILE).write_text(json.dumps(state, indent=1) + "\n")
+            publish(partial, final)
     accelerator.wait_for_everyone()
     return final
 
@@ -101,7 +92,7 @@ def restore_checkpoint(
     """
     inner: ActorCritic = accelerator.unwrap_model(engine)
     saved = {}
-    for file in sorted(Path(directory).glob(_STATES)):
+    for file in _state_files(Path(directory)):
         with safe_open(file, "pt") as part:
             saved |= dict.fromkeys(part.keys(), file)
     if not saved:  # the start: nothing has been learned
@@ -112,7 +103,7 @@ def restore_checkpoint(
             f"checkpoint {directory}: its optimizer state is that of other parameters than this "
             "configuration trains; resume with the run's own settings"
         )
-    step = json.loads((Path(directory) / STATE_FILE).read_text())["optimizer_step"]
+    step = read_state(directory)["optimizer_step"]
     _make_states(optimizer, step)
     for name, parameter in _trained(inner):
         for key in (*_MOMENTS, _MASTER):
@@ -138,18 +129,20 @@ def newest_whole(run_dir: str | Path) -> tuple[Path | None, list[str]]:
     """The newest checkpoint that is as it was written, with what a run needs to go on, and a line
     on each newer one that is not.
     """
-    said = []
-    for directory in reversed(run_checkpoints(run_dir)):
-        fault = _fault(directory)
-        if fault is None:
-            return directory, said
-        said.append(f"checkpoint {directory}: {fault}; going back to the one before")
-    return None, said
+    return checkpoint.newest_whole(run_dir, _fault)
 
 
 def read_state(directory: str | Path) -> dict[str, Any]:
-    """The plain part of a checkpoint's training state."""
-    return json.loads((Path(directory) / STATE_FILE).read_text())
+    """The plain part of a checkpoint's training state. Raises OSError, and ValueError for a file
+    that is none.
+    """
+    state = json.loads(training_file(directory, STATE_FILE).read_text())
+    numbers = {"update": int, "flops": int | float, "optimizer_step": int}
+    if not isinstance(state, dict) or not all(
+        isinstance(state.get(key), kind) and state[key] >= 0 for key, kind in numbers.items()
+    ):
+        raise ValueError(f"{STATE_FILE} is not that of a run")
+    return state
 
 
 def prune(run_dir: str | Path, keep_last: int, keep_states: int = 0) -> None:
@@ -174,31 +167,29 @@ def _remove_old(run_dir: str | Path, keep_last: int) -> None:
             remove_checkpoint(path)
 
 
-def _remove_states(checkpoint: Path) -> None:
-    """Take the optimizer's state out of a checkpoint, which is whole at any moment: what is not
-    listed is not missed.
-    """
-    states = {file.name for file in checkpoint.glob(_STATES)}
-    if not states or not (checkpoint / SUMS_FILE).is_file():
-        return
-    kept = {name: s for name, s in _read_sums(checkpoint).items() if name not in states}
-    write_atomically(checkpoint / SUMS_FILE, _format_sums(kept))
-    for name in states:
-        (checkpoint / name).unlink()
+def _remove_states(path: Path) -> None:
+    """Take the optimizer's state out of a checkpoint."""
+    take_out(path, {file.relative_to(path).as_posix() for file in _state_files(path)})
+
+
+def _state_files(checkpoint: Path) -> list[Path]:
+    """The optimizer's state."""
+    return sorted(f for place in (TRAINING_DIR, ".") for f in (checkpoint / place).glob(_STATES))
 
 
 def drop_after(run_dir: str | Path, update: int) -> None:
     """Remove checkpoints and evaluations of updates after one that a run goes back to."""
     drop_checkpoints_after(run_dir, update)
     for file in (Path(run_dir) / "evaluations").glob("update-*.json"):
-        if int(file.stem.removeprefix("update-")) > update:
+        if (update_of(file.with_suffix("")) or 0) > update:
             file.unlink()
 
 
-def _score(checkpoint: Path) -> float | None:
+def _score(path: Path) -> float | None:
     try:
-        return read_state(checkpoint).get("score")
-    except (OSError, ValueError):
+        score = json.loads(training_file(path, STATE_FILE).read_text())["score"]
+        return score if isinstance(score, int | float) and math.isfinite(score) else None
+    except (OSError, ValueError, KeyError, TypeError):
         return None
 
 
@@ -304,49 +295,13 @@ def _set_full(optimizer: Any, parameter: nn.Parameter, key: str, value: torch.Te
         getattr(ds, f"safe_set_{where}_optimizer_state")(parameter, value, key)
 
 
-def _write_sums(directory: Path) -> None:
-    """SHA256SUMS in the form of the tool of that name, and everything on the disk."""
-    sums = {}
-    for file in sorted(directory.iterdir()):
-        sums[file.name] = _sha256(file)
-        _to_disk(file)
-    (directory / SUMS_FILE).write_text(_format_sums(sums))
-    _to_disk(directory / SUMS_FILE)
-
-
-def _format_sums(sums: dict[str, str]) -> str:
-    return "".join(f"{digest}  {name}\n" for name, digest in sums.items())
-
-
-def _read_sums(directory: Path) -> dict[str, str]:
-    """What SHA256SUMS lists, by name of file."""
-    lines = (directory / SUMS_FILE).read_text().splitlines()
-    return {name: digest for digest, _, name in (line.partition("  ") for line in lines)}
-
-
-def _fault(directory: Path) -> str | None:
+def _fault(path: Path) -> str | None:
     """What is wrong with a checkpoint, or None."""
     try:
-        sums = _read_sums(directory)
-        has_states = any(fnmatch(name, _STATES) for name in sums)
-        if read_state(directory).get("optimizer_step") and not has_states:
+        sums = listed(path)
+        has_states = any(PurePath(name).match(_STATES) for name in sums)
+        if read_state(path)["optimizer_step"] and not has_states:
             return "was kept without the optimizer's state (keep_states)"
-        for name, expected in sums.items():
-            if _sha256(directory / name) != expected:
-                return f"{name} is damaged (its SHA-256 is not that in {SUMS_FILE})"
     except (OSError, ValueError) as error:
         return f"cannot be read: {getattr(error, 'strerror', None) or error}"
-    return None
-
-
-def _sha256(file: Path) -> str:
-    digest = hashlib.sha256()
-    with open(file, "rb") as stream:
-        while chunk := stream.read(1 << 20):
-            digest.update(chunk)
-    return digest.hexdigest()
-
-
-def _to_disk(file: Path) -> None:
-    with open(file, "rb") as stream:
-        os.fsync(stream.fileno())
+    return damage(path)

@@ -3,14 +3,27 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Annotated, Literal
 
 from accelerate.utils import LoggerType
 
 from evaluation.play import EvalConfig, check_eval_config
 from gym_dialogue import InputError
 from gym_dialogue.command import EnvConfig
-from gym_policy.parts import Part, check_rates
+from gym_dialogue.ranges import (
+    Count,
+    Length,
+    Natural,
+    NotNegative,
+    Positive,
+    Range,
+    Seed,
+    Share,
+    ShareBelowOne,
+    Temperature,
+    check_ranges,
+)
+from gym_policy.parts import Part
 from gym_policy.sampler import SamplerName
 
 RatioLevel = Literal["turn", "token"]
@@ -20,25 +33,25 @@ RatioLevel = Literal["turn", "token"]
 class PPOConfig:
     """PPO over turns, with a value head."""
 
-    gamma: float = 0.9
+    gamma: Share = 0.9
     """Discount per turn. Paper: 0.9."""
-    lam: float = 0.95
+    lam: Share = 0.95
     """Lambda of GAE, over turns. Paper: 0.95."""
-    clip: float = 0.1
+    clip: Share = 0.1
     """Clip range of the ratio. Paper: 0.1."""
     ratio: RatioLevel = "turn"
     """`turn`: one ratio per reply (the product over its tokens, as in the paper); `token`: one per
     token, each with its turn's advantage."""
-    value_coef: float = 0.5
+    value_coef: NotNegative = 0.5
     """Weight of the value loss. Paper: 0.5."""
-    value_clip: float = 0.0
+    value_clip: NotNegative = 0.0
     """How far a value may move from the collected one before its loss is clipped, in units of
     reward; 0 does not clip."""
-    value_lr: float | None = None
+    value_lr: Positive | None = None
     """Learning rate of the value head; None: that of the policy."""
-    value_hidden: list[int] = field(default_factory=lambda: [1024, 512])
+    value_hidden: list[Count] = field(default_factory=lambda: [1024, 512])
     """Widths of the value head's hidden layers. Paper: 1024, 512."""
-    value_warmup: int = 0
+    value_warmup: Natural = 0
     """Updates at the start in which only the value loss is applied."""
     value_detach: bool = False
     """Whether the value loss stops at the value head instead of training the policy's body too."""
@@ -46,7 +59,7 @@ class PPOConfig:
     """Weight of the mean token entropy, a bonus. Paper: 0.01, but never applied in its code."""
     normalize: bool = True
     """Whether advantages are standardised over all turns of an update, on all ranks."""
-    negative_weight: float = 1.0
+    negative_weight: Share = 1.0
     """Weight on negative advantages; 1 in the paper. Below 1, learning leans on what worked: where
     replies are memorised one by one, pushing a wrong one down helps no other."""
 
@@ -55,19 +68,19 @@ class PPOConfig:
 class GRPOConfig:
     """GRPO: groups of episodes on the same puzzle, compared by their return; no value head."""
 
-    group_size: int = 8
+    group_size: Annotated[int, Range(2, 2**20)] = 8
     """Episodes on the same puzzle."""
-    gamma: float = 0.9
+    gamma: Share = 0.9
     """Discount per turn in an episode's return."""
-    clip_low: float = 0.2
+    clip_low: Share = 0.2
     """How far below 1 the ratio may fall."""
-    clip_high: float = 0.2
+    clip_high: Annotated[float, Range(0, 10)] = 0.2
     """How far above 1 the ratio may rise (0.28 in DAPO, arXiv 2503.14476)."""
     ratio: RatioLevel = "token"
     """As in ppo."""
     scale: bool = True
     """Whether a group's advantages are divided by its standard deviation."""
-    negative_weight: float = 1.0
+    negative_weight: Share = 1.0
     """As in ppo."""
     entropy_coef: float = 0.0
     """Weight of the mean token entropy, a bonus."""
@@ -77,11 +90,11 @@ class GRPOConfig:
 class LoraSettings:
     """Low-rank adapters (Hu et al. 2021, arXiv 2106.09685) in place of training all weights."""
 
-    rank: int = 0
+    rank: Annotated[int, Range(0, 2**16)] = 0
     """Rank of the adapters; 0 trains all weights."""
-    alpha: float = 32.0
+    alpha: Positive = 32.0
     """Scale: an adapter's output is multiplied by alpha / rank."""
-    dropout: float = 0.0
+    dropout: ShareBelowOne = 0.0
     """Dropout on an adapter's input while learning. Log-probabilities recorded in sampling are
     without it, so the ratio to them is then noisy."""
     targets: list[str] = field(default_factory=lambda: ["all-linear"])
@@ -97,7 +110,7 @@ class Config:
     """The start: a directory saved by save_pretrained, a run's directory, or a hub name."""
     run_dir: str = "runs/rl"
     """Where everything that the run leaves goes."""
-    seed: int = 0
+    seed: Seed = 0
     """Decides everything: deals, sampling, minibatches, the value head's initial weights."""
     task: str = "gp_l"
     """Which suites it is evaluated on: a name such as gp_l, or a YAML file."""
@@ -114,17 +127,17 @@ class Config:
 
     algorithm: Literal["ppo", "grpo"] = "ppo"
     """The learner."""
-    num_updates: int = 20
+    num_updates: Count = 20
     """Updates: collect episodes, then learn from them. Paper: 20 (15 on V-IRL)."""
-    num_steps: int = 256
+    num_steps: Count = 256
     """Turns that an update collects at least, per rank. Episodes are always whole. Paper: 256."""
-    num_envs: int = 256
+    num_envs: Length = 256
     """Episodes in play at a time, per rank; all of them share the sampling batch."""
-    temperature: float = 1.0
+    temperature: Temperature = 1.0
     """Of the distribution that is sampled from and learned. Paper: 0.2."""
-    max_new_tokens: int = 512
+    max_new_tokens: Length = 512
     """Tokens a reply may have. Paper: 512."""
-    sampling_batch: int = 512
+    sampling_batch: Count = 512
     """Dialogues that go through the model together while sampling, per rank."""
     sampler: SamplerName = "cached"
     """What samples while it learns: cached keeps keys and values over the turns of an episode,
@@ -135,45 +148,45 @@ class Config:
     """Log-probabilities that ratios start from: those recorded in sampling, or recomputed by the
     learner; auto: recomputed where the two differ by more than 0.02 nats a token in the mean over
     the longest dialogues."""
-    importance_cap: float = 2.0
+    importance_cap: Positive = 2.0
     """With recomputed ones, the loss of a token (or turn) is weighted by its probability under the
     learner's weights over that under the sampler, at most this: truncated importance sampling
     (Ionides 2008; for samplers of their own, Yao et al. 2025)."""
 
-    epochs: int = 4
+    epochs: Count = 4
     """Passes over the collected episodes. Paper: 4."""
-    minibatch_size: int = 32
+    minibatch_size: Count = 32
     """Dialogues per optimizer step, per rank. Paper: 1 x 128 accumulated."""
-    microbatch_size: int = 32
+    microbatch_size: Count = 32
     """Dialogues in one forward and backward pass; gradients accumulate up to a minibatch."""
-    lr: float = 1e-6
+    lr: Positive = 1e-6
     """Learning rate. Paper: 1e-6 (1e-7 on V-IRL-VL)."""
-    part_lr: dict[Part, float] = field(default_factory=dict)
+    part_lr: dict[Part, Positive] = field(default_factory=dict)
     """Learning rate of parts of a model that sees, where it is another one: vision (the tower),
     projector, language."""
     freeze: list[Part] = field(default_factory=list)
     """Parts that are not trained: vision, projector, language. With a frozen tower, Mllama encodes
     each image once an episode."""
-    lr_end: float = 0.0
+    lr_end: NotNegative = 0.0
     """Learning rate that the schedule ends at. Paper: 1e-9."""
     lr_schedule: Literal["constant", "linear", "cosine"] = "constant"
     """How the learning rate goes from `lr` to `lr_end`, stepped once per update."""
-    lr_horizon: int | None = None
+    lr_horizon: Count | None = None
     """Updates after which the schedule reaches `lr_end`; None: num_updates. Paper: 100 (but by
     accelerate's scheduler, which stepped once per process, after 12.5 on 8 GPUs)."""
-    lr_warmup: int = 0
+    lr_warmup: Natural = 0
     """Updates at the start over which the learning rate rises. Adam's first steps are as long as
     the learning rate in every parameter, however noisy the gradient."""
-    adam_eps: float = 1e-7
+    adam_eps: Positive = 1e-7
     """Paper: 1e-7."""
-    weight_decay: float = 0.0
+    weight_decay: NotNegative = 0.0
     """Of AdamW."""
-    max_grad_norm: float = 1.0
+    max_grad_norm: Positive = 1.0
     """Gradient norm that is clipped to, under DeepSpeed too. Paper: 0.01, but 1.0 was applied."""
-    kl_coef: float = 0.0
+    kl_coef: NotNegative = 0.0
     """Weight of the KL divergence from the start policy, per token, in the loss (estimator k3, as
     in arXiv 2402.03300). The start is the adapter switched off, or a frozen copy."""
-    prefix_weight: float = 1.0
+    prefix_weight: Share = 1.0
     """Weight of the tokens of a reply before its answer field (the environment's `answer_field`) in
     its log-probability. Paper: 0.5. A reply without that field has only such tokens."""
     lora: LoraSettings = field(default_factory=LoraSettings)
@@ -189,18 +202,18 @@ class Config:
     grpo: GRPOConfig = field(default_factory=GRPOConfig)
     """Settings of algorithm grpo."""
 
-    save_every: int = 0
+    save_every: Natural = 0
     """Updates between checkpoints; 0: at the end only. The start is always saved."""
-    keep_last: int = 2
+    keep_last: Natural = 2
     """Checkpoints that are kept, beside the start and the best one; 0 keeps all."""
-    keep_states: int = 0
+    keep_states: Natural = 0
     """Checkpoints, the newest, that keep the optimizer's state, which is most of their size; 0: all
     do. The others can be evaluated and started from, but a run cannot go on from them."""
     best_by: str = "eval/id/sampled"
     """What makes a checkpoint the best one: its highest value, eval/SUITE/DECODING, in an
     evaluation during training (`eval_every`). (What an update reports of its own episodes is of the
     policy before it.)"""
-    eval_every: int = 0
+    eval_every: Natural = 0
     """Updates between evaluations during training; 0: none."""
     monitor: EvalConfig = field(
         default_factory=lambda: EvalConfig(episodes=100, decoding=["sampled"], verify_iter=1)
@@ -210,7 +223,7 @@ class Config:
     """The evaluation of start and end, which the final table shows."""
     eval_ends: bool = True
     """Whether start and end are evaluated; without it, the run ends with its last checkpoint."""
-    log_dialogues: int = 4
+    log_dialogues: Natural = 4
     """Sampled dialogues written to dialogues.jsonl per update."""
     trackers: list[str] = field(default_factory=lambda: ["tensorboard"])
     """Trackers of accelerate beside metrics.jsonl: tensorboard, wandb, mlflow, ..."""
@@ -220,52 +233,14 @@ def check_config(config: Config) -> None:
     """Raises InputError for values that describe no run."""
     if not config.model:
         raise InputError("model: name a start checkpoint with --model=DIRECTORY_OR_HUB_NAME")
-    positive = (
-        "num_updates num_steps num_envs max_new_tokens sampling_batch epochs minibatch_size "
-        "microbatch_size lr temperature max_grad_norm importance_cap"
-    )
-    for name in positive.split():
-        if not getattr(config, name) > 0:
-            raise InputError(f"{name}={getattr(config, name)}: must be above 0")
-    not_negative = (
-        "seed save_every keep_last keep_states eval_every log_dialogues lr_end weight_decay kl_coef"
-    )
-    for name in not_negative.split():
-        if getattr(config, name) < 0:
-            raise InputError(f"{name}={getattr(config, name)}: must not be negative")
+    check_ranges(config)
     if config.minibatch_size % config.microbatch_size:
         raise InputError(
             f"minibatch_size={config.minibatch_size}: must be a multiple of "
             f"microbatch_size={config.microbatch_size}"
         )
-    if config.lr_horizon is not None and config.lr_horizon < 1:
-        raise InputError(f"lr_horizon={config.lr_horizon}: must be at least 1 (updates)")
-    if not 0 <= config.prefix_weight <= 1:
-        raise InputError(f"prefix_weight={config.prefix_weight}: must be between 0 and 1")
-    if config.lora.rank < 0 or not config.lora.alpha > 0 or not config.lora.targets:
-        raise InputError(
-            f"lora: rank={config.lora.rank} must not be negative, alpha={config.lora.alpha} must "
-            "be above 0, and targets must name modules"
-        )
-    if not 0 <= config.lora.dropout < 1:
-        raise InputError(f"lora.dropout={config.lora.dropout}: must be at least 0 and below 1")
-    for name, low, high in (
-        ("ppo.gamma", 0, 1),
-        ("ppo.lam", 0, 1),
-        ("ppo.clip", 0, 1),
-        ("grpo.gamma", 0, 1),
-        ("grpo.clip_low", 0, 1),
-        ("grpo.clip_high", 0, 10),
-        ("ppo.negative_weight", 0, 1),
-        ("grpo.negative_weight", 0, 1),
-    ):
-        group, _, key = name.partition(".")
-        value = getattr(getattr(config, group), key)
-        if not low <= value <= high:
-            raise InputError(f"{name}={value}: must be between {low} and {high}")
-    if config.grpo.group_size < 2:
-        raise InputError(f"grpo.group_size={config.grpo.group_size}: must be at least 2")
-    check_rates(config.part_lr)
+    if not config.lora.targets:
+        raise InputError("lora.targets: must name modules")
     known = [logger.value for logger in LoggerType]
     for tracker in config.trackers:
         if tracker not in known:

@@ -16,7 +16,7 @@ from gym_policy.out_of_memory import is_out_of_memory, release_memory
 from gym_policy.parts import parameter_groups
 from gym_policy.zero import whole_weights
 from rl.actor_critic import ActorCritic
-from rl.advantages import explained_variance
+from rl.advantages import explained_variance, standardised
 from rl.backend import accumulation_steps, prepare, zero_stage
 from rl.config import Config
 from rl.experience import Batch, Experience, collate
@@ -356,13 +356,7 @@ class Learner:
     def _standardise(self, experiences: Sequence[Experience]) -> None:
         """Advantages to mean 0 and deviation 1 over the turns of all ranks."""
         mine = np.concatenate([e.advantages for e in experiences])
-        moments = torch.tensor([len(mine), mine.sum(), (mine**2).sum()], dtype=torch.float64)
-        moments = moments.float().to(self.accelerator.device)
-        count, total, squares = self.accelerator.reduce(moments, "sum").tolist()
-        mean = total / count
-        deviation = math.sqrt(max(squares / count - mean**2, 0.0)) + 1e-8
-        for experience in experiences:
-            experience.advantages = (experience.advantages - mean) / deviation
+        _hand_out(experiences, "advantages", standardised(mine, self._reduced))
 
     def _explained_variance(self, experiences: Sequence[Experience]) -> float:
         values = np.concatenate([e.old_values for e in experiences])
@@ -376,6 +370,12 @@ class Learner:
         for group in self.optimizer.param_groups:
             lr = scheduled(group["start_lr"], config.lr_end, config.lr_schedule, done)
             group["lr"] = rise * lr
+
+    def _reduced(self, values: np.ndarray, how: str) -> np.ndarray:
+        """The sum or maximum of an array over all ranks, in float64."""
+        mine = torch.from_numpy(values).to(self.accelerator.device)
+        every = self.accelerator.gather(mine.unsqueeze(0))
+        return (every.amax(0) if how == "max" else every.sum(0)).cpu().numpy()
 
     def _over_ranks(self, value: float, how: str) -> float:
         """The mean or maximum of a number over all ranks."""

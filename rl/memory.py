@@ -548,7 +548,7 @@ def print_plan(config: Config) -> None:
 
 def describe(config: Config, launch: Launch) -> list[str]:
     """The lines that tell a plan."""
-    check_stage(config, launch.zero_stage or 0)
+    check_stage(config, launch.zero_stage)
     planned = plan(config, launch)
     counts, lengths = planned.facts.counts, planned.facts.lengths
     replies, source = lengths.verify_iter, planned.facts.architecture.name_or_path

@@ -21,17 +21,24 @@ from tqdm import tqdm
 
 from evaluation import report
 from evaluation.html import leave_report
-from evaluation.play import Records, model_policies, play_suites, summarize_records
+from evaluation.play import (
+    Records,
+    model_policies,
+    play_suites,
+    read_records,
+    summarize_records,
+)
 from evaluation.suites import TaskConfig, load_task
 from gym_dialogue import Episode, InputError, Message, Task, rollout, shows_images
 from gym_dialogue.command import (
-    append_json,
     make_envs,
     run_command,
     start_run,
     with_prompt_file,
 )
+from gym_dialogue.files import append_json
 from gym_dialogue.images import Image, save_image
+from gym_dialogue.lock import sole_writer
 from gym_dialogue.messages import messages_to_json
 from gym_dialogue.resume import cut_logs, flat_settings, write_atomically
 from gym_policy import ModelPolicy, Renderer, load_model, load_renderer
@@ -170,10 +177,14 @@ def train(config: Config) -> Path:
     measured = [f"eval/{suite.name}/{d}" for suite in task.suites for d in config.monitor.decoding]
     if config.best_by not in measured:
         raise InputError(f"best_by={config.best_by}: must be one of {', '.join(measured)}")
-    stop = StopRequest()
-    stop.install()
-    accelerator = make_accelerator(config)
-    check_stage(config, zero_stage(accelerator))
+    with StopRequest() as stop:
+        accelerator = make_accelerator(config)
+        check_stage(config, zero_stage(accelerator))
+        with sole_writer(config.run_dir, accelerator.is_main_process):
+            return _train(config, task, accelerator, stop)
+
+
+def _train(config: Config, task: TaskConfig, accelerator: Accelerator, stop: StopRequest) -> Path:
     is_main = accelerator.is_main_process
     found = [resume_from(config) if config.resume and is_main else None]
     checkpoint = broadcast_object_list(found)[0]  # rank 0 alone reads all that it checks
@@ -269,8 +280,9 @@ def train(config: Config) -> Path:
         """The evaluation after an update, played once however often the run is interrupted."""
         label = f"update-{update:06d}"
         file = run_dir / "evaluations" / f"{label}.json"
-        if file.is_file():
-            return json.loads(file.read_text())
+        records = read_records(file, task.suites, config.eval)
+        if records is not None:
+            return records
         if stop.agreed(accelerator):
             leave(update)
         stop.immediately = True  # what it evaluates is saved
@@ -289,13 +301,13 @@ def train(config: Config) -> Path:
         return records
 
     def leave(update: int) -> None:
-        """Save and end the process, with the exit code of SIGTERM."""
+        """Save and end the process, with the exit code of the signal."""
         save(update)
         if is_main:
             print(f"\nAsked to end: saved after update {update}; go on with --resume")
         accelerator.wait_for_everyone()  # a launcher may end what is left after the first
         accelerator.end_training()
-        raise SystemExit(stop.EXIT_CODE)
+        raise SystemExit(stop.exit_code)
 
     stop.immediately = False
     save(0)
@@ -452,17 +464,18 @@ def log_dialogues(run_dir: Path, update: int, episodes: list[Episode]) -> None:
         save_image(file, image)
         return str(file.relative_to(run_dir))
 
-    with open(run_dir / "dialogues.jsonl", "a", encoding="utf-8") as file:
-        for episode in episodes:
-            record = {
-                "update": update,
-                "puzzle": episode.puzzle,
-                "is_success": episode.is_success,
-                "dialogues": [messages_to_json(d.messages, save) for d in episode.dialogues],
-                "rewards": [turn.reward for turn in episode.turns],
-                "outcomes": [turn.outcome for turn in episode.turns],
-            }
-            file.write(json.dumps(record) + "\n")
+    records = [
+        {
+            "update": update,
+            "puzzle": episode.puzzle,
+            "is_success": episode.is_success,
+            "dialogues": [messages_to_json(d.messages, save) for d in episode.dialogues],
+            "rewards": [turn.reward for turn in episode.turns],
+            "outcomes": [turn.outcome for turn in episode.turns],
+        }
+        for episode in episodes
+    ]
+    append_json(run_dir / "dialogues.jsonl", *records)
 
 
 if __name__ == "__main__":

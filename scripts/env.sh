@@ -151,7 +151,7 @@ train() {
   if switch resume "$@"; then
     run_dir=${run_dir:-$(newest_run "runs/$package-$task-$scale-")}
     [[ -n $run_dir ]] || fail "--resume: there is no run under runs/$package-$task-$scale-*; name one with --run_dir"
-    if [[ -f $run_dir/config.yaml ]]; then
+    if [[ -s $run_dir/config.yaml ]]; then
       launch "$package.train" --config "$run_dir/config.yaml" "$@" --run_dir="$run_dir"
     fi
   fi

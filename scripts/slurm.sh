@@ -10,7 +10,7 @@
 #SBATCH --requeue
 # Purpose:  runs a training launcher on several machines under Slurm: one task a machine, in which
 #           gym_dialogue.launch starts a process for each GPU. 15 minutes before the end of its time
-#           every process gets SIGTERM: an RL run saves, ends, is queued again and goes on.
+#           every process gets SIGTERM: the run saves, ends, is queued again and goes on.
 # Usage:    sbatch [--nodes=N] scripts/slurm.sh train_rl_gp_l.sh paper --run_dir=runs/NAME [...]
 #           (--run_dir must be on a disk that all machines see, as must this project; make .venv
 #           once before, for instance with bash scripts/test.sh on the login node)
@@ -30,7 +30,7 @@ export ACCELERATE_CONFIG=${ACCELERATE_CONFIG:-scripts/accelerate/nodes_zero3.yam
 launcher=$1
 shift
 resume=()
-[[ $launcher == train_rl_* ]] && resume=(--resume)  # SFT starts anew each time
+[[ $launcher == train_* ]] && resume=(--resume)
 code=0
 # Each task names its machine. --resume starts the run the first time and goes on with it later.
 srun --kill-on-bad-exit=1 bash -c \

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import json
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -25,13 +27,16 @@ from gym_dialogue import (
     rollout,
 )
 from gym_dialogue.command import EnvConfig, make_envs
+from gym_dialogue.files import atomic_file
 from gym_dialogue.images import Image, image_size, save_image
 from gym_dialogue.messages import messages_to_json
+from gym_dialogue.ranges import NotNegative, Share
 from gym_policy.renderer import Rendered, Renderer
 from gym_policy.vision import Picture, blank, join_pictures
 
 _NUM_ENVS = 64
 _PLAYED_TOGETHER = 64
+_TRIES = 100  # episodes for each dialogue that is wanted
 _SHUFFLE_STREAM = 1
 _ORDER_STREAM = 2
 _VALIDATION_STREAM = 3
@@ -44,9 +49,9 @@ class SourceConfig:
 
     env: EnvConfig = field(default_factory=EnvConfig)
     """Where the dialogues come from."""
-    share: float = 1.0
+    share: NotNegative = 1.0
     """Its share of the dialogues, relative to the other sources'."""
-    error_rate: float = 0.0
+    error_rate: Share = 0.0
     """Probability of a mistake in each reply. Mistakes are context; the corrections are learned.
     With 0 every dialogue is a single-turn answer."""
 
@@ -66,9 +71,7 @@ def make_dialogues(
     """
     state = PartialState()
     rank, world = state.process_index, state.num_processes
-    total = sum(source.share for source in sources)
-    if not sources or total <= 0:
-        raise InputError("sources: need at least one, with a share above 0")
+    sizes = _sizes([source.share for source in sources], count)
     dialogues = []  # ((source, episode, dialogue), record)
 
     def save(image: Image, where: tuple[int, ...]) -> str:
@@ -87,12 +90,14 @@ def make_dialogues(
     )
     with progress:
         for number, source in enumerate(sources):
-            size = round(count * source.share / total)
+            size = sizes[number]
             envs = make_envs(source.env, _NUM_ENVS)
-            seeds = np.random.SeedSequence([seed, number]).generate_state(size)
-            tasks = [Task(int(s), (seed, number, i)) for i, s in enumerate(seeds)][rank::world]
+            seeds = enumerate(_seeds([seed, number], size))
+            mine = itertools.islice(seeds, rank, _TRIES * size, world)
+            tasks = (Task(env_seed, (seed, number, i)) for i, env_seed in mine)
             policy = NoisyOraclePolicy(source.error_rate)
-            wanted = len(tasks)  # an episode may bring several dialogues
+            # An episode may bring several dialogues, or none, if all of its replies are mistakes.
+            wanted = len(range(rank, size, world))
             for episode in _played(envs, policy, tasks):
                 if wanted <= 0:
                     break
@@ -111,9 +116,31 @@ def make_dialogues(
                     saved = functools.partial(save, where=where)
                     record = {"messages": messages_to_json(messages, saved)}
                     dialogues.append((where, record))
+            if wanted > 0:
+                raise InputError(
+                    f"sources: {source.env.id} with error_rate={source.error_rate}: {_TRIES} "
+                    f"episodes for each dialogue are too few; {wanted} are missing; lower it"
+                )
     every = [record for _, record in sorted(gathered(dialogues), key=lambda pair: pair[0])]
     order = np.random.default_rng([seed, _SHUFFLE_STREAM]).permutation(len(every))
     return [every[i] for i in order]
+
+
+def _sizes(shares: Sequence[float], count: int) -> list[int]:
+    """How many of `count` fall to each share; they add up to it."""
+    total = sum(shares)
+    if not shares or min(shares) < 0 or not 0 < total < math.inf:
+        raise InputError("sources: need at least one, with shares from 0 up and one above it")
+    ends = [round(count * end / total) for end in itertools.accumulate(shares)]
+    return [end - begin for begin, end in itertools.pairwise([0, *ends])]
+
+
+def _seeds(entropy: list[int], count: int) -> Iterator[int]:
+    """Seeds without end; `count` are drawn at first."""
+    known = 0
+    while count:
+        yield from np.random.SeedSequence(entropy).generate_state(count)[known:].tolist()
+        known, count = count, 2 * count
 
 
 def gathered(records: list[Any]) -> list[Any]:
@@ -121,15 +148,15 @@ def gathered(records: list[Any]) -> list[Any]:
     return gather_object(records) if PartialState().num_processes > 1 else records
 
 
-def _played(envs: Sequence[Any], policy: Policy, tasks: Sequence[Task]) -> Iterator[Episode]:
+def _played(envs: Sequence[Any], policy: Policy, tasks: Iterator[Task]) -> Iterator[Episode]:
     """The episodes of `tasks`, some at a time: all images together may be more than fits."""
-    for first in range(0, len(tasks), _PLAYED_TOGETHER):
-        yield from rollout(envs, policy, tasks[first : first + _PLAYED_TOGETHER])
+    while some := list(itertools.islice(tasks, _PLAYED_TOGETHER)):
+        yield from rollout(envs, policy, some)
 
 
 def write_jsonl(path: str | Path, records: Sequence[dict]) -> None:
     """One JSON record a line."""
-    with open(path, "w", encoding="utf-8") as file:
+    with atomic_file(path) as file:
         file.writelines(json.dumps(record) + "\n" for record in records)
 
 

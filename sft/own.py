@@ -20,6 +20,7 @@ from gym_dialogue import Episode, InputError, Task, rollout, shows_images
 from gym_dialogue.command import EnvConfig, make_envs, run_command, start_run, with_prompt_file
 from gym_dialogue.images import Image, save_image
 from gym_dialogue.messages import messages_to_json
+from gym_dialogue.ranges import Count, Length, Seed, Temperature, check_ranges
 from gym_dialogue.resume import write_atomically
 from gym_policy import ModelPolicy, load_model, load_renderer
 from gym_policy.compute import SAMPLED, num_parameters
@@ -45,19 +46,19 @@ class Config:
     """The environment to play in. The first reply to each of its prompts counts."""
     prompt_file: str | None = None
     """Wording of prompts. None: the environment's own."""
-    seed: int = 0
+    seed: Seed = 0
     """Decides every episode and every random number of sampling."""
-    num_dialogues: int = 8000
+    num_dialogues: Count = 8000
     """How many right replies are wanted."""
-    group_size: int = 1
+    group_size: Count = 1
     """Episodes on the same puzzle, which differ by what is sampled."""
-    max_episodes: int | None = None
+    max_episodes: Count | None = None
     """Episodes that are played at most. None: 50 for each dialogue that is wanted."""
-    temperature: float = 1.0
+    temperature: Temperature = 1.0
     """Of sampling."""
-    max_new_tokens: int = 64
+    max_new_tokens: Length = 64
     """Tokens a reply may have."""
-    batch_size: int = 256
+    batch_size: Length = 256
     """Episodes played side by side, which share the sampling batch."""
     sampler: SamplerName = "cached"
     """What samples (`gym_policy.sampler`)."""
@@ -69,13 +70,7 @@ def check_config(config: Config) -> None:
     """Raises InputError for values that describe nothing to sample."""
     if not config.model:
         raise InputError("model: name the policy with --model=DIRECTORY_OR_HUB_NAME")
-    for name in ("num_dialogues", "group_size", "temperature", "max_new_tokens", "batch_size"):
-        if not getattr(config, name) > 0:
-            raise InputError(f"{name}={getattr(config, name)}: must be above 0")
-    if config.max_episodes is not None and config.max_episodes < 1:
-        raise InputError(f"max_episodes={config.max_episodes}: must be at least 1")
-    if config.seed < 0:
-        raise InputError(f"seed={config.seed}: must not be negative")
+    check_ranges(config)
 
 
 def sample_own(policy: ModelPolicy, config: Config, directory: Path) -> dict[str, Any]:

@@ -1,8 +1,8 @@
 """Going on with an interrupted fine-tuning: what Trainer keeps for it, and which of it is whole.
 
-While a run is not finished, its directory holds `trainer/`: there the optimizer, the schedule and
-the random streams after the newest saved step, as transformers.Trainer writes them; the weights are
-those of the checkpoint of that step. `newest.json`, written last, names the step.
+While a run is not finished, its newest checkpoints have in `training/` the optimizer, the schedule
+and the random streams, as transformers.Trainer writes them, and in training_state.json the step and
+how the run was spread. A checkpoint is whole, or is not there (`gym_policy.checkpoint`).
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,12 +18,22 @@ from typing import Any
 from accelerate import PartialState
 
 from gym_dialogue import InputError
-from gym_dialogue.resume import check_same_run, cut_logs, write_atomically
-from gym_policy.load import checkpoint_dir, drop_checkpoints_after
+from gym_dialogue.checks import is_integer, read_json
+from gym_dialogue.resume import check_same_run, cut_logs
+from gym_policy.checkpoint import damage, listed, newest_whole, take_out
+from gym_policy.load import (
+    TRAINING_DIR,
+    checkpoint_dir,
+    drop_checkpoints_after,
+    run_checkpoints,
+    training_file,
+    update_of,
+)
 from gym_policy.zero import with_deepspeed
 
-_STATE = "trainer"
-_NEWEST = "newest.json"
+STATE_FILE = "training_state.json"
+_STATES_KEPT = 2  # one to go back to, if the newest is damaged
+_EARLIER = "trainer"  # where versions before kept the state, that of the newest checkpoint alone
 # What may differ when a run goes on: it changes how the run is carried out, not what is learned.
 _MAY_CHANGE = {"resume", "run_dir", "microbatch_size", "gradient_checkpointing", "save_every"}
 
@@ -38,20 +49,20 @@ class Saved:
     state: Path | None
 
 
-def state_dir(run_dir: str | Path) -> Path:
-    """Where Trainer keeps its state for as long as the run is not finished."""
-    return Path(run_dir) / _STATE
+def write_state(directory: Path, step: int) -> None:
+    """Say in a checkpoint that is being written of which step its training state is."""
+    training_file(directory, STATE_FILE).write_text(json.dumps({"step": step} | _launch()) + "\n")
 
 
-def mark_whole(run_dir: str | Path, step: int) -> None:
-    """Say that the state after a step is whole, and remove the one before. For rank 0, when every
-    rank has written its part.
-    """
-    directory = state_dir(run_dir)
-    write_atomically(directory / _NEWEST, json.dumps({"step": step} | _launch()))
-    for other in directory.glob("checkpoint-*"):
-        if other.name != f"checkpoint-{step}":
-            shutil.rmtree(other, ignore_errors=True)
+def remove_states(run_dir: Path, keep: int = _STATES_KEPT) -> None:
+    """Remove the training state of all checkpoints but the newest `keep`."""
+    shutil.rmtree(run_dir / _EARLIER, ignore_errors=True)
+    checkpoints = run_checkpoints(run_dir)
+    for path in checkpoints[: max(0, len(checkpoints) - keep)]:
+        state = path / TRAINING_DIR
+        files = {f.relative_to(path).as_posix() for f in state.rglob("*") if f.is_file()}
+        take_out(path, files)
+        shutil.rmtree(state, ignore_errors=True)
 
 
 def resume_from(config: Any) -> Saved | None:
@@ -59,30 +70,76 @@ def resume_from(config: Any) -> Saved | None:
     what it had left removed. For rank 0.
 
     Raises InputError for a run with other settings or on another number of processes, and where
-    what it saved is not there any more.
+    nothing that it saved is whole.
     """
     if not check_same_run(config, _MAY_CHANGE):
         return None
     run_dir = Path(config.run_dir)
-    checkpoints = run_dir / "checkpoints"
-    if not state_dir(run_dir).exists() and checkpoints.exists():
-        last = checkpoint_dir(run_dir, config.num_steps)
-        if last.is_dir():
-            return Saved(config.num_steps, last, None)
+    if (run_dir / _EARLIER).exists():
+        return _saved_earlier(run_dir)
+    last = checkpoint_dir(run_dir, config.num_steps)
+    is_finished = last in run_checkpoints(run_dir)
+    found, said = newest_whole(run_dir, lambda path: _fault(path, config.num_steps))
+    for line in said if is_finished or _has_states(run_dir) else ():
+        print(f"warning: {line}", file=sys.stderr)
+    if found is not None and found == last:
+        remove_states(run_dir, keep=0)
+        return Saved(config.num_steps, last, None)
+    if found is not None:
+        step = update_of(found)
+        _check_launch(run_dir, read_json(training_file(found, STATE_FILE), f"resume: {found}"))
+        cut_logs(run_dir, step)
+        drop_checkpoints_after(run_dir, step)
+        return Saved(step, found, found / TRAINING_DIR)
+    if [path for path in run_checkpoints(run_dir) if update_of(path)]:
         raise InputError(
-            f"resume: the run in {run_dir} has left no training state to go on from; start another"
+            f"resume: the run in {run_dir} has left no training state to go on from that is "
+            "whole; start another"
         )
-    newest = state_dir(run_dir) / _NEWEST
-    if not newest.is_file():
-        for file in ("config.yaml", "metrics.jsonl"):
-            (run_dir / file).unlink(missing_ok=True)
-        shutil.rmtree(checkpoints, ignore_errors=True)
-        return None
+    for file in ("config.yaml", "metrics.jsonl"):
+        (run_dir / file).unlink(missing_ok=True)
+    shutil.rmtree(run_dir / "checkpoints", ignore_errors=True)
+    return None
+
+
+def _has_states(run_dir: Path) -> bool:
+    return any((path / TRAINING_DIR).exists() for path in run_checkpoints(run_dir))
+
+
+def _fault(path: Path, last_step: int) -> str | None:
+    """What keeps a run from going on from a checkpoint, or from being finished with it; None if
+    nothing does.
+    """
     try:
-        found = json.loads(newest.read_text())
-        step, launch = found["step"], {key: found[key] for key in _launch()}
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"resume: {newest} cannot be read: {error}") from error
+        sums = listed(path)
+    except FileNotFoundError:  # of a version before
+        return None if update_of(path) == last_step else "has no training state"
+    except (OSError, ValueError):
+        return damage(path)
+    if update_of(path) != last_step and f"{TRAINING_DIR}/{STATE_FILE}" not in sums:
+        return "has no training state"
+    return damage(path)
+
+
+def _saved_earlier(run_dir: Path) -> Saved:
+    """Where a run goes on that a version before has begun."""
+    state = run_dir / _EARLIER
+    found = read_json(state / "newest.json", f"resume: {state / 'newest.json'}")
+    step = _check_launch(run_dir, found)
+    saved = Saved(step, checkpoint_dir(run_dir, step), state / f"checkpoint-{step}")
+    for directory in (saved.checkpoint, saved.state):
+        if not directory.is_dir():
+            raise InputError(f"resume: {directory} is missing; start another run")
+    cut_logs(run_dir, step)
+    drop_checkpoints_after(run_dir, step)
+    return saved
+
+
+def _check_launch(run_dir: Path, found: Any) -> int:
+    """The step that a state says it is of. Raises InputError where the run was spread otherwise."""
+    if not isinstance(found, dict) or not is_integer(found.get("step")):
+        raise InputError(f"resume: the training state of {run_dir} names no step")
+    launch = {key: found.get(key) for key in _launch()}
     if launch != _launch():
         told = [
             f"{by['processes']} processes"
@@ -90,13 +147,7 @@ def resume_from(config: Any) -> Saved | None:
             for by in (launch, _launch())
         ]
         raise InputError(f"resume: the run in {run_dir} was on {told[0]}, this is on {told[1]}")
-    saved = Saved(step, checkpoint_dir(run_dir, step), state_dir(run_dir) / f"checkpoint-{step}")
-    for directory in (saved.checkpoint, saved.state):
-        if not directory.is_dir():
-            raise InputError(f"resume: {directory} is missing; start another run")
-    cut_logs(run_dir, step)
-    drop_checkpoints_after(run_dir, step)
-    return saved
+    return found["step"]
 
 
 def _launch() -> dict[str, Any]:

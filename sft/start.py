@@ -16,18 +16,24 @@ import os
 import shutil
 import sys
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from accelerate import PartialState
+from accelerate.utils import broadcast_object_list
 from transformers import PreTrainedModel, TrainerCallback
 
 from gym_dialogue import Message, Task, rollout
-from gym_dialogue.command import EnvConfig, append_json, make_envs, run_command, with_prompt_file
+from gym_dialogue.command import EnvConfig, make_envs, run_command, with_prompt_file
+from gym_dialogue.files import append_json, to_disk
 from gym_dialogue.images import open_image
+from gym_dialogue.lock import locked
+from gym_dialogue.ranges import Count, Length, NotNegative, Positive
 from gym_policy import ModelPolicy, Renderer, load_model, load_renderer
+from gym_policy.checkpoint import writing
 from gym_policy.load import save_renderer, saved_checkpoints
 from gym_policy.zero import join_processes
 from sft.tiny import (
@@ -42,6 +48,7 @@ from sft.train import check_config, fit, load_start, prepare_run
 
 _PROBE_STREAM = 0x920B
 _RECIPE = 1  # raised when the code of this recipe changes what it makes
+_DATA = 2  # the same of the dialogues, but what comes with the project was made from those before
 
 
 @dataclass
@@ -57,20 +64,20 @@ class Config(TrainConfig):
     """Directory of those that come with the project."""
     ship: bool = False
     """Make it anew, and put it there too, in bfloat16, for others to find."""
-    stop_at: float = 1.0
+    stop_at: NotNegative = 1.0
     """Training stops early once this share of first replies, sampled at temperature 1, is right on
     hands of the first source. How fast a model gets there differs from seed to seed."""
-    stop_at_recognition: float = 0.0
+    stop_at_recognition: NotNegative = 0.0
     """With images, training goes on until this share of what is to be seen is read right too."""
-    stop_above: float = 1.0
+    stop_above: NotNegative = 1.0
     """Training stops at this share of first replies, whatever is read: a start is to leave room."""
-    probe_every: int = 20
+    probe_every: Count = 20
     """Steps between looks at that share."""
-    probe_episodes: int = 256
+    probe_episodes: Length = 256
     """Hands that each look plays."""
-    max_new_tokens: int = 24
+    max_new_tokens: Length = 24
     """Tokens that a reply may have in it."""
-    initializer_range: float = INITIALIZER_RANGE
+    initializer_range: Positive = INITIALIZER_RANGE
     """Standard deviation of the initial weights of a model made from scratch. From 0.08 such a
     model learned to copy within 200 steps, from 0.02 not within 600."""
 
@@ -121,12 +128,30 @@ def make_start(config: Config) -> Path:
     pretrained = None if config.model == "tiny" else saved_checkpoints(config.model)[-1]
     check_config(config)
     state = join_processes()
+    is_main = state.is_main_process
     # The number of processes is part of what is made here; of what is shipped, it is in the past.
-    final = Path(config.cache) / _name(config, state.num_processes)
+    final = Path(config.cache) / _name(config, state.num_processes, _DATA)
     shipped = Path(config.shipped) / _name(config)
-    for found in (shipped, final):
-        if not config.ship and (found / "config.json").is_file():
-            return found
+
+    def found() -> Path | None:  # as rank 0 sees it
+        made = [next((p for p in (shipped, final) if (p / "config.json").is_file()), None)]
+        return broadcast_object_list(made)[0]
+
+    def on_wait() -> None:
+        print(f"Waiting for another process, which makes {final}")
+
+    if not config.ship and (path := found()):
+        return path
+    # Of launchers that want the same start, one makes it, and the others wait and use it.
+    with locked(final.with_name(f"{final.name}.lock"), on_wait) if is_main else nullcontext():
+        if not config.ship and (path := found()):
+            return path
+        return _make_start(config, pretrained, state, final, shipped)
+
+
+def _make_start(
+    config: Config, pretrained: str | None, state: PartialState, final: Path, shipped: Path
+) -> Path:
     work = final.with_name(final.name + ".partial")
     if state.is_main_process:
         shutil.rmtree(work, ignore_errors=True)
@@ -140,17 +165,20 @@ def make_start(config: Config) -> Path:
     policy = ModelPolicy(model, renderer, max_new_tokens=config.max_new_tokens)
     fit(model, renderer, dialogues, config, work, [_StopAtSuccess(config, policy)])
     if state.is_main_process:
-        model.save_pretrained(work / "final")
-        save_renderer(renderer, work / "final")
-        shutil.copy(work / "metrics.jsonl", work / "final")
-        shutil.copy(work / "config.yaml", work / "final")
-        if config.ship:
-            shutil.rmtree(shipped, ignore_errors=True)
-            shutil.copytree(work / "final", shipped)
-            load_model(str(work / "final"), "bfloat16").save_pretrained(shipped)
-        shutil.rmtree(final, ignore_errors=True)
-        os.replace(work / "final", final)
-        shutil.rmtree(work)
+        with writing(final):  # in `work`, which is what it calls the directory
+            model.save_pretrained(work / "final")
+            save_renderer(renderer, work / "final")
+            shutil.copy(work / "metrics.jsonl", work / "final")
+            shutil.copy(work / "config.yaml", work / "final")
+            for file in (work / "final").iterdir():
+                to_disk(file)
+            if config.ship:
+                shutil.rmtree(shipped, ignore_errors=True)
+                shutil.copytree(work / "final", shipped)
+                load_model(str(work / "final"), "bfloat16").save_pretrained(shipped)
+            shutil.rmtree(final, ignore_errors=True)
+            os.replace(work / "final", final)
+            shutil.rmtree(work)
     state.wait_for_everyone()
     return final
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -14,7 +13,6 @@ import numpy as np
 import torch
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
-from safetensors import SafetensorError
 from torch import nn
 from transformers import (
     EvalPrediction,
@@ -24,21 +22,34 @@ from transformers import (
     TrainingArguments,
     set_seed,
 )
+from transformers.trainer import TRAINER_STATE_NAME
 
 from gym_dialogue import InputError, Message, shows_images
 from gym_dialogue.command import (
-    append_json,
     make_envs,
     run_command,
     start_run,
     with_prompt_file,
 )
 from gym_dialogue.data import read_dialogues
+from gym_dialogue.files import append_json
+from gym_dialogue.lock import sole_writer
+from gym_dialogue.ranges import (
+    Count,
+    Natural,
+    NotNegative,
+    Positive,
+    Seed,
+    Share,
+    ShareBelowOne,
+    check_ranges,
+)
 from gym_dialogue.released import require_released
 from gym_policy import Renderer, load_model, load_renderer
+from gym_policy.checkpoint import begin, publish, writing
 from gym_policy.compute import LEARNED, num_parameters
-from gym_policy.load import checkpoint_dir, remove_checkpoint, save_renderer, saved_checkpoints
-from gym_policy.parts import Part, check_parts, check_rates, freeze_parts, parameter_groups
+from gym_policy.load import TRAINING_DIR, checkpoint_dir, save_renderer, saved_checkpoints
+from gym_policy.parts import Part, check_parts, freeze_parts, parameter_groups
 from gym_policy.reach import freeze_unreached
 from gym_policy.stop import StopRequest
 from gym_policy.trained_wording import wording_note
@@ -65,7 +76,7 @@ from sft.data import (
     write_jsonl,
 )
 from sft.loss import dft_loss
-from sft.resume import Saved, mark_whole, resume_from, state_dir
+from sft.resume import Saved, remove_states, resume_from, write_state
 
 
 @dataclass
@@ -78,13 +89,13 @@ class Config:
     """Where everything that the run leaves goes."""
     resume: bool = False
     """Whether to go on with the run in run_dir from its newest saved step, where it has one."""
-    seed: int = 0
+    seed: Seed = 0
     """Decides the dialogues, their order and the minibatches."""
     task: str = "gp_l"
     """Which suites later evaluations of this run use."""
     sources: list[SourceConfig] = field(default_factory=lambda: [SourceConfig()])
     """What the oracle dialogues are made of."""
-    num_dialogues: int = 10000
+    num_dialogues: Count = 10000
     """How many are made."""
     data_file: str | None = None
     """A file of dialogues to learn from instead of making them: JSONL, or a JSON list in LLaVA form
@@ -93,7 +104,7 @@ class Config:
     """Where the images that a data_file names lie. None: beside it."""
     learns_prompts: bool = False
     """Whether loss falls on prompts too, as in pretraining: for models made from scratch."""
-    validation: float = 0.0
+    validation: ShareBelowOne = 0.0
     """Share of the dialogues that is kept back. Loss and token accuracy on it (eval_loss, a mean
     over batches, and eval_token_accuracy) are measured at the start, with every checkpoint and at
     the end."""
@@ -104,35 +115,35 @@ class Config:
     loss: Literal["nll", "dft"] = "nll"
     """Of a learned token: its negative log-likelihood, as in the paper, or that weighted by the
     token's own probability (DFT, arXiv 2508.05629). Evaluation measures nll."""
-    num_steps: int = 400
+    num_steps: Count = 400
     """Optimizer steps."""
-    batch_size: int = 16
+    batch_size: Count = 16
     """Dialogues per device and step. Paper: 16."""
-    microbatch_size: int | None = None
+    microbatch_size: Count | None = None
     """Dialogues in one forward and backward pass; gradients accumulate up to batch_size. None: all
     of them."""
-    lr: float = 1e-6
+    lr: Positive = 1e-6
     """Peak learning rate. Paper: 1e-6."""
-    part_lr: dict[Part, float] = field(default_factory=dict)
+    part_lr: dict[Part, Positive] = field(default_factory=dict)
     """Peak learning rate of parts of a model that sees, where it is another one: vision (the
     tower), projector, language."""
     freeze: list[Part] = field(default_factory=list)
     """Parts that are not trained: vision, projector, language."""
     lr_schedule: Literal["constant", "linear", "cosine"] = "cosine"
     """How it falls. Paper: cosine."""
-    warmup: float = 0.03
+    warmup: Share = 0.03
     """Share of the steps in which the learning rate rises. Paper: 0.03."""
-    weight_decay: float = 0.0
+    weight_decay: NotNegative = 0.0
     """Of AdamW."""
-    adam_beta2: float = 0.999
+    adam_beta2: ShareBelowOne = 0.999
     """Of AdamW."""
-    max_grad_norm: float = 1.0
+    max_grad_norm: Positive = 1.0
     """Gradient norm that is clipped to."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """What is computed in. Weights are kept in float32 all the same (autocast, or DeepSpeed)."""
     gradient_checkpointing: bool = False
     """Whether a backward pass computes each layer's activations again instead of keeping them."""
-    save_every: int = 0
+    save_every: Natural = 0
     """Steps between checkpoints, from the newest of which a run can go on; 0: at the end only. The
     start is always saved."""
 
@@ -156,25 +167,31 @@ class _RunFiles(TrainerCallback):
         self.save_every, self.stop = save_every, stop
         self.leaves = False  # before the last step
 
-    def save(self, state: Any) -> None:
+    def save(self, state: Any, with_state: bool) -> None:
+        """Write the checkpoint of a step; `with_state` of the training, from which it goes on."""
         final = checkpoint_dir(self.run_dir, state.global_step)
-        partial = final.with_name(f"{final.name}.partial")
-        with whole_weights(self.trainer.model_wrapped):
-            if state.is_world_process_zero:
-                try:
-                    shutil.rmtree(partial, ignore_errors=True)
+        is_main = state.is_world_process_zero
+        with writing(final) as partial:
+            if is_main:
+                begin(partial)
+            with whole_weights(self.trainer.model_wrapped):
+                if is_main:
                     self.model.save_pretrained(partial)
                     save_renderer(self.renderer, partial)
-                    if final.exists():
-                        remove_checkpoint(final)
-                    os.replace(partial, final)
-                except (OSError, SafetensorError) as error:
-                    shutil.rmtree(partial, ignore_errors=True)
-                    raise InputError(f"checkpoint {final}: cannot be written: {error}") from error
+            self.trainer.accelerator.wait_for_everyone()
+            if with_state:
+                self.trainer.save_training(partial / TRAINING_DIR)
+            self.trainer.accelerator.wait_for_everyone()
+            if is_main:
+                if with_state:
+                    write_state(partial, state.global_step)
+                publish(partial, final)
+        if is_main and with_state:
+            remove_states(self.run_dir)
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if state.global_step == 0:
-            self.save(state)
+            self.save(state, with_state=False)
             self._append(state, self.trainer.spent())
         if self.stop is not None:
             self.stop.immediately = False
@@ -185,15 +202,11 @@ class _RunFiles(TrainerCallback):
         if self.stop is not None and not is_last:
             self.leaves = self.stop.agreed(self.trainer.accelerator)
         if is_last or self.leaves or (self.save_every and step % self.save_every == 0):
-            self.save(state)
+            if is_last:
+                self.save(state, with_state=False)
             control.should_log = True
-            control.should_save = not is_last
+            control.should_save = not is_last  # by the trainer, after what it logs and evaluates
         control.should_training_stop |= self.leaves
-
-    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self.trainer.accelerator.wait_for_everyone()
-        if state.is_world_process_zero:
-            mark_whole(self.run_dir, state.global_step)
 
     def on_log(
         self, args: Any, state: Any, control: Any, logs: dict | None = None, **kwargs: Any
@@ -203,7 +216,7 @@ class _RunFiles(TrainerCallback):
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if state.is_world_process_zero and not self.leaves:
-            remove_checkpoint(state_dir(self.run_dir))
+            remove_states(self.run_dir, keep=0)
 
     def _append(self, state: Any, logs: dict[str, Any]) -> None:
         if state.is_world_process_zero:
@@ -235,11 +248,10 @@ class _WithImages(nn.Module):
 
 
 class _Trainer(Trainer):
-    """Trainer with learning rates by part, which logs compute, and whose checkpoints hold what the
-    run's own, with the weights, do not.
-    """
+    """Trainer with learning rates by part, which logs compute and saves as `files` do."""
 
     part_lr: dict[Part, float]
+    files: _RunFiles
     tokens_after: np.ndarray
     """Tokens of the dialogues that all ranks have learned from after 0, 1, ... steps."""
     num_parameters: int
@@ -253,9 +265,17 @@ class _Trainer(Trainer):
         logs.update(self.spent())
         super().log(logs, *args, **kwargs)
 
-    def save_model(self, output_dir: str, **kwargs: Any) -> None:
-        """Only the directory: the run's checkpoint of the same step has the weights."""
-        os.makedirs(output_dir, exist_ok=True)
+    def _save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
+        """A checkpoint of the run in the place of Trainer's own."""
+        self.files.save(self.state, with_state=True)
+
+    def save_training(self, directory: Path) -> None:
+        """Write what, beside the weights, a run needs to go on. All ranks call it together."""
+        self._save_optimizer_and_scheduler(str(directory))
+        self._save_scaler(str(directory))
+        self._save_rng_state(str(directory))
+        if self.args.should_save:
+            self.state.save_to_json(str(directory / TRAINER_STATE_NAME))
 
     def _load_from_checkpoint(self, *args: Any, **kwargs: Any) -> None:
         """Nothing: the model was loaded from the run's checkpoint."""
@@ -284,20 +304,11 @@ def check_config(config: Config) -> None:
     """Raises InputError for values that describe no run."""
     if not config.model:
         raise InputError("model: name a start checkpoint with --model=DIRECTORY_OR_HUB_NAME")
-    for name in ("num_dialogues", "num_steps", "batch_size", "lr", "max_grad_norm"):
-        if not getattr(config, name) > 0:
-            raise InputError(f"{name}={getattr(config, name)}: must be above 0")
-    if not 0 <= config.warmup <= 1:
-        raise InputError(f"warmup={config.warmup}: must be between 0 and 1")
-    if not 0 <= config.validation < 1:
-        raise InputError(f"validation={config.validation}: must be at least 0 and below 1")
-    if config.microbatch_size is not None and (
-        config.microbatch_size < 1 or config.batch_size % config.microbatch_size
-    ):
+    check_ranges(config)
+    if config.microbatch_size is not None and config.batch_size % config.microbatch_size:
         raise InputError(
             f"microbatch_size={config.microbatch_size}: must divide batch_size={config.batch_size}"
         )
-    check_rates(config.part_lr)
     if config.image_folder is not None and config.data_file is None:
         raise InputError(f"image_folder={config.image_folder}: is of a data_file; name that too")
     for name in ("data_file", "prompt_file"):
@@ -310,9 +321,13 @@ def check_config(config: Config) -> None:
 def train(config: Config) -> Path:
     """Run a whole training; returns its directory."""
     check_config(config)
-    stop = StopRequest()
-    stop.install()
-    state = join_processes()
+    with StopRequest() as stop:
+        state = join_processes()
+        with sole_writer(config.run_dir, state.is_main_process):
+            return _train(config, state, stop)
+
+
+def _train(config: Config, state: PartialState, stop: StopRequest) -> Path:
     run_dir = Path(config.run_dir)
     found = [resume_from(config) if config.resume and state.is_main_process else None]
     saved = broadcast_object_list(found)[0]  # rank 0 alone puts the directory in order
@@ -340,7 +355,7 @@ def train(config: Config) -> Path:
     state.wait_for_everyone()  # a launcher may end what is left after the first
     state.destroy_process_group()
     if not is_whole:
-        raise SystemExit(stop.EXIT_CODE)
+        raise SystemExit(stop.exit_code)
     return run_dir
 
 
@@ -431,7 +446,7 @@ def fit(
     micro = config.microbatch_size or config.batch_size
     os.environ["TENSORBOARD_LOGGING_DIR"] = str(run_dir / "tensorboard")
     arguments = TrainingArguments(
-        output_dir=str(state_dir(run_dir)),
+        output_dir=str(run_dir),
         max_steps=config.num_steps,
         per_device_train_batch_size=micro,
         gradient_accumulation_steps=config.batch_size // micro,
@@ -474,7 +489,7 @@ def fit(
         ),
         callbacks=[files, *callbacks],
     )
-    files.trainer, trainer.part_lr = trainer, config.part_lr
+    files.trainer, trainer.files, trainer.part_lr = trainer, files, config.part_lr
     of_steps = items.num_tokens[dataset.order].reshape(config.num_steps, -1).sum(1)
     trainer.tokens_after = np.concatenate([[0], of_steps.cumsum()])
     trainer.num_parameters = num_parameters(model)

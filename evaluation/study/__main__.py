@@ -18,7 +18,8 @@ from evaluation.study.run import places, run_study
 from evaluation.study.text import claims, format_table, table_columns, table_rows
 from gym_dialogue import InputError
 from gym_dialogue.command import parse_config, run_command, start_run
-from gym_dialogue.resume import write_atomically
+from gym_dialogue.files import write_atomically
+from gym_dialogue.resume import run_settings
 
 _MAY_CHANGE = ("arms", "only", "list_jobs", "analyse", "processes", "seeds", "run_dir")
 
@@ -81,12 +82,13 @@ def _begin(config: Config, study: Path) -> None:
     added to it.
     """
     file = study / "config.yaml"
-    if not file.is_file():
+    settings = run_settings(study)
+    if not settings:
         start_run(study, config)
         return
     begun = {path.name for path in study.glob("seed*/*")}
     # A study that was begun before there was a setting has had what that is by default.
-    before = _settings(asdict(Config()) | yaml.safe_load(file.read_text()), begun)
+    before = _settings(asdict(Config()) | settings, begun)
     now = _settings(asdict(config), begun)
     for key in before.keys() & now.keys():
         if before[key] != now[key]:

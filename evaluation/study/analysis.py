@@ -8,7 +8,6 @@ puzzle.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -30,6 +29,8 @@ from evaluation.study.layout import (
 )
 from evaluation.study.run import places, start_of
 from evaluation.suites import SuiteConfig, load_task
+from gym_dialogue import InputError
+from gym_dialogue.checks import read_json
 
 _SLACK = 1.05  # how far above the shared budget a checkpoint may lie and still count as equal
 _MAIN = "first_reply"
@@ -316,4 +317,7 @@ def own_flops(place: Place) -> float:
     note = place.directory / "own" / "own.json"
     if not note.is_file():
         return 0.0
-    return float(json.loads(note.read_text())["flops"])
+    said = read_json(note, str(note))
+    if not isinstance(said, dict) or not isinstance(said.get("flops"), int | float):
+        raise InputError(f"{note}: gives no flops; remove {note.parent}, and run the study again")
+    return float(said["flops"])

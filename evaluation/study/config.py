@@ -10,6 +10,7 @@ import yaml
 
 from evaluation.play import EvalConfig, check_eval_config
 from gym_dialogue import InputError
+from gym_dialogue.ranges import Count, Natural, Seed, check_ranges
 
 CONFIG_DIR = Path(__file__).parent / "configs"
 
@@ -28,12 +29,12 @@ class ArmConfig:
     """What figures call it; the name if empty."""
     options: list[str] = field(default_factory=list)
     """Further settings of that command, as --key=value."""
-    every: int = 10
+    every: Count = 10
     """Updates (RL) or steps (SFT) between the checkpoints that are evaluated."""
     start_options: list[str] = field(default_factory=list)
     """Settings of the start's own recipe in which the start of this arm differs from that of the
     others, as --key=value: an overfit one, or none to speak of."""
-    own_replies: int = 0
+    own_replies: Natural = 0
     """Above 0: what it learns from are so many replies of the start itself that the verifier
     accepted (`sft.own`); sampling them counts as compute."""
 
@@ -68,9 +69,9 @@ class Config:
     scale: str = "tiny"
     """Which model and how much of it: tiny, small or paper. Task and scale name the file of
     evaluation/study/configs that the other settings come from."""
-    seeds: int = 3
+    seeds: Count = 3
     """Seeds, each with its own start checkpoint and its own runs."""
-    first_seed: int = 0
+    first_seed: Seed = 0
     """The first of them."""
     arms: list[str] = field(default_factory=lambda: ["sft", "rl"])
     """Names of the arms that are run, of those in `known_arms`."""
@@ -98,13 +99,13 @@ class Config:
         default_factory=lambda: EvalConfig(episodes=300, decoding=["sampled"], verify_iter=1)
     )
     """How every checkpoint is evaluated. The first decoding is that of the claim."""
-    end_verify_iter: int = 5
+    end_verify_iter: Count = 5
     """Replies that an episode allows when starts and ends are evaluated, for success against
     verifier replies."""
-    end_episodes: int | None = None
+    end_episodes: Count | None = None
     """Episodes a suite when starts and ends are evaluated, on which the claim rests. None: as along
     the curve."""
-    divergence_episodes: int = 100
+    divergence_episodes: Natural = 100
     """Episodes of the first suite on which the KL divergence from the start is measured."""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     """Of the weights in evaluations."""
@@ -129,24 +130,17 @@ def study_file(task: str, scale: str) -> Path:
 
 def check_config(config: Config) -> None:
     """Raises InputError for values that describe no study."""
-    if config.seeds < 1 or config.first_seed < 0:
-        raise InputError(
-            f"seeds={config.seeds}, first_seed={config.first_seed}: must be at least 1 and 0"
-        )
+    check_ranges(config)
     if bool(config.start_config) == bool(config.start_model):
         raise InputError("start: give either start_config or start_model")
     if not config.arms:
         raise InputError("arms: name at least one")
-    if config.end_verify_iter < 1:
-        raise InputError(f"end_verify_iter={config.end_verify_iter}: must be at least 1")
     if config.end_episodes is not None and config.end_episodes < config.eval.episodes:
         raise InputError(
             f"end_episodes={config.end_episodes}: must be at least eval.episodes, "
             f"{config.eval.episodes}"
         )
     for arm in config.chosen():
-        if arm.every < 1:
-            raise InputError(f"arm {arm.name}: every={arm.every}: must be at least 1")
         if arm.start_options and not config.start_config:
             raise InputError(f"arm {arm.name}: start_options need a start_config")
         if arm.own_replies and arm.package != "sft":

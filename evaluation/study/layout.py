@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import gzip
 import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
 from evaluation.learning import read_metrics
 from evaluation.play import Records
 from gym_dialogue import InputError
+from gym_dialogue.files import atomic_file
 from gym_policy.load import run_checkpoints
 
 START = "start"
@@ -74,11 +74,11 @@ class Measured:
 
 def write_measured(file: Path, measured: Measured) -> None:
     """Write the file, whole or not at all."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    partial = file.with_name(f"{file.name}.partial")
-    with gzip.open(partial, "wt", encoding="utf-8", compresslevel=5) as out:
+    with (
+        atomic_file(file, "wb") as stream,
+        gzip.open(stream, "wt", encoding="utf-8", compresslevel=5) as out,
+    ):
         json.dump(vars(measured), out)
-    os.replace(partial, file)
 
 
 def read_measured(file: Path) -> Measured:

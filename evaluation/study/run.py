@@ -15,6 +15,7 @@ from evaluation.study.config import ArmConfig, Config
 from evaluation.study.layout import START, Place
 from evaluation.study.steps import Steps
 from gym_dialogue import InputError
+from gym_dialogue.lock import sole_writer
 from gym_dialogue.resume import write_atomically
 from gym_policy.load import checkpoint_dir, saved_checkpoints
 
@@ -40,11 +41,12 @@ def run_study(config: Config, study: Path) -> None:
     kinds = [kind for place in todo for kind in _kinds(arms.get(place.arm))]
     with Steps(study / "steps.jsonl", kinds) as steps:
         for place in todo:
-            if place.arm == START:
-                start = _start(config, steps, place)
-                _measure(config, steps, place, "evaluate the start", start, {0: start})
-            else:
-                _run_arm(config, steps, place, arms[place.arm])
+            with sole_writer(place.directory):
+                if place.arm == START:
+                    start = _start(config, steps, place)
+                    _measure(config, steps, place, "evaluate the start", start, {0: start})
+                else:
+                    _run_arm(config, steps, place, arms[place.arm])
 
 
 def _kinds(arm: ArmConfig | None) -> list[str]:
@@ -131,10 +133,11 @@ def _start(
 def start_of(directory: Path) -> str | None:
     """The start checkpoint that was made for a part of the study, if it is still there."""
     note = directory / "start.json"
-    if not note.is_file():
+    try:
+        start = json.loads(note.read_text())["path"]
+        return start if (Path(start) / "config.json").is_file() else None
+    except (OSError, ValueError, TypeError, KeyError):  # then it is made again, or found
         return None
-    start = json.loads(note.read_text())["path"]
-    return start if (Path(start) / "config.json").is_file() else None
 
 
 def _sample_own(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shlex
 import signal
@@ -13,7 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from gym_dialogue import InputError
-from gym_dialogue.command import append_json
+from gym_dialogue.checks import json_lines
+from gym_dialogue.files import append_json
+from gym_dialogue.launch import ASKING
+from gym_dialogue.lock import ends_with_parent
 
 _GLANCE = 2.0  # seconds between looks at how far a command is
 
@@ -39,9 +43,10 @@ class Steps:
         self.total = len(self.waiting)
         self.took: dict[str, list[float]] = {}
         if account.is_file():
-            for line in account.read_text(encoding="utf-8").splitlines():
-                step = json.loads(line)
-                self.took.setdefault(step["kind"], []).append(step["seconds"])
+            for line in json_lines(account.read_text(encoding="utf-8", errors="replace")):
+                with contextlib.suppress(ValueError, TypeError, KeyError):  # only an estimate
+                    step = json.loads(line)
+                    self.took.setdefault(step["kind"], []).append(float(step["seconds"]))
 
     def skip(self, kind: str) -> None:
         """A step that is done already."""
@@ -63,7 +68,11 @@ class Steps:
             said.flush()
             self._busy = True
             child = self._child = subprocess.Popen(
-                command, stdout=subprocess.PIPE, stderr=said, start_new_session=True
+                command,
+                stdout=subprocess.PIPE,
+                stderr=said,
+                start_new_session=True,
+                preexec_fn=ends_with_parent(),
             )
             if self._asked is not None:  # while it was being started
                 child.send_signal(signal.SIGTERM)
@@ -85,8 +94,7 @@ class Steps:
         return printed
 
     def __enter__(self) -> Steps:
-        asking = (signal.SIGTERM, signal.SIGINT)
-        self._before = {number: signal.signal(number, self._receive) for number in asking}
+        self._before = {number: signal.signal(number, self._receive) for number in ASKING}
         return self
 
     def __exit__(self, *_: object) -> None:

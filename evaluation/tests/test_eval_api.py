@@ -25,7 +25,7 @@ from gym_dialogue.command import parse_config, run_command
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "gym" / "gym_policy" / "tests"))
 
-from stub_api import completion, error, running_stub  # noqa: E402
+from stub_api import HANG, completion, error, running_stub  # noqa: E402
 from tiny_models import tiny_llama, tiny_tokenizer  # noqa: E402
 
 SEES = next((ROOT / "assets" / "start").glob("gp_vl-*"))
@@ -97,7 +97,7 @@ def test_an_evaluation_that_was_killed_pays_for_nothing_twice(run, tmp_path):
         asked = {json.dumps(request) for request in stub.requests}
         assert len(asked) == 16
         stub.requests.clear()
-        stub.delay = 0.2
+        stub.bad_days = [None] * 6 + [HANG]
         command = [sys.executable, "-m", "evaluation.api", f"--base_url={stub.url}"]
         command += ["--model=some-model", f"--task={tmp_path}/task.yaml", "--eval.episodes=4"]
         command += ["--eval.verify_iter=2", f"--run_dir={tmp_path}/run", "--concurrency=1"]
@@ -108,7 +108,7 @@ def test_an_evaluation_that_was_killed_pays_for_nothing_twice(run, tmp_path):
         assert 6 <= kept < 16
         paid = {json.dumps(request) for request in stub.requests[:kept]}
         stub.requests.clear()
-        stub.delay = 0
+        stub.bad_days = []
         code, out, err = run(stub.url)
         assert code == 0, err
         again = {json.dumps(request) for request in stub.requests}

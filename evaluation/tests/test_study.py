@@ -2,7 +2,9 @@
 
 import json
 import signal
+import subprocess
 import sys
+import time
 
 import pytest
 
@@ -15,7 +17,8 @@ from evaluation.study.steps import Steps
 from evaluation.study.text import claims, format_table
 from evaluation.suites import load_task
 from gym_dialogue import InputError
-from gym_dialogue.command import append_json
+from gym_dialogue.files import append_json
+from gym_dialogue.lock import locked, sole_writer
 
 SUITES = [suite.name for suite in load_task("gp_l").suites]
 EPISODES = 200
@@ -230,6 +233,29 @@ def test_bad_files(tmp_path):
     broken.write_bytes(b"no gzip")
     with pytest.raises(InputError, match="run the study again"):
         read_measured(broken)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="Linux only")
+def test_what_a_study_runs_ends_with_it_however_that_dies(tmp_path):  # 16: 14
+    trains = (
+        "import sys, time; from gym_dialogue.lock import sole_writer\n"
+        "with sole_writer('run'):\n print('up', file=sys.stderr, flush=True); time.sleep(600)"
+    )
+    study = (
+        "import sys; from pathlib import Path; from evaluation.study.steps import Steps\n"
+        "with Steps(Path('steps.jsonl'), ['train']) as steps:\n"
+        " steps.run('train', 'seed0/rl', [sys.executable, '-c', sys.argv[1]], Path('log.txt'))"
+    )
+    with subprocess.Popen([sys.executable, "-c", study, trains], cwd=tmp_path) as process:
+        log = tmp_path / "log.txt"
+        while not log.exists() or "\nup\n" not in log.read_text():
+            assert process.poll() is None
+            time.sleep(0.02)
+        process.kill()
+    with locked(tmp_path / "run" / ".lock", lambda: None):
+        pass  # until the training is gone
+    with sole_writer(tmp_path / "run"):
+        pass
 
 
 def test_a_study_asked_to_end(tmp_path, capsys):

@@ -22,14 +22,36 @@ def check_choice(name: str, value: Any, allowed: Iterable[Any]) -> None:
         raise InputError(f"{name}={value!r}: must be one of {', '.join(map(str, allowed))}")
 
 
+def read_text(path: str | Path) -> str:
+    """The content of a text file in UTF-8, without the byte-order mark that some editors write.
+
+    Raises OSError and UnicodeDecodeError.
+    """
+    return Path(path).read_text(encoding="utf-8-sig")
+
+
+def json_lines(text: str) -> list[str]:
+    """The lines of JSONL, which end at a newline and nowhere else: str.splitlines also takes what
+    may stand inside a JSON string, such as U+2028, for the end of a line.
+    """
+    lines = text.split("\n")
+    return lines if lines[-1].strip() else lines[:-1]
+
+
 def read_json(path: str | Path, where: str) -> Any:
     """The content of a JSON file; `where` opens the line of an error.
 
     Raises InputError for a file that cannot be read, or is not JSON, or not all of it.
     """
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
+        value = json.loads(read_text(path))
+        json.dumps(value, ensure_ascii=False).encode()  # half a surrogate pair is no text
+        return value
     except OSError as error:
         raise InputError(f"{where}: cannot be read: {error.strerror}") from error
+    except UnicodeEncodeError as error:
+        raise InputError(
+            f"{where}: holds half a surrogate pair, {error.object[error.start]!r}"
+        ) from error
     except (ValueError, RecursionError) as error:
         raise InputError(f"{where}: is not whole JSON: {error}") from error

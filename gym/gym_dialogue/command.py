@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import json
 import logging
 import os
+import re
+import signal
 import sys
 import time
 import warnings
@@ -18,11 +19,17 @@ from typing import Any, TypeVar
 import gymnasium
 
 from gym_dialogue.errors import InputError
+from gym_dialogue.files import write_atomically
+from gym_dialogue.ranges import check_ranges
 from gym_dialogue.released import require_released
+from gym_dialogue.resume import holds_run
 
 Config = TypeVar("Config")
 
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_REFUSED = (
+    *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EIO),
+    *(errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.ENOTEMPTY, errno.ENAMETOOLONG),
+)
 
 Plain = bool | int | float | str | None
 Kwargs = dict[str, Plain | list[Plain] | dict[str, Plain | list[Plain] | dict[str, Plain]]]
@@ -46,14 +53,19 @@ def make_envs(config: EnvConfig, count: int) -> list[gymnasium.Env]:
         require_released(name, value)
     namespace, slash, _ = config.id.partition("/")
     env_id = config.id if ":" in config.id or not slash else f"{namespace}:{config.id}"
+    module, colon, _ = env_id.rpartition(":")
+    if colon and not all(part.isidentifier() for part in module.split(".")):
+        raise InputError(
+            f"environment {config.id!r}: must be NAME-vN, NAMESPACE/NAME-vN or MODULE:ID"
+        )
     try:
         return [gymnasium.make(env_id, **config.kwargs) for _ in range(count)]
     except (gymnasium.error.Error, ModuleNotFoundError) as error:
         raise InputError(f"environment {config.id}: {_one_line(error)}") from error
     except TypeError as error:
-        if "unexpected keyword argument" not in str(error):
+        if not re.search("unexpected keyword argument|multiple values", str(error)):
             raise
-        name = str(error).rpartition("keyword argument ")[2].split("'")[1]
+        name = str(error).rpartition("argument ")[2].split("'")[1]
         raise InputError(f"environment {config.id}: takes no argument {name!r}") from error
 
 
@@ -69,7 +81,7 @@ def parse_config(config_class: type[Config], argv: list[str] | None = None) -> C
 
     Nested keys are dotted (`--env.kwargs.verify_iter=3`); later flags win over earlier ones and
     over the files before them. A switch may stand alone (`--resume` is `--resume=true`). Unknown
-    keys and values of the wrong type raise InputError.
+    keys, and values of the wrong type or out of their range, raise InputError.
     """
     from jsonargparse import ArgumentError, ArgumentParser, set_parsing_settings
 
@@ -87,16 +99,19 @@ def parse_config(config_class: type[Config], argv: list[str] | None = None) -> C
     try:
         parsed = parser.parse_args(argv)
         parsed.pop("config", None)
-        return config_class(**vars(parser.instantiate(parsed)))
+        config = config_class(**vars(parser.instantiate(parsed)))
     except ArgumentError as error:
         raise InputError(f"configuration: {_one_line(error)}; --help lists every key") from error
+    check_ranges(config)
+    return config
 
 
 def run_command(main: Callable[[Config], Any], config_class: type[Config]) -> None:
     """Read the configuration, run `main(config)`; bad input ends as one line and exit code 2.
 
     Of several processes only rank 0 prints, or the one that alone met bad input. A full disk is bad
-    input too, wherever it shows.
+    input too, wherever it shows, and so is whatever else a file system refuses (a directory in the
+    place of a file). Ctrl-C ends as one line and exit code 130.
     """
     _quiet_libraries()
     is_first = os.environ.get("RANK", "0") == "0"
@@ -108,17 +123,34 @@ def run_command(main: Callable[[Config], Any], config_class: type[Config]) -> No
             main(parse_config(config_class))
     except (InputError, OSError) as error:
         if isinstance(error, OSError):
-            if error.errno not in _FULL:
+            if error.errno not in _REFUSED:
                 raise
-            line = f"{error.filename or 'the disk'}: cannot be written: {error.strerror}"
+            line = f"{error.filename or 'the disk'}: cannot be used: {error.strerror}"
         else:
             line = _one_line(error)
         if not is_first:
             time.sleep(4)  # the launcher ends this process where rank 0 has said it
             line = f"rank {os.environ['RANK']}: {line}"
         if _is_unsaid():
-            print(f"error: {line}", file=sys.stderr)
+            _say(f"error: {line}")
         sys.exit(2)
+    except Exception:
+        if is_first or _is_unsaid():
+            raise
+        sys.exit(2)  # another process has said what was wrong, and has left this one on its own
+    except KeyboardInterrupt:
+        if _is_unsaid():
+            _say("Interrupted")
+        sys.exit(128 + signal.SIGINT)
+
+
+def _say(line: str) -> None:
+    """Print a line on standard error, not at the end of that of a progress bar."""
+    progress = getattr(sys.modules.get("tqdm"), "tqdm", None)
+    if progress is None:
+        print(line, file=sys.stderr)
+    else:
+        progress.write(line, file=sys.stderr)
 
 
 def _is_unsaid() -> bool:
@@ -139,25 +171,15 @@ def start_run(run_dir: str | Path, config: Any) -> Path:
     import yaml
 
     path = Path(run_dir)
-    if (path / "config.yaml").exists():
+    if holds_run(path):
         raise InputError(
             f"run directory {path}: already holds a run; name another with --run_dir, or remove it"
         )
     try:
-        path.mkdir(parents=True, exist_ok=True)
-        (path / "config.yaml").write_text(yaml.safe_dump(asdict(config), sort_keys=False))
-    except OSError as error:
-        raise InputError(
-            f"run directory {path}: cannot be written: {error.strerror}; name another with "
-            "--run_dir"
-        ) from error
+        write_atomically(path / "config.yaml", yaml.safe_dump(asdict(config), sort_keys=False))
+    except InputError as error:
+        raise InputError(f"run directory: {error}; name another with --run_dir") from error
     return path
-
-
-def append_json(path: str | Path, record: dict[str, Any]) -> None:
-    """Append one record to a JSONL file."""
-    with open(path, "a", encoding="utf-8") as file:
-        file.write(json.dumps(record) + "\n")
 
 
 def _one_line(error: Exception) -> str:

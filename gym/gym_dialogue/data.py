@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from gym_dialogue.checks import json_lines, read_text
 from gym_dialogue.errors import InputError
 from gym_dialogue.images import check_image
 from gym_dialogue.messages import Message
@@ -47,7 +48,7 @@ def read_dialogues(
 def _records(path: str | Path) -> Iterator[tuple[str, Any]]:
     """(where it stands, record) of every record; None stands for one that is not JSON."""
     try:
-        text = Path(path).read_text(encoding="utf-8")
+        text = read_text(path)
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"data file {path}: cannot be read: {error}") from error
     if text.lstrip().startswith("["):
@@ -59,7 +60,7 @@ def _records(path: str | Path) -> Iterator[tuple[str, Any]]:
             name = f" (id {record['id']!r})" if isinstance(record, dict) and "id" in record else ""
             yield f"item {index}{name}", record
     else:
-        for number, line in enumerate(text.splitlines(), start=1):
+        for number, line in enumerate(json_lines(text), start=1):
             try:
                 yield f"line {number}", json.loads(line)
             except (ValueError, RecursionError):
@@ -89,6 +90,10 @@ def _messages(record: Any, where: str, directory: Path) -> list[Message]:
             f"{where}: must be an object with `messages`, a list of {{role, content}} that "
             "alternates user and assistant, or with `conversations`, a list of {from, value} that "
             "alternates human and gpt; after an optional system message, and ending with a reply"
+        )
+    if not all(_is_text(m.text) for m in messages):
+        raise InputError(
+            f"{where}: holds half a surrogate pair (\\ud800 to \\udfff), which is no text"
         )
     first = next(i for i, m in enumerate(messages) if m.role == "user")
     if is_llava:
@@ -144,6 +149,15 @@ def _unmarked(text: str) -> str:
     elif marker and not after.strip("\n") and before.endswith("\n"):
         before = before[:-1]
     return before + after
+
+
+def _is_text(value: str) -> bool:
+    """Whether a string can be written in UTF-8, which half a surrogate pair cannot."""
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _alternates(roles: list[str]) -> bool:

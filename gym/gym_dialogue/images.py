@@ -76,6 +76,8 @@ def _opened(path: Path) -> PIL.Image.Image:
         raise InputError(f"image {path}: is huge; at most {MAX_PIXELS:,} pixels") from error
     except OSError as error:
         raise InputError(f"image {path}: cannot be read: {error.strerror or error}") from error
+    except ValueError as error:  # no name of a file, or a text chunk that inflates without end
+        raise InputError(f"image {str(path)!r}: cannot be used: {error}") from error
     width, height = file.size
     if width * height > MAX_PIXELS:
         file.close()

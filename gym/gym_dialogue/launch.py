@@ -2,13 +2,12 @@
 
 HOW is a number of processes on this machine, or an accelerate configuration file (as written by
 `accelerate config`), read by accelerate itself. What differs from `accelerate launch`: a bad input
-ends as the one line that the command prints, without a launcher's report under it, and SIGTERM is
-passed on and waited for, however long the processes take to save.
+ends as the one line that the command prints, without a launcher's report under it, and what asks it
+to end (SIGTERM, Ctrl-C) is passed on and waited for, however long the processes take to save.
 """
 
 from __future__ import annotations
 
-import ctypes
 import os
 import signal
 import socket
@@ -18,6 +17,10 @@ import time
 from pathlib import Path
 
 from gym_dialogue.errors import InputError
+from gym_dialogue.lock import ends_with_parent
+
+ASKING = (signal.SIGTERM, signal.SIGINT)
+"""Signals that ask a process to end, when it has saved what it has."""
 
 # Seconds that the other processes get to end by themselves after the first: those that were asked
 # to save and leave (SIGTERM) take their time; after bad input they may have the line to print.
@@ -31,7 +34,7 @@ def launch(
     machines: dict[str, str] | None = None,
 ) -> int:
     """Run `command` as this machine's ranks and wait for all of them; the exit code of the first
-    that failed, 0 if none did. When one fails the others are ended.
+    that failed, 0 if none did; 130 if they ended by Ctrl-C. When one fails the others are ended.
 
     `machines` is what a launch over several machines needs in the environment: MACHINE_RANK,
     MASTER_ADDR, MASTER_PORT and WORLD_SIZE. Of several processes each computes with one thread
@@ -51,13 +54,16 @@ def launch(
     } | (machines or {})
     first = int(shared.get("MACHINE_RANK", 0)) * processes if machines else 0
     children: list[subprocess.Popen] = []
+    asked: list[int] = []
 
     def pass_on(number: int, frame: object) -> None:
+        asked.append(number)
         for child in children:
             if child.poll() is None:
-                child.send_signal(number)
+                # Not SIGINT, which would be a traceback of each that is still importing.
+                child.send_signal(signal.SIGTERM)
 
-    before = {n: signal.signal(n, pass_on) for n in (signal.SIGTERM, signal.SIGINT)}
+    before = {n: signal.signal(n, pass_on) for n in ASKING}
     for local in range(processes):
         ranks = {"RANK": str(first + local), "LOCAL_RANK": str(local)}
         children.append(
@@ -65,12 +71,17 @@ def launch(
                 command,
                 env=shared | ranks,
                 start_new_session=True,  # Ctrl-C reaches it once, through pass_on, and not twice
-                preexec_fn=_end_with_parent,
+                preexec_fn=ends_with_parent(),
                 pass_fds=(token,),
             )
         )
     try:
-        return _end(children)
+        code = _end(children)
+        if code != 128 + signal.SIGTERM or signal.SIGINT not in asked:
+            return code
+        if all(child.returncode == -signal.SIGTERM for child in children):  # none said anything
+            print("\nInterrupted", file=sys.stderr)
+        return 128 + signal.SIGINT
     finally:
         os.close(token)
         os.close(drop)
@@ -100,13 +111,6 @@ def _wait(children: list[subprocess.Popen], seconds: float) -> None:
     end = time.monotonic() + seconds
     while time.monotonic() < end and any(child.poll() is None for child in children):
         time.sleep(0.05)
-
-
-def _end_with_parent() -> None:
-    """Ask Linux for a SIGTERM when the launcher dies, so that no process is left on its own."""
-    if sys.platform == "linux":
-        set_parent_death_signal = 1  # PR_SET_PDEATHSIG of prctl(2)
-        ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGTERM)
 
 
 def from_accelerate(file: str) -> tuple[int, dict[str, str], dict[str, str] | None]:
@@ -178,10 +182,13 @@ def _free_port() -> int:
 def main(how: str, module: str, arguments: list[str]) -> int:
     """The command; returns its exit code."""
     try:
-        plan = (int(how), dict(os.environ), None) if how.isdigit() else from_accelerate(how)
+        plan = (int(how), dict(os.environ), None) if how.isdecimal() else from_accelerate(how)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("\nInterrupted", file=sys.stderr)
+        return 128 + signal.SIGINT
     processes, env, machines = plan
     if processes < 1:
         print(f"error: PROCESSES={processes}: must be at least 1", file=sys.stderr)

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
+import sys
 from collections.abc import Collection
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from gym_dialogue.checks import json_lines
 from gym_dialogue.errors import InputError
+from gym_dialogue.files import write_atomically
 
 
 def check_same_run(config: Any, may_change: Collection[str]) -> bool:
@@ -18,22 +20,21 @@ def check_same_run(config: Any, may_change: Collection[str]) -> bool:
 
     Raises InputError for a directory that cannot be read, and for a run with other settings.
     """
-    import yaml
-
     run_dir = Path(config.run_dir)
-    file = run_dir / "config.yaml"
     if not run_dir.exists():
         return False
     try:
-        before = yaml.safe_load(file.read_text()) if file.exists() else None
         _ = list(run_dir.iterdir())
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
-        raise InputError(f"run directory {run_dir}: cannot be read: {reason}") from error
-    if before is None:
+    except OSError as error:
+        raise InputError(f"run directory {run_dir}: cannot be read: {error.strerror}") from error
+    before = run_settings(run_dir)
+    if not before:
+        if holds_run(run_dir):
+            raise InputError(
+                f"run directory {run_dir}: has checkpoints, but no config.yaml that can be read: "
+                "put the run's settings there again, or name another --run_dir"
+            )
         return False
-    if not isinstance(before, dict):
-        raise InputError(f"run directory {run_dir}: config.yaml is not a run's configuration")
     was, now = flat_settings(before), flat_settings(asdict(config))
     defaults = flat_settings(asdict(type(config)()))  # of keys that are newer than the run
     for key in sorted(was.keys() | now.keys()):
@@ -58,11 +59,24 @@ def read_settings(run: str | Path) -> dict[str, Any]:
     if not file.is_file():
         return {}
     try:
-        settings = yaml.safe_load(file.read_text())
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        settings = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError) as error:
         reason = " ".join(str(error).split())
         raise InputError(f"{file}: cannot be read: {reason}") from error
     return settings if isinstance(settings, dict) else {}
+
+
+def run_settings(run_dir: Path) -> dict[str, Any]:
+    """The same, and none where the file is damaged."""
+    try:
+        return read_settings(run_dir)
+    except InputError:
+        return {}
+
+
+def holds_run(run_dir: Path) -> bool:
+    """Whether a directory holds what a run would lose if another were started there."""
+    return bool(run_settings(run_dir)) or any((run_dir / "checkpoints").glob("update-*[0-9]"))
 
 
 def cut_logs(run_dir: Path, update: int) -> None:
@@ -71,26 +85,17 @@ def cut_logs(run_dir: Path, update: int) -> None:
         file = run_dir / name
         if not file.is_file():
             continue
-        kept = []
-        for line in file.read_text(encoding="utf-8").splitlines(keepends=True):
+        kept, damaged = [], 0
+        lines = json_lines(file.read_text(encoding="utf-8", errors="replace"))
+        for number, line in enumerate(lines, start=1):
             try:
-                if line.endswith("\n") and json.loads(line)["update"] <= update:
-                    kept.append(line)
-            except ValueError:  # a line that was being written
-                break
+                if json.loads(line)["update"] <= update:
+                    kept.append(f"{line}\n")
+            except (ValueError, TypeError, KeyError):
+                damaged += number < len(lines)  # the last one was being written
+        if damaged:
+            print(f"warning: {file}: {damaged} damaged lines are dropped", file=sys.stderr)
         write_atomically(file, "".join(kept))
-
-
-def write_atomically(file: Path, text: str) -> None:
-    """Write a file whole or not at all. Raises InputError if the disk does not take it."""
-    partial = file.with_name(f"{file.name}.partial")
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_text(text, encoding="utf-8")
-        os.replace(partial, file)
-    except OSError as error:
-        partial.unlink(missing_ok=True)
-        raise InputError(f"{file}: cannot be written: {error.strerror}") from error
 
 
 def flat_settings(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import numpy as np
 import torch
@@ -34,6 +35,19 @@ class _Draw(LogitsProcessor):
         return torch.full_like(scores, -torch.inf).scatter_(-1, chosen.unsqueeze(-1), 0.0)
 
 
+@contextmanager
+def without_defaults(model: PreTrainedModel) -> Iterator[None]:
+    """Set a checkpoint's generation_config aside: `generate` takes from it whatever a call does not
+    set, penalties and biases among it, and would sample from another distribution than is learned.
+    """
+    of_checkpoint = model.generation_config
+    model.generation_config = GenerationConfig()
+    try:
+        yield
+    finally:
+        model.generation_config = of_checkpoint
+
+
 class GenerateSampler:
     """Samples with `generate`. With `static`, for models of text, the cache has one size from the
     start, and on a GPU transformers compiles the decoding of a token and captures it as a graph.
@@ -60,21 +74,23 @@ class GenerateSampler:
         ids, mask = ids.to(device), mask.to(device)
         draw = _Draw(decoding, self._uniforms(requests, decoding))
         cache = None if self.static else make_cache(self.model.config)
-        sequences = self.model.generate(
-            inputs=ids,
-            attention_mask=mask,
-            logits_processor=[draw],
-            past_key_values=cache,
-            **self._images(requests, ids, cache),
-            synced_gpus=False,  # under ZeRO-3 whole_weights has gathered them; ranks sample alone
-            generation_config=GenerationConfig(
-                max_new_tokens=decoding.max_new_tokens,
-                do_sample=False,
-                eos_token_id=list(decoding.stop_ids),
-                pad_token_id=decoding.pad_token_id,
-                cache_implementation="static" if self.static else None,
-            ),
+        generation = GenerationConfig(
+            max_new_tokens=decoding.max_new_tokens,
+            do_sample=False,
+            eos_token_id=list(decoding.stop_ids),
+            pad_token_id=decoding.pad_token_id,
+            cache_implementation="static" if self.static else None,
         )
+        with without_defaults(self.model):
+            sequences = self.model.generate(
+                inputs=ids,
+                attention_mask=mask,
+                logits_processor=[draw],
+                past_key_values=cache,
+                **self._images(requests, ids, cache),
+                synced_gpus=False,  # under ZeRO-3 whole_weights gathered them; ranks sample alone
+                generation_config=generation,
+            )
         sampled = sequences[:count, width:].tolist()
         logprobs = torch.stack(draw.logprobs, dim=1)[:count].tolist()
         return [_cut(*both, decoding.stop_ids) for both in zip(sampled, logprobs, strict=True)]

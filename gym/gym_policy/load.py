@@ -48,7 +48,8 @@ _LOAD_ERRORS = (
     HfHubHTTPError,
     StrictDataclassError,
 )
-_MODEL_FILES = ("config.json", "adapter_config.json")
+TRAINING_DIR = "training"
+MODEL_FILES = ("config.json", "adapter_config.json")
 _PROCESSOR_FILES = ("processor_config.json", "preprocessor_config.json")
 
 
@@ -64,7 +65,7 @@ def saved_checkpoints(path: str) -> list[str]:
         if directory.is_absolute() or path.startswith((".", "~")) or path.count("/") != 1:
             raise InputError(f"checkpoint {path}: no such directory")
         return [path]
-    if any((directory / name).is_file() for name in _MODEL_FILES):
+    if any((directory / name).is_file() for name in MODEL_FILES):
         return [str(directory)]
     saved = run_checkpoints(directory)
     if not saved:
@@ -80,17 +81,37 @@ def checkpoint_dir(run_dir: str | Path, update: int) -> Path:
     return Path(run_dir) / "checkpoints" / f"update-{update:06d}"
 
 
+def training_file(checkpoint: str | Path, name: str) -> Path:
+    """Where a checkpoint keeps a file of its training state: below the model's folder, whose
+    weights are the model's alone, as inference servers take every `*.safetensors` there for them.
+    Checkpoints of earlier versions have it beside the model.
+    """
+    file = Path(checkpoint) / TRAINING_DIR / name
+    earlier = Path(checkpoint) / name
+    return earlier if earlier.exists() and not file.exists() else file
+
+
 def run_checkpoints(run_dir: str | Path) -> list[Path]:
     """The checkpoints of a run's directory, oldest first."""
     found = (Path(run_dir) / "checkpoints").glob("update-*")
-    whole = (p for p in found if p.name.removeprefix("update-").isdigit())
-    return sorted(p for p in whole if any((p / name).is_file() for name in _MODEL_FILES))
+    whole = [p for p in found if update_of(p) is not None]
+    whole = [p for p in whole if any((p / name).is_file() for name in MODEL_FILES)]
+    return sorted(whole, key=lambda path: update_of(path) or 0)
+
+
+def update_of(path: Path) -> int | None:
+    """The update in the name of a checkpoint, or of a file without its suffix; None for another
+    name.
+    """
+    number = path.name.removeprefix("update-")
+    named = path.name != number and number.isascii() and number.isdigit()
+    return int(number) if named else None
 
 
 def drop_checkpoints_after(run_dir: str | Path, update: int) -> None:
     """Remove a run's checkpoints of updates after one that it goes back to."""
     for path in run_checkpoints(run_dir):
-        if int(path.name.removeprefix("update-")) > update:
+        if (update_of(path) or 0) > update:
             remove_checkpoint(path)
 
 

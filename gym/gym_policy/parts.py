@@ -41,15 +41,6 @@ def check_parts(model: nn.Module, freeze: Sequence[Part], part_lr: Mapping[Part,
             raise InputError(f"part_lr.{part}={rate}: but freeze={list(freeze)}; give one of them")
 
 
-def check_rates(part_lr: Mapping[Part, float]) -> None:
-    """Raises InputError for a learning rate that is none."""
-    for part, rate in part_lr.items():
-        if not rate > 0:
-            raise InputError(
-                f"part_lr.{part}={rate}: must be above 0 (to train none of it: freeze)"
-            )
-
-
 def freeze_parts(model: nn.Module, parts: Sequence[Part]) -> None:
     """Train nothing of these parts. Raises InputError if nothing is left to train."""
     for name, parameter in model.named_parameters():

@@ -13,7 +13,7 @@ from gym_dialogue.resume import read_settings
 _RELEASED = re.compile(r"(?:GP|VIRL)-(?:L|VL)-(?:Init|RL\d+)")
 
 
-def run_settings(path: str) -> dict[str, Any]:
+def settings_of(path: str) -> dict[str, Any]:
     """The settings of the run that a path is, or lies in; empty if it is none."""
     for directory in (Path(path), *Path(path).parents[:2]):
         settings = read_settings(directory)
@@ -27,7 +27,7 @@ def wording_note(checkpoint: str, prompt_file: str | None) -> str | None:
     wording than that of `prompt_file` (None: the environment's own); None where nothing is known
     to differ: a released checkpoint is known by its name, one of this project by its run.
     """
-    settings = run_settings(checkpoint)
+    settings = settings_of(checkpoint)
     name = None if settings else _released_name(checkpoint)
     if name is not None and prompt_file is None:
         return (

@@ -14,8 +14,10 @@ from pathlib import Path
 import numpy as np
 
 from gym_dialogue import Episode, NoisyOraclePolicy, Policy, RecordedPolicy, Task, rollout
+from gym_dialogue.checks import json_lines, read_text
 from gym_dialogue.command import EnvConfig, Kwargs, make_envs, run_command
 from gym_dialogue.errors import InputError
+from gym_dialogue.ranges import Count, Seed, Share
 from gym_virl import ENV_ID
 from gym_virl.env import NavigationEnv
 from gym_virl.geo import EARTH_RADIUS
@@ -36,11 +38,11 @@ _TEXT_WIDTH, _TEXT_LINES = 92, 46
 class Config:
     """Draw an episode of V-IRL navigation."""
 
-    seed: int = 0
+    seed: Seed = 0
     """Of the episode (`env_seed` in turns.jsonl)."""
     route_idx: int | None = None
     """The route; None: as drawn from the seed."""
-    position: int = 1
+    position: Count = 1
     """Whose views and dialogue are shown, from 1."""
     env_kwargs: Kwargs = field(default_factory=dict)
     """Arguments of the environment, as in the suite that `turns` are of."""
@@ -48,7 +50,7 @@ class Config:
     """turns.jsonl of a run or an evaluation: its replies are played. None: the oracle's."""
     checkpoint: str | None = None
     """Of turns.jsonl: whose replies. None: the last one's."""
-    error_rate: float = 0.0
+    error_rate: Share = 0.0
     """Without `turns`: how often the oracle errs."""
     out: str = "route.png"
     """The picture to write."""
@@ -57,7 +59,7 @@ class Config:
 def read_replies(path: str, seed: int, checkpoint: str | None) -> list[str]:
     """What turns.jsonl has of an episode, in its first suite and decoding. Raises InputError."""
     try:
-        rows = [json.loads(line) for line in Path(path).read_text(encoding="utf-8").splitlines()]
+        rows = [json.loads(line) for line in json_lines(read_text(path))]
         rows = [row for row in rows if row["env_seed"] == seed]
         labels = [row["checkpoint"] for row in rows]
         label = checkpoint or (labels[-1] if labels else None)

@@ -20,7 +20,7 @@ from typing import Any, Protocol
 import numpy as np
 import PIL.Image
 
-from gym_dialogue.checks import read_json
+from gym_dialogue.checks import read_json, read_text
 from gym_dialogue.command import run_command
 from gym_dialogue.errors import InputError
 from gym_virl.geo import NearestPlace, Place, is_heading, is_place
@@ -145,7 +145,7 @@ def read_table(path: str | Path) -> dict[Place, str]:
     where = f"gps_to_pano_path {path}"
     try:
         if Path(path).suffix == ".json":
-            table = _from_json(json.loads(Path(path).read_text(encoding="utf-8")), where)
+            table = _from_json(json.loads(read_text(path)), where)
         else:
             with open(path, "rb") as file:
                 table = _PlainUnpickler(file).load()

@@ -25,6 +25,7 @@ from tiny_models import (  # noqa: F401 - for the tests
 )
 
 ROOT = Path(__file__).parents[2]
+PATH = f"{ROOT}:{ROOT / 'gym'}"
 
 SMALL = [
     f"--task={Path(__file__).with_name('small_task.yaml')}",
@@ -54,7 +55,7 @@ def command(*arguments, processes=1):
     module = list(arguments)
     if processes > 1:
         module = ["gym_dialogue.launch", str(processes), *module]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": PATH}
     return subprocess.run(
         [sys.executable, "-m", *module],
         cwd=ROOT,

@@ -1,11 +1,20 @@
 """Advantages against brute force."""
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rl.advantages import discounted_return, explained_variance, gae, group_advantages
+from rl.advantages import (
+    discounted_return,
+    explained_variance,
+    gae,
+    group_advantages,
+    standardised,
+)
 
 _numbers = st.floats(-10, 10)
 
@@ -42,6 +51,53 @@ def test_groups_are_compared_with_themselves():
     np.testing.assert_allclose(
         group_advantages(returns, groups, scale=True), [-1, 0, 1, 0], atol=1e-3
     )
+
+
+def _alone(values, how):
+    return values
+
+
+def test_nearly_equal_values_are_standardised_by_their_deviation():
+    """Issue 16.4a: every reply equally bad; the largest was 112,183 by E[x^2] - E[x]^2."""
+    values = np.random.default_rng(0).normal(-3, 3e-4, 384)
+    found = standardised(values, _alone)
+    assert 2.5 < np.abs(found).max() < 5
+    assert found.mean() == pytest.approx(0, abs=1e-9)
+    assert found.std() == pytest.approx(1, abs=1e-3)
+
+
+@pytest.mark.parametrize("value", [0.0, -3.0, 0.1, -2.7e5])
+def test_equal_values_have_no_advantage_whatever_rounding_leaves(value):
+    """Issue 16.4a."""
+    equal = np.full(383, value)
+    assert not standardised(equal, _alone).any()
+    nearly = equal + np.abs(value) * np.random.default_rng(0).normal(0, 6e-8, 383)  # float32
+    assert not standardised(nearly, _alone).any()
+    for scale in (False, True):
+        assert not group_advantages(nearly, ["a"] * 383, scale).any()
+    assert np.isnan(explained_variance(np.zeros(383), nearly))
+
+
+def test_values_are_standardised_over_all_ranks():
+    """Issue 16.4a: what each of two ranks gets is its part of what one alone would."""
+    values = np.random.default_rng(0).normal(5, 2, 40)
+    parts = [values[:10], values[10:]]
+
+    barrier, handed = threading.Barrier(2), [None, None]
+
+    def one_rank(rank):
+        def over_ranks(mine, how):
+            handed[rank] = mine
+            barrier.wait()
+            found = np.max(handed, 0) if how == "max" else np.sum(handed, 0)
+            barrier.wait()
+            return found
+
+        return standardised(parts[rank], over_ranks)
+
+    with ThreadPoolExecutor(2) as ranks:
+        found = np.concatenate(list(ranks.map(one_rank, range(2))))
+    np.testing.assert_allclose(found, standardised(values, _alone))
 
 
 def test_explained_variance():

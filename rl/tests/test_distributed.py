@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from rl_parts import SMALL, command
 
 from gym_dialogue import InputError
 from gym_dialogue.launch import from_accelerate
@@ -125,6 +126,22 @@ def test_zero3_refuses_a_second_whole_model():
         backend.check_stage(Config(model="x", kl_coef=0.1), 3)
     backend.check_stage(Config(model="x", kl_coef=0.1, lora=LoraSettings(rank=4)), 3)
     backend.check_stage(Config(model="x", kl_coef=0.1), 2)
+
+
+def test_stage_0_of_deepspeed_is_refused(start, tmp_path):  # 16: 13
+    text = (ACCELERATE / "cpu_zero2_2proc.yaml").read_text()
+    text = text.replace("zero_stage: 2", "zero_stage: 0").replace("processes: 2", "processes: 1")
+    (tmp_path / "zero0.yaml").write_text(text)
+    run = tmp_path / "run"
+    options = [f"--model={start}", f"--run_dir={run}", *SMALL]
+    done = command("gym_dialogue.launch", str(tmp_path / "zero0.yaml"), "rl.train", *options)
+    assert done.returncode == 2
+    assert [line for line in done.stderr.splitlines() if "error" in line] == [
+        "error: zero_stage: 0 of DeepSpeed partitions nothing: set 1, 2 or 3, or for the same "
+        "without DeepSpeed distributed_type: MULTI_GPU"
+    ]
+    assert not run.exists()
+    backend.check_stage(Config(model="x"), None)
 
 
 def test_bfloat16_is_computed_in_and_not_trained_in(monkeypatch):

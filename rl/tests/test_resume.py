@@ -12,17 +12,21 @@ from pathlib import Path
 
 import pytest
 import yaml
+from safetensors import safe_open
 
 from gym_dialogue import InputError
 from gym_dialogue.command import parse_config
+from gym_dialogue.lock import sole_writer
 from gym_policy import load_model
+from gym_policy.checkpoint import SUMS_FILE
 from gym_policy.load import run_checkpoints
-from rl.checkpoint import SUMS_FILE, drop_after, newest_whole, prune
+from rl.checkpoint import drop_after, newest_whole, prune
 from rl.config import Config
 from rl.resume import resume_from
 from rl.train import train
 
 ROOT = Path(__file__).parents[2]
+PATH = f"{ROOT}:{ROOT / 'gym'}"
 KILLS = int(os.environ.get("KILLS", 2))  # moments at which a run is killed
 SETTINGS = {
     "num_updates": 4 + 2 * KILLS,
@@ -59,7 +63,7 @@ def _start(file, *flags, limit=None, launcher=("-m",)):
     return subprocess.Popen(
         ["bash", "-c", f'{shell}exec "$@"', "-", *command],
         cwd=ROOT,
-        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
+        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": PATH},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -125,15 +129,16 @@ def _wait_until(process, condition):
     raise AssertionError("waited in vain")
 
 
-def test_sigterm_saves_and_leaves(start, uninterrupted, tmp_path):
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_saves_and_leaves(number, start, uninterrupted, tmp_path):  # 16: 18
     run = tmp_path / "run"
     file = _config(start, run, save_every=0)
     process = _start(file, launcher=("-m", "gym_dialogue.launch", "1"))
     _wait_until(process, (run / "metrics.jsonl").exists)
-    process.send_signal(signal.SIGTERM)
+    process.send_signal(number)
     output, errors = process.communicate(timeout=300)
-    assert process.returncode == 128 + signal.SIGTERM, errors
-    assert "go on with --resume" in output
+    assert process.returncode == 128 + number, errors
+    assert output.count("go on with --resume") == 1
     assert "Traceback" not in errors
     update = int(run_checkpoints(run)[-1].name[-6:])
     assert 1 <= update < SETTINGS["num_updates"]
@@ -143,6 +148,17 @@ def test_sigterm_saves_and_leaves(start, uninterrupted, tmp_path):
     assert process.returncode == 0, errors
     assert f"Going on from {run}/checkpoints/update-{update:06d}" in output
     assert _metrics(run) == _metrics(uninterrupted)
+
+
+def test_a_run_has_one_writer(start, tmp_path):  # 16: 14
+    run = tmp_path / "run"
+    file = _config(start, run)
+    with sole_writer(run):
+        process = _start(file, "--resume", launcher=("-m", "gym_dialogue.launch", "2"))
+        _, errors = process.communicate(timeout=300)
+    assert process.returncode == 2
+    said = "another process is writing it; wait for it, or stop it"
+    assert errors.strip() == f"error: run directory {run}: {said}"
 
 
 def test_a_full_disk_is_one_line_and_loses_nothing(start, tmp_path):
@@ -174,7 +190,7 @@ def test_a_damaged_newest_checkpoint_falls_back_and_says_so(uninterrupted, tmp_p
     assert found == others[-1]
     assert len(said) == 2
     for path in others:
-        (path / "training_state.json").unlink()
+        (path / "training" / "training_state.json").unlink()
     with pytest.raises(InputError, match="none of its checkpoints is whole"):
         resume_from(_parsed(run))
 
@@ -193,10 +209,12 @@ def test_a_run_keeps_the_start_the_last_and_the_best(uninterrupted, tmp_path):
         directory = checkpoints / f"update-{update:06d}"
         shutil.copytree(checkpoints / "update-000000", directory)
         state = {"update": update, "score": 1.0 if update in (3, 4) else 0.5}
-        (directory / "training_state.json").write_text(json.dumps(state))
+        (directory / "training" / "training_state.json").write_text(json.dumps(state))
     prune(run, 0)
     assert len(run_checkpoints(run)) == 8
-    (checkpoints / "update-000005" / "training_state.json").unlink()  # has no score then
+    (
+        checkpoints / "update-000005" / "training" / "training_state.json"
+    ).unlink()  # has no score then
     prune(run, 2)
     assert [int(path.name[-6:]) for path in run_checkpoints(run)] == [0, 3, 6, 7]
     drop_after(run, 3)
@@ -209,8 +227,8 @@ def test_older_checkpoints_may_do_without_the_state(uninterrupted, tmp_path):
     shutil.copytree(uninterrupted, run)
     *_, before, newest = run_checkpoints(run)
     prune(run, 0, 1)
-    assert list(newest.glob("optimizer-*"))
-    assert not list(before.glob("optimizer-*"))
+    assert list(newest.glob("training/optimizer-*"))
+    assert not list(before.glob("training/optimizer-*"))
     load_model(str(before))
     assert newest_whole(run) == (newest, [])
     shutil.rmtree(newest)
@@ -219,6 +237,54 @@ def test_older_checkpoints_may_do_without_the_state(uninterrupted, tmp_path):
     assert all("keep_states" in line for line in said)
     (before / SUMS_FILE).unlink()
     prune(run, 0, 1)  # what is damaged is left as it is
+
+
+def _in_the_earlier_layout(run):
+    """Training state beside the model, as it was written once."""
+    for checkpoint in run_checkpoints(run):
+        for file in (checkpoint / "training").iterdir():
+            file.rename(checkpoint / file.name)
+        (checkpoint / "training").rmdir()
+        sums = checkpoint / SUMS_FILE
+        sums.write_text(sums.read_text().replace("  training/", "  "))
+
+
+def test_a_checkpoints_folder_holds_the_weights_of_the_model_alone(uninterrupted):
+    """Issue 16.2: an inference server takes every *.safetensors in the folder for weights."""
+    newest = run_checkpoints(uninterrupted)[-1]
+    assert [file.name for file in newest.glob("*.safetensors")] == ["model.safetensors"]
+    with safe_open(newest / "model.safetensors", "pt") as file:
+        assert set(file.keys()) <= set(load_model(str(newest)).state_dict())
+    assert {file.name for file in (newest / "training").iterdir()} == {
+        "optimizer-00000.safetensors",
+        "training_state.json",
+        "value_head.safetensors",
+    }
+    subprocess.run(["sha256sum", "-c", "--quiet", SUMS_FILE], cwd=newest, check=True)
+
+
+def test_checkpoints_of_the_earlier_layout_are_resumed_checked_and_pruned(
+    start, uninterrupted, tmp_path
+):
+    """Issue 16.2: the training state may lie beside the model."""
+    run = tmp_path / "run"
+    shutil.copytree(uninterrupted, run)
+    shutil.rmtree(run_checkpoints(run)[-1])
+    _in_the_earlier_layout(run)
+    for name in ("summary.json", f"evaluations/update-{SETTINGS['num_updates']:06d}.json"):
+        (run / name).unlink()
+    last = run_checkpoints(run)[-1]
+    assert newest_whole(run) == (last, [])
+    copy = tmp_path / "pruned"
+    shutil.copytree(run, copy)
+    prune(copy, 0, 1)
+    assert [len(list(path.glob("optimizer-*"))) for path in run_checkpoints(copy)[-2:]] == [0, 1]
+    found, said = newest_whole(copy)
+    assert (found.name, said) == (last.name, [])
+    (copy / "checkpoints" / last.name / "value_head.safetensors").write_bytes(b"0")
+    assert "value_head.safetensors is damaged" in newest_whole(copy)[1][0]
+    train(_parsed(run, "--resume"))
+    assert _metrics(run) == _metrics(uninterrupted)
 
 
 @pytest.mark.parametrize(
@@ -241,11 +307,11 @@ def test_run_directories_that_cannot_be_read_are_named(tmp_path):
     run = tmp_path / "run"
     assert resume_from(Config(model="x", run_dir=str(run))) is None  # it starts
     run.mkdir()
-    (run / "config.yaml").write_text("a: [")
-    with pytest.raises(InputError, match="cannot be read"):
-        resume_from(Config(model="x", run_dir=str(run)))
-    (run / "config.yaml").write_text("- 1")
-    with pytest.raises(InputError, match=r"config\.yaml is not"):
+    for content in ("", "a: [", "- 1"):
+        (run / "config.yaml").write_text(content)
+        assert resume_from(Config(model="x", run_dir=str(run))) is None
+    (run / "checkpoints" / "update-000000").mkdir(parents=True)
+    with pytest.raises(InputError, match=r"has checkpoints, but no config\.yaml that can be read"):
         resume_from(Config(model="x", run_dir=str(run)))
     file = tmp_path / "file"
     file.write_text("")

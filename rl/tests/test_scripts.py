@@ -81,7 +81,8 @@ _SCONTROL = """#!/usr/bin/env bash
 """
 
 
-def test_under_slurm_a_run_that_was_ended_is_queued_again(tmp_path):
+@pytest.mark.parametrize("launcher", ["train_rl_gp_l.sh", "train_sft_virl_vl.sh"])
+def test_under_slurm_a_run_that_was_ended_is_queued_again(launcher, tmp_path):  # 16: 13
     for name, text in (("srun", _SRUN), ("scontrol", _SCONTROL)):
         (tmp_path / name).write_text(text)
         (tmp_path / name).chmod(0o755)
@@ -92,7 +93,7 @@ def test_under_slurm_a_run_that_was_ended_is_queued_again(tmp_path):
         "SLURM_JOB_NODELIST": "node[7-8]",
         "PATH": f"{tmp_path}:{os.environ['PATH']}",
     }
-    command = ["bash", "scripts/slurm.sh", "train_rl_gp_l.sh", "paper"]
+    command = ["bash", "scripts/slurm.sh", launcher, "paper"]
     refused = subprocess.run(
         command, cwd=ROOT, env=os.environ | slurm, capture_output=True, text=True
     )
@@ -108,7 +109,7 @@ def test_under_slurm_a_run_that_was_ended_is_queued_again(tmp_path):
     assert done.returncode == 143
     environment, *arguments, last = done.stdout.splitlines()
     assert environment == "2 4 node7 20017 scripts/accelerate/nodes_zero3.yaml"
-    assert arguments == ["train_rl_gp_l.sh", "paper", "--run_dir=runs/x", "--resume"]
+    assert arguments == [launcher, "paper", "--run_dir=runs/x", "--resume"]
     assert last == "requeued 17"
 
 

@@ -9,7 +9,7 @@ import time
 
 import pytest
 import yaml
-from rl_parts import ROOT, SMALL, command
+from rl_parts import PATH, ROOT, SMALL, command
 
 from evaluation.study.layout import Place, read_measured
 
@@ -52,18 +52,18 @@ def study(start, tmp_path_factory):
     directory = tmp_path_factory.mktemp("study")
     settings = _settings(start, directory)
     arguments = [sys.executable, "-m", "evaluation.study", f"--config={settings}"]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": PATH}
     first = subprocess.Popen(
         arguments, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True
     )
     account = directory / "study" / "steps.jsonl"
-    deadline = time.monotonic() + 200
+    deadline = time.monotonic() + 600
     while time.monotonic() < deadline:
         if account.is_file() and "evaluate sft" in account.read_text():
             break
         time.sleep(0.2)
     first.send_signal(signal.SIGTERM)
-    said, _ = first.communicate(timeout=100)
+    said, _ = first.communicate(timeout=300)
     again = command("evaluation.study", f"--config={settings}")
     return directory / "study", settings, first.returncode, said, again
 
@@ -100,7 +100,8 @@ def test_what_a_study_leaves(study):
     }
     assert (len(played[1]), len(played[3])) == (3, 4)
     assert [r["env_seed"] for r in played[1]] == [r["env_seed"] for r in played[3][:3]]
-    states = {path.parent.name for path in seed.glob("rl/run/checkpoints/*/optimizer-*")}
+    files = seed.glob("rl/run/checkpoints/*/training/optimizer-*")
+    states = {path.parents[1].name for path in files}
     assert states == {"update-000002", "update-000003"}
     assert "rule OOD, at equal compute" in again.stdout
     assert {file.name for file in (directory / "figures").iterdir()} >= {"curves.png"}

@@ -1,5 +1,6 @@
 """Oracle data, masks, and a training run on a real tiny Llama."""
 
+import contextlib
 import json
 from dataclasses import replace
 
@@ -11,8 +12,10 @@ import yaml
 from gym_dialogue import InputError, Message
 from gym_dialogue.command import EnvConfig, make_envs
 from gym_dialogue.data import read_dialogues
+from gym_dialogue.lock import locked
 from gym_policy import Renderer, load_model, load_tokenizer
 from gym_policy.load import saved_checkpoints
+from sft import start as sft_start
 from sft.data import (
     DialogueItems,
     PadRight,
@@ -34,7 +37,7 @@ def _source(error_rate=0.0, share=1.0, **kwargs):
 
 def test_dialogues_are_right_in_the_end_and_only_that_is_learned(tmp_path):
     made = make_dialogues([_source(0.0), _source(0.6)], 200, seed=0, show_progress=False)
-    assert 150 < len(made) <= 200  # those that the noisy oracle lost are left out
+    assert len(made) == 200  # for those that the noisy oracle lost, others are played
     lengths = {len(dialogue["messages"]) for dialogue in made}
     assert lengths == {2, 4, 6}
     write_jsonl(tmp_path / "a.jsonl", made)
@@ -52,6 +55,24 @@ def test_dialogues_are_right_in_the_end_and_only_that_is_learned(tmp_path):
     batch = PadRight(tokenizer.pad_token_id)([dataset[i] for i in range(4)])
     assert batch["input_ids"].shape == batch["labels"].shape
     assert ((batch["labels"] == -100) | (batch["labels"] == batch["input_ids"])).all()
+
+
+@pytest.mark.parametrize("shares", [(1, 1, 1), (0.5, 0.2, 0.7), (1, 0, 3)])
+def test_as_many_dialogues_are_made_as_were_asked_for(shares):
+    sources = [_source(0.9, share) for share in shares]
+    made = make_dialogues(sources, 50, seed=0, show_progress=False)  # 16: 12
+    assert len(made) == 50
+
+
+def test_an_oracle_that_always_errs_is_refused():
+    with pytest.raises(InputError, match=r"error_rate=1\.0: .* 2 are missing"):
+        make_dialogues([_source(1.0)], 2, seed=0, show_progress=False)
+
+
+@pytest.mark.parametrize("shares", [(), (0.0,), (2.0, -1.0), (float("inf"),), (float("nan"),)])
+def test_shares_that_describe_no_mix_are_refused(shares):
+    with pytest.raises(InputError, match="sources: need at least one"):
+        make_dialogues([_source(0.0, s) for s in shares], 2, seed=0, show_progress=False)
 
 
 def test_the_same_seed_makes_the_same_data():
@@ -186,6 +207,26 @@ def test_a_start_is_made_once_and_then_trained_on(tmp_path):
     assert yaml.safe_load((run / "config.yaml").read_text())["num_steps"] == 4
     assert list((run / "tensorboard").rglob("events*"))
     load_model(saved_checkpoints(str(run))[-1])
+
+
+def test_of_launchers_that_want_the_same_start_one_makes_it(tmp_path, monkeypatch):  # 16: 14
+    config = StartConfig(
+        cache=str(tmp_path / "cache"), sources=[_source()], num_dialogues=60, num_steps=1
+    )
+    made = make_start(config)
+    aside = made.rename(tmp_path / "aside")
+    with contextlib.ExitStack() as other:
+        other.enter_context(locked(made.with_name(f"{made.name}.lock")))
+
+        def other_ends(line):
+            assert line == f"Waiting for another process, which makes {made}"
+            aside.rename(made)
+            other.close()
+
+        monkeypatch.setattr(sft_start, "print", other_ends, raising=False)
+        monkeypatch.setattr(sft_start, "_make_start", None)
+        assert make_start(config) == made
+    assert [path.name for path in (tmp_path / "cache").iterdir()] == [made.name]
 
 
 def test_bad_numbers_are_named():

@@ -2,9 +2,11 @@
 
 import json
 import os
+import resource
 import shutil
 import signal
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -14,11 +16,13 @@ from gym_dialogue import InputError
 from gym_dialogue.command import EnvConfig
 from gym_dialogue.data import read_dialogues
 from gym_policy import Renderer, load_model, load_renderer
+from gym_policy.checkpoint import publish
 from gym_policy.compute import num_parameters
 from gym_policy.load import save_renderer
 from gym_policy.tests.tiny_models import tiny_llama, tiny_tokenizer
 from sft import train as sft_train
 from sft.data import DialogueItems, SourceConfig, TrainingOrder
+from sft.resume import Saved, resume_from
 from sft.train import Config, train
 
 
@@ -36,9 +40,12 @@ def start(tmp_path_factory):
 
 @pytest.fixture
 def config(start, tmp_path):
+    return replace(_settings(start), run_dir=str(tmp_path / "run"))
+
+
+def _settings(start):
     return Config(
         model=start,
-        run_dir=str(tmp_path / "run"),
         sources=[SourceConfig(EnvConfig(kwargs={"verify_iter": 2}), 1, 0.5)],
         num_dialogues=40,
         num_steps=8,
@@ -48,13 +55,6 @@ def config(start, tmp_path):
         save_every=3,
         validation=0.2,
     )
-
-
-@pytest.fixture(autouse=True)
-def _keep_sigterm():
-    handler = signal.getsignal(signal.SIGTERM)
-    yield
-    signal.signal(signal.SIGTERM, handler)
 
 
 def _metrics(run):
@@ -107,40 +107,40 @@ def test_a_run_that_is_killed_goes_on_to_the_same_end(config, monkeypatch, tmp_p
     whole = train(replace(config, run_dir=str(tmp_path / "whole")))
     run = tmp_path / "run"
 
-    def kill():
-        raise KeyboardInterrupt
-
     for step in (2, 5, 7):  # before anything to go on from is saved, and after
         with monkeypatch.context() as patch:
-            _at_step(patch, step, kill)
+            _at_step(patch, step, _kill)
             with pytest.raises(KeyboardInterrupt):
                 train(replace(config, resume=True))
     (run / "checkpoints" / "update-000007").mkdir()  # what had been saved later is dropped
     shutil.copy(
         run / "checkpoints" / "update-000006" / "config.json", run / "checkpoints/update-000007"
     )
-    assert sorted(p.name for p in (run / "trainer").iterdir()) == ["checkpoint-6", "newest.json"]
+    # The newest two can be gone on from.
+    assert [path.parent.name[-1] for path in _states(run)] == ["3", "6"]
     train(replace(config, resume=True))
     assert "Going on from" in capsys.readouterr().out
     assert _same(_weights(run, 8), _weights(whole, 8))
     assert not _same(_weights(run, 8), _weights(whole, 6))
     assert _metrics(run) == _metrics(whole)
     assert [p.name[-1] for p in sorted((run / "checkpoints").iterdir())] == ["0", "3", "6", "8"]
-    assert not (run / "trainer").exists()
+    assert not _states(run)
     before = (run / "metrics.jsonl").read_text()
     assert train(replace(config, resume=True)) == run
     assert "is finished" in capsys.readouterr().out
     assert (run / "metrics.jsonl").read_text() == before
 
 
-def test_sigterm_saves_and_leaves(config, monkeypatch, tmp_path, capsys):
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_saves_and_leaves(number, config, monkeypatch, tmp_path, capsys):  # 16: 18
     config = replace(config, save_every=0)
     whole = train(replace(config, run_dir=str(tmp_path / "whole")))
     with monkeypatch.context() as patch:
-        _at_step(patch, 5, lambda: os.kill(os.getpid(), signal.SIGTERM))
+        _at_step(patch, 5, lambda: os.kill(os.getpid(), number))
         with pytest.raises(SystemExit) as left:
             train(config)
-    assert left.value.code == 128 + signal.SIGTERM
+    assert left.value.code == 128 + number
+    assert signal.getsignal(signal.SIGINT) == signal.default_int_handler
     assert "saved after step 5; go on with --resume" in capsys.readouterr().out
     run = train(replace(config, resume=True))
     assert _same(_weights(run, 8), _weights(whole, 8))
@@ -154,19 +154,135 @@ def test_a_resume_that_cannot_be_is_one_line(config, monkeypatch):
             train(config)
     with pytest.raises(InputError, match=r"lr=0\.5, but the run"):
         train(replace(config, resume=True, lr=0.5))
-    newest = sft_train.state_dir(config.run_dir) / "newest.json"
-    said = newest.read_text()
-    newest.write_text(said.replace('"processes": 1', '"processes": 2'))
-    with pytest.raises(InputError, match="was on 2 processes, this is on 1 processes"):
+    run = Path(config.run_dir)
+    (state,) = (path for path in _states(run) if path.parent.name.endswith("4"))
+    file = state / "training_state.json"
+    said = file.read_text()
+    for damaged, word in (
+        (said.replace('"processes": 1', '"processes": 2'), "was on 2 processes, this is on 1 proc"),
+        ("[]", "names no step"),
+    ):
+        file.write_text(damaged)
+        _seal(state.parent)
+        with pytest.raises(InputError, match=word):
+            train(replace(config, resume=True))
+    for path in _states(run):
+        shutil.rmtree(path)
+    with pytest.raises(InputError, match="no training state to go on from that is whole"):
         train(replace(config, resume=True))
-    newest.write_text("{")
-    with pytest.raises(InputError, match="cannot be read"):
-        train(replace(config, resume=True))
-    newest.write_text(said)
-    shutil.rmtree(newest.parent / "checkpoint-4")
-    with pytest.raises(InputError, match="checkpoint-4 is missing"):
-        train(replace(config, resume=True))
-    shutil.rmtree(newest.parent)
-    with pytest.raises(InputError, match="no training state"):
-        train(replace(config, resume=True))
-    assert yaml.safe_load((newest.parents[1] / "config.yaml").read_text())["lr"] == config.lr
+    assert yaml.safe_load((run / "config.yaml").read_text())["lr"] == config.lr
+
+
+@pytest.fixture(scope="module")
+def interrupted(start, tmp_path_factory):
+    """(a whole run, the settings of the same that was killed in its seventh step)."""
+    directory = tmp_path_factory.mktemp("interrupted")
+    config = replace(_settings(start), run_dir=str(directory / "run"))
+    whole = train(replace(config, run_dir=str(directory / "whole")))
+    with pytest.MonkeyPatch.context() as patch:
+        _at_step(patch, 7, _kill)
+        with pytest.raises(KeyboardInterrupt):
+            train(config)
+    return whole, config
+
+
+@pytest.mark.parametrize(
+    ("name", "damage"),
+    [
+        ("model.safetensors", "flip"),
+        ("training/optimizer.pt", "flip"),
+        ("training/scheduler.pt", "remove"),
+        ("training/trainer_state.json", "cut"),
+        ("training/rng_state.pth", "cut"),
+        ("SHA256SUMS", "cut"),
+        ("SHA256SUMS", "empty"),
+        ("config.json", "flip"),
+    ],
+)
+def test_a_damaged_checkpoint_falls_back_and_says_so(
+    name, damage, interrupted, tmp_path, capsys
+):  # 16: 16
+    whole, config = interrupted
+    run = tmp_path / "run"
+    shutil.copytree(config.run_dir, run)
+    config = replace(config, run_dir=str(run), resume=True)
+    file = run / "checkpoints" / "update-000006" / name
+    data = file.read_bytes()
+    middle = len(data) // 2
+    if damage == "remove":
+        file.unlink()
+    else:
+        flipped = data[:middle] + bytes([data[middle] ^ 1]) + data[middle + 1 :]
+        file.write_bytes({"flip": flipped, "cut": data[:middle], "empty": b""}[damage])
+    saved = resume_from(config)
+    assert saved == Saved(
+        3, run / "checkpoints/update-000003", run / "checkpoints/update-000003/training"
+    )
+    (said,) = capsys.readouterr().err.splitlines()
+    assert said.startswith(f"warning: checkpoint {file.parents[name.count('/')]}: ")
+    assert said.endswith("; going back to the one before")
+    if name == "training/scheduler.pt":
+        train(config)
+        assert _same(_weights(run, 8), _weights(whole, 8))
+        assert _metrics(run) == _metrics(whole)
+
+
+def test_a_disk_that_does_not_take_the_optimizers_state(interrupted, tmp_path):  # 16: 15
+    whole, config = interrupted
+    config = replace(config, run_dir=str(tmp_path / "run"))
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    model = whole / "checkpoints" / "update-000000" / "model.safetensors"
+    resource.setrlimit(resource.RLIMIT_FSIZE, (model.stat().st_size + 4096, before[1]))
+    try:
+        with pytest.raises(InputError, match="update-000003: cannot be written: the disk does not"):
+            train(config)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    run = tmp_path / "run"
+    assert [path.name for path in (run / "checkpoints").iterdir()] == ["update-000000"]
+    train(replace(config, resume=True))
+    assert _same(_weights(run, 8), _weights(whole, 8))
+
+
+def test_a_damaged_end_is_not_a_finished_run(interrupted, tmp_path):  # 16: 16
+    whole, config = interrupted
+    run = tmp_path / "run"
+    shutil.copytree(whole, run)
+    file = run / "checkpoints" / "update-000008" / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:-1])
+    with pytest.raises(InputError, match="no training state to go on from that is whole"):
+        train(replace(config, run_dir=str(run), resume=True))
+
+
+def test_runs_of_the_version_before_go_on(interrupted, tmp_path):
+    whole, config = interrupted
+    run = tmp_path / "run"
+    shutil.copytree(config.run_dir, run)
+    for path in run.glob("checkpoints/*/SHA256SUMS"):
+        path.unlink()
+    (run / "trainer").mkdir()
+    before, newest = _states(run)
+    shutil.rmtree(before)
+    newest.rename(run / "trainer" / "checkpoint-6")
+    state = {"step": 6, "processes": 1, "zero_stage": None}
+    (run / "trainer" / "newest.json").write_text(json.dumps(state))
+    train(replace(config, run_dir=str(run), resume=True))
+    assert _same(_weights(run, 8), _weights(whole, 8))
+    assert _metrics(run) == _metrics(whole)
+    assert not (run / "trainer").exists()
+    (run / "checkpoints" / "update-000008" / "SHA256SUMS").unlink()
+    assert train(replace(config, run_dir=str(run), resume=True)) == run  # finished
+
+
+def _kill():
+    raise KeyboardInterrupt
+
+
+def _states(run):
+    return sorted((run / "checkpoints").glob("*/training"))
+
+
+def _seal(checkpoint):
+    """Take what a checkpoint holds now for what was written."""
+    (checkpoint / "SHA256SUMS").unlink()
+    publish(checkpoint.rename(checkpoint.with_name("changed")), checkpoint)

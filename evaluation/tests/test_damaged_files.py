@@ -1,0 +1,113 @@
+"""Files of a run that are damaged: one line each, or the fallback that there is (16: 17)."""
+
+import json
+import shutil
+
+import pytest
+
+from evaluation import report
+from evaluation.across import read_results
+from evaluation.learning import read_metrics
+from evaluation.play import EvalConfig, play_suites, read_records
+from evaluation.study.analysis import own_flops
+from evaluation.study.layout import Place
+from evaluation.study.run import start_of
+from evaluation.study.steps import Steps
+from evaluation.suites import load_task
+from gym_dialogue import InputError, OraclePolicy
+
+CONFIG = EvalConfig(episodes=3, decoding=["sampled"], verify_iter=2)
+
+
+@pytest.fixture(scope="module")
+def suites():
+    return load_task("gp_l").suites[:2]
+
+
+@pytest.fixture(scope="module")
+def records(suites):
+    return play_suites({"sampled": OraclePolicy()}, suites, CONFIG, show_progress=False)
+
+
+@pytest.mark.parametrize("line", ["[]", "3", "null", "{}", "x", '{"update": "1"}', "", '"\u2028"'])
+def test_a_line_of_metrics_that_is_no_record_is_named(line, tmp_path):
+    file = tmp_path / "metrics.jsonl"
+    file.write_text(f'{{"update": 1, "kl": 0.1}}\n{line}\n{{"update": 2}}\n', encoding="utf-8")
+    with pytest.raises(InputError, match=r"metrics\.jsonl, line 2: is no record of an update"):
+        read_metrics(tmp_path)
+    file.unlink()
+    file.mkdir()
+    assert read_metrics(tmp_path) == []
+
+
+def test_an_evaluation_is_read_if_it_is_of_the_same_episodes(records, suites, tmp_path, capsys):
+    file = tmp_path / "update-000000.json"
+    assert read_records(file, suites, CONFIG) is None
+    assert capsys.readouterr().err == ""
+    file.write_text(json.dumps(records))
+    assert read_records(file, suites, CONFIG) == records
+    for other in (
+        {"episodes": 4},
+        {"seed": 1},
+        {"decoding": ["sampled", "greedy"]},
+    ):
+        assert read_records(file, suites, EvalConfig(**(vars(CONFIG) | other))) is None
+        assert "of other episodes: played again" in capsys.readouterr().err
+    assert read_records(file, suites[:1], CONFIG) is None
+
+
+def _without_turns(records):
+    copy = json.loads(json.dumps(records))
+    copy["sampled"]["id"][1]["turns"] = []
+    return copy
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda records: b"",
+        lambda records: b"\xff",
+        lambda records: json.dumps(records).encode()[:-5],
+        lambda records: b"[]",
+        lambda records: b'{"sampled": []}',
+        lambda records: b'{"sampled": {"id": [3]}}',
+        lambda records: json.dumps(_without_turns(records)).encode(),
+    ],
+)
+def test_a_damaged_evaluation_is_played_again(damage, records, suites, tmp_path, capsys):
+    file = tmp_path / "update-000000.json"
+    file.write_bytes(damage(records))
+    assert read_records(file, suites, CONFIG) is None
+    assert "played again" in capsys.readouterr().err
+    file.unlink()
+    file.mkdir()
+    assert read_records(file, suites, CONFIG) is None
+
+
+@pytest.mark.parametrize("line", ["[]", "{}", "x", '{"checkpoint": []}'])
+def test_a_line_of_turns_that_is_none_is_named(line, records, suites, tmp_path, capsys):
+    report.write(tmp_path, {"a": records}, suites, 2)
+    read_results(tmp_path)
+    file = tmp_path / "turns.jsonl"
+    lines = file.read_text().split("\n")
+    file.write_text("\n".join([lines[0], line, *lines[1:]]))
+    with pytest.raises(InputError, match=r"turns\.jsonl, line 2: is no turn of an evaluation"):
+        read_results(tmp_path)
+
+
+def test_notes_of_a_study_that_are_damaged(tmp_path):
+    account = tmp_path / "steps.jsonl"
+    account.write_text('{"kind": "a", "seconds": 2}\n[]\n{"kind": "a"}\n{"kind": "a", "sec')
+    assert Steps(account, ["a"]).took == {"a": [2.0]}
+    for note in ("", "[]", "{}", '{"path": 3}'):
+        (tmp_path / "start.json").write_text(note)
+        assert start_of(tmp_path) is None
+    place = Place(tmp_path, 0, "own")
+    note = place.directory / "own" / "own.json"
+    note.parent.mkdir(parents=True)
+    for text in ("", "[]", "{}", '{"flops": "x"}'):
+        note.write_text(text)
+        with pytest.raises(InputError, match=r"own\.json"):
+            own_flops(place)
+    shutil.rmtree(note.parent)
+    assert own_flops(place) == 0

@@ -6,7 +6,8 @@ sample with, so that two checkpoints compare pair by pair.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -53,6 +54,12 @@ class EvalConfig:
     """Replies that an episode allows."""
     batch_size: int = 250
     """Episodes played side by side, which share the sampling batch."""
+
+
+def eval_flags(settings: Mapping[str, Any]) -> list[str]:
+    """The flags of a command that give the settings of an EvalConfig."""
+    texts = {k: v if isinstance(v, str) else json.dumps(v) for k, v in settings.items()}
+    return [f"--eval.{key}={text}" for key, text in texts.items()]
 
 
 def evaluation_tasks(seed: int, suite_number: int, count: int) -> list[Task]:

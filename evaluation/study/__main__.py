@@ -86,7 +86,9 @@ def _begin(config: Config, study: Path) -> None:
         return
     begun = {path.name for path in study.glob("seed*/*")}
     # A study that was begun before there was a setting has had what that is by default.
-    before = _settings(asdict(Config()) | yaml.safe_load(file.read_text()), begun)
+    defaults, read = asdict(Config()), yaml.safe_load(file.read_text())
+    read["eval"] = defaults["eval"] | read["eval"]
+    before = _settings(defaults | read, begun)
     now = _settings(asdict(config), begun)
     for key in before.keys() & now.keys():
         if before[key] != now[key]:

@@ -3,9 +3,12 @@
 import json
 import signal
 import sys
+from dataclasses import replace
 
 import pytest
+import yaml
 
+from evaluation.study.__main__ import _begin
 from evaluation.study.analysis import read_study, results
 from evaluation.study.config import ArmConfig, Config, check_config, study_file
 from evaluation.study.figures import draw
@@ -15,7 +18,7 @@ from evaluation.study.steps import Steps
 from evaluation.study.text import claims, format_table
 from evaluation.suites import load_task
 from gym_dialogue import InputError
-from gym_dialogue.command import append_json
+from gym_dialogue.command import append_json, parse_config
 
 SUITES = [suite.name for suite in load_task("gp_l").suites]
 EPISODES = 200
@@ -253,3 +256,18 @@ def test_a_study_asked_to_end(tmp_path, capsys):
         assert "run the study again to go on" in capsys.readouterr().out
         assert len(account.read_text().splitlines()) == number + 1
     assert signal.getsignal(signal.SIGTERM) == before
+
+
+def test_a_study_that_is_older_than_a_setting_goes_on(tmp_path):
+    config = parse_config(Config, [f"--config={study_file('gp_l', 'tiny')}"])
+    _begin(config, tmp_path)
+    file = tmp_path / "config.yaml"
+    settings = yaml.safe_load(file.read_text())
+    for key in ("each_once", "top_p", "sampling"):
+        del settings["eval"][key]
+    del settings["dtype"]
+    file.write_text(yaml.safe_dump(settings))
+    _begin(config, tmp_path)
+    changed = replace(config, eval=replace(config.eval, top_p=0.9))
+    with pytest.raises(InputError, match=r"eval=.*but the study"):
+        _begin(changed, tmp_path)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import json
 import re
 import sys
 import time
@@ -14,7 +13,7 @@ from typing import Literal
 
 from evaluation import report
 from evaluation.html import leave_report
-from evaluation.play import EvalConfig, check_eval_config, model_policies, play_suites
+from evaluation.play import EvalConfig, check_eval_config, eval_flags, model_policies, play_suites
 from evaluation.suites import CONFIG_DIR, EnvOptions, load_task, with_options
 from gym_dialogue import InputError, shows_images
 from gym_dialogue.command import (
@@ -127,8 +126,7 @@ def main_with_run_settings(config: CommandConfig) -> None:
     given = config.checkpoints or [_newest_run()]
     flags = sys.argv[1:]
     if config.settings is None:
-        settings = settings_of(given[0]).get("eval") or {}
-        defaults = [f"--eval.{key}={json.dumps(value)}" for key, value in settings.items()]
+        defaults = eval_flags(settings_of(given[0]).get("eval") or {})
     else:
         file = _settings_file(config, given[0])
         defaults = [f"--config={file}"]

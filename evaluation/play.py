@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -57,6 +57,12 @@ class EvalConfig:
     """Replies that an episode allows."""
     batch_size: Length = 250
     """Episodes played side by side, which share the sampling batch."""
+
+
+def eval_flags(settings: Mapping[str, Any]) -> list[str]:
+    """The flags of a command that give the settings of an EvalConfig."""
+    texts = {k: v if isinstance(v, str) else json.dumps(v) for k, v in settings.items()}
+    return [f"--eval.{key}={text}" for key, text in texts.items()]
 
 
 def evaluation_tasks(seed: int, suite_number: int, count: int) -> list[Task]:

@@ -88,7 +88,9 @@ def _begin(config: Config, study: Path) -> None:
         return
     begun = {path.name for path in study.glob("seed*/*")}
     # A study that was begun before there was a setting has had what that is by default.
-    before = _settings(asdict(Config()) | settings, begun)
+    defaults = asdict(Config())
+    evaluation = defaults["eval"] | (settings.get("eval") or {})
+    before = _settings(defaults | settings | {"eval": evaluation}, begun)
     now = _settings(asdict(config), begun)
     for key in before.keys() & now.keys():
         if before[key] != now[key]:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import yaml
 
-from evaluation.play import EvalConfig
+from evaluation.play import eval_flags
 from evaluation.study.config import ArmConfig, Config
 from evaluation.study.layout import START, Place
 from evaluation.study.steps import Steps
@@ -190,7 +190,7 @@ def _measure(
             f"--verify_iters={json.dumps(iters)}",
             f"--episodes={json.dumps(episodes)}",
             f"--task={config.suites or config.task}",
-            *_eval_options(config.eval),
+            *eval_flags(vars(config.eval)),
             f"--divergence_episodes={config.divergence_episodes}",
             f"--dtype={config.dtype}",
         ],
@@ -200,7 +200,3 @@ def _measure(
 
 def _launch(config: Config, module: str) -> Sequence[str]:
     return [sys.executable, "-m", "gym_dialogue.launch", config.processes, module]
-
-
-def _eval_options(settings: EvalConfig) -> list[str]:
-    return [f"--eval.{key}={json.dumps(value)}" for key, value in vars(settings).items()]

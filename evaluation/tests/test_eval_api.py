@@ -18,6 +18,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 
 from evaluation import api, evaluate
 from gym_dialogue.command import parse_config, run_command
@@ -158,6 +159,26 @@ def test_a_failed_evaluation_goes_on_elsewhere_but_not_as_another(run, tmp_path)
         assert len(stub.requests) == 15
 
 
+def test_top_p_is_asked_for(run):
+    with running_stub() as stub:
+        assert run(stub.url, "--eval.decoding=[sampled]", "--eval.top_p=0.9")[0] == 0
+        assert {request["top_p"] for request in stub.requests} == {0.9}
+
+
+def test_a_run_that_is_older_than_a_setting_goes_on(run, tmp_path):
+    with running_stub() as stub:
+        assert run(stub.url)[0] == 0
+        file = tmp_path / "run" / "config.yaml"
+        settings = yaml.safe_load(file.read_text())
+        del settings["env"], settings["eval"]["top_p"], settings["eval"]["sampling"]
+        file.write_text(yaml.safe_dump(settings))
+        before = len(stub.requests)
+        code, _, err = run(stub.url)
+        assert code == 0, err
+        assert len(stub.requests) == before
+        assert "top_p" not in stub.requests[0]
+
+
 def test_replies_that_were_cut_are_counted(run, tmp_path):
     with running_stub() as stub:
         stub.always = (200, completion("{", "length"))
@@ -210,6 +231,8 @@ def test_a_dialogue_beyond_the_context_does_not_end_the_run(run, tmp_path):
         (["--task=chess"], "task 'chess'"),
         (["--eval.episodes=0"], "episodes=0"),
         (["--eval.decoding=[sampled]", "--eval.temperature=0"], "is greedy decoding"),
+        (["--eval.sampling=generation_config"], "an API does not tell how a checkpoint is sampled"),
+        (["--env.kwargs.colour=red"], "takes no argument 'colour'"),
         (["--extra_body=[1]"], "extra_body"),
         (["--extra_body={n: 2}"], "extra_body: n: is set by an option of its own"),
         (["--leave_out=[top_p]"], "leave_out"),

@@ -14,11 +14,13 @@ from evaluation.metrics import Resampled, paired_difference, summarize
 from evaluation.play import (
     EvalConfig,
     check_eval_config,
+    eval_flags,
     evaluation_tasks,
     model_policies,
     play_suites,
 )
 from evaluation.replay import compare
+from evaluation.study.measure import Config as MeasureConfig
 from evaluation.suites import CONFIG_DIR, load_task, with_options
 from gym_dialogue import (
     InputError,
@@ -28,7 +30,7 @@ from gym_dialogue import (
     RandomPolicy,
     Reply,
 )
-from gym_dialogue.command import make_envs
+from gym_dialogue.command import make_envs, parse_config
 from gym_dialogue.messages import BEYOND_CONTEXT
 from gym_policy import Renderer
 from sft.tiny import build_model, build_tokenizer
@@ -405,6 +407,14 @@ def test_an_environment_without_a_list_says_so():
     suites = with_options(load_task("gp_l").suites[:1], {"face_rule": "random"})
     with pytest.raises(InputError, match="each_once: face_rule random"):
         play_suites({"a": OraclePolicy()}, suites, EvalConfig(each_once=True), show_progress=False)
+
+
+def test_settings_go_through_flags_and_come_back():
+    settings = EvalConfig(
+        each_once=True, sampling="generation_config", top_p=0.9, decoding=["greedy"]
+    )
+    for config in (CommandConfig, MeasureConfig):
+        assert parse_config(config, eval_flags(vars(settings))).eval == settings
 
 
 def test_sampling_is_as_given_or_as_the_checkpoint_says():

@@ -82,6 +82,7 @@ def run(tmp_path, wording):
     for part in (model, tokenizer):
         part.save_pretrained(directory / "checkpoints" / "update-000000")
     short = {"episodes": 2, "decoding": ["greedy"], "max_new_tokens": 2, "verify_iter": 2}
+    short |= {"sampling": "generation_config", "each_once": False, "top_p": 1.0}
     settings = {"task": "gp_l", "prompt_file": wording, "eval": short}
     (directory / "config.yaml").write_text(yaml.safe_dump(settings))
     return str(directory)

@@ -5,9 +5,12 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import pytest
+import yaml
 
+from evaluation.study.__main__ import _begin
 from evaluation.study.analysis import read_study, results
 from evaluation.study.config import ArmConfig, Config, check_config, study_file
 from evaluation.study.figures import draw
@@ -17,6 +20,7 @@ from evaluation.study.steps import Steps
 from evaluation.study.text import claims, format_table
 from evaluation.suites import load_task
 from gym_dialogue import InputError
+from gym_dialogue.command import parse_config
 from gym_dialogue.files import append_json
 from gym_dialogue.lock import locked, sole_writer
 
@@ -279,3 +283,18 @@ def test_a_study_asked_to_end(tmp_path, capsys):
         assert "run the study again to go on" in capsys.readouterr().out
         assert len(account.read_text().splitlines()) == number + 1
     assert signal.getsignal(signal.SIGTERM) == before
+
+
+def test_a_study_that_is_older_than_a_setting_goes_on(tmp_path):
+    config = parse_config(Config, [f"--config={study_file('gp_l', 'tiny')}"])
+    _begin(config, tmp_path)
+    file = tmp_path / "config.yaml"
+    settings = yaml.safe_load(file.read_text())
+    for key in ("each_once", "top_p", "sampling"):
+        del settings["eval"][key]
+    del settings["dtype"]
+    file.write_text(yaml.safe_dump(settings))
+    _begin(config, tmp_path)
+    changed = replace(config, eval=replace(config.eval, top_p=0.9))
+    with pytest.raises(InputError, match=r"eval=.*but the study"):
+        _begin(changed, tmp_path)

@@ -18,6 +18,7 @@ from evaluation.play import EvalConfig, check_eval_config, model_policies, play_
 from evaluation.suites import load_task
 from gym_dialogue import InputError, shows_images
 from gym_dialogue.command import (
+    Kwargs,
     make_envs,
     parse_config,
     run_command,
@@ -51,6 +52,12 @@ class CommandConfig:
     prompt_file: str | None = None
     """Wording of prompts and feedback, such as `python -m gym_cards.wording` derives from data. If
     not given, that of the first run given, else the environment's own (with null, always)."""
+    chat_template_kwargs: Kwargs | None = None
+    """Variables of the models' chat templates, such as {"enable_thinking": false}. If not given,
+    those of the first run given."""
+    trust_remote_code: bool = False
+    """Whether Python code that comes with a model is run. Without it, a model that needs such code
+    is refused."""
 
 
 def main(config: CommandConfig) -> None:
@@ -60,7 +67,8 @@ def main(config: CommandConfig) -> None:
     task = load_task(name)
     check_eval_config(config.eval)
     checkpoints = [c for path in given for c in saved_checkpoints(path)]
-    renderers = {path: load_renderer(path) for path in checkpoints}
+    given_kwargs, trusts = config.chat_template_kwargs, config.trust_remote_code
+    renderers = {path: load_renderer(path, given_kwargs, trusts) for path in checkpoints}
     for suite in task.suites:  # a fault in it or in the wording shows before any model is loaded
         (env,) = make_envs(with_prompt_file(suite.env, config.prompt_file), 1)
         if shows_images(env):
@@ -74,7 +82,7 @@ def main(config: CommandConfig) -> None:
         start_run(run_dir, replace(config, checkpoints=given, task=name))
     results = {}
     for label, path in _labels(checkpoints).items():
-        model = load_model(path, config.dtype).to(device)
+        model = load_model(path, config.dtype, trusts).to(device)
         policies = model_policies(model, renderers[path], config.eval)
         results[label] = play_suites(
             policies, task.suites, config.eval, describe=label, prompt_file=config.prompt_file
@@ -127,6 +135,9 @@ def main_with_run_settings(config: CommandConfig) -> None:
     prompt_file = _run_setting(given[0], "prompt_file")
     if prompt_file is not None:
         defaults.append(f"--prompt_file={prompt_file}")
+    template_kwargs = _run_setting(given[0], "chat_template_kwargs")
+    if template_kwargs:
+        defaults.append(f"--chat_template_kwargs={json.dumps(template_kwargs)}")
     main(parse_config(CommandConfig, [*defaults, *sys.argv[1:]]))
 
 

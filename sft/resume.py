@@ -24,7 +24,14 @@ from gym_policy.zero import with_deepspeed
 _STATE = "trainer"
 _NEWEST = "newest.json"
 # What may differ when a run goes on: it changes how the run is carried out, not what is learned.
-_MAY_CHANGE = {"resume", "run_dir", "microbatch_size", "gradient_checkpointing", "save_every"}
+_MAY_CHANGE = {
+    "resume",
+    "run_dir",
+    "microbatch_size",
+    "gradient_checkpointing",
+    "save_every",
+    "trust_remote_code",
+}
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,7 @@ from transformers import PreTrainedModel
 from evaluation.play import evaluation_tasks
 from evaluation.suites import load_task
 from gym_dialogue import Episode, InputError, Task, rollout, shows_images
-from gym_dialogue.command import EnvConfig, make_envs, run_command, with_prompt_file
+from gym_dialogue.command import EnvConfig, Kwargs, make_envs, run_command, with_prompt_file
 from gym_dialogue.resume import write_atomically
 from gym_policy import ModelPolicy, load_model, load_renderer
 from gym_policy.load import saved_checkpoints
@@ -55,6 +55,11 @@ class Config:
     """Which of its suites is played."""
     prompt_file: str | None = None
     """Wording of prompts and feedback. None: the environment's own."""
+    chat_template_kwargs: Kwargs | None = None
+    """Variables of the models' chat templates, such as {"enable_thinking": false}."""
+    trust_remote_code: bool = False
+    """Whether Python code that comes with a model is run. Without it, a model that needs such code
+    is refused."""
     episodes: int = 100
     """Episodes, the same for all: the first of those that an evaluation with this seed plays."""
     seed: int = 0
@@ -280,10 +285,11 @@ def main(config: Config) -> None:
 
 
 def _load(path: str, config: Config, env: Any) -> ModelPolicy:
-    renderer = load_renderer(path)
+    renderer = load_renderer(path, config.chat_template_kwargs, config.trust_remote_code)
     if shows_images(env):
         renderer.require_images(f"suite {config.suite}", path)
-    model = load_model(path, config.dtype).to(config.device or PartialState().device)
+    model = load_model(path, config.dtype, config.trust_remote_code)
+    model.to(config.device or PartialState().device)
     check_linear_head(model)
     return ModelPolicy(
         model,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import json
 import re
 import sys
 import time
@@ -17,6 +18,7 @@ from evaluation.play import EvalConfig, check_eval_config, eval_flags, model_pol
 from evaluation.suites import CONFIG_DIR, EnvOptions, load_task, with_options
 from gym_dialogue import InputError, shows_images
 from gym_dialogue.command import (
+    Kwargs,
     make_envs,
     parse_config,
     run_command,
@@ -57,6 +59,12 @@ class CommandConfig:
     prompt_file: str | None = None
     """Wording of prompts and feedback, such as `python -m gym_dialogue.wording` makes. If
     not given, that of the first run given, else the environment's own (with null, always)."""
+    chat_template_kwargs: Kwargs | None = None
+    """Variables of the models' chat templates, such as {"enable_thinking": false}. If not given,
+    those of the first run given."""
+    trust_remote_code: bool = False
+    """Whether Python code that comes with a model is run. Without it, a model that needs such code
+    is refused."""
 
 
 def main(config: CommandConfig) -> None:
@@ -67,7 +75,8 @@ def main(config: CommandConfig) -> None:
     task.suites = with_options(task.suites, config.env.kwargs)
     check_eval_config(config.eval)
     checkpoints = [c for path in given for c in saved_checkpoints(path)]
-    renderers = {path: load_renderer(path) for path in checkpoints}
+    given_kwargs, trusts = config.chat_template_kwargs, config.trust_remote_code
+    renderers = {path: load_renderer(path, given_kwargs, trusts) for path in checkpoints}
     for suite in task.suites:  # a fault in it or in the wording shows before any model is loaded
         (env,) = make_envs(with_prompt_file(suite.env, config.prompt_file), 1)
         if shows_images(env):
@@ -84,7 +93,7 @@ def main(config: CommandConfig) -> None:
         start_run(run_dir, replace(config, checkpoints=given, task=name))
     results = {}
     for label, path in _labels(checkpoints).items():
-        model = load_model(path, config.dtype).to(device)
+        model = load_model(path, config.dtype, trusts).to(device)
         policies = model_policies(model, renderers[path], config.eval)
         results[label] = play_suites(
             policies, task.suites, config.eval, describe=label, prompt_file=config.prompt_file
@@ -134,6 +143,9 @@ def main_with_run_settings(config: CommandConfig) -> None:
     prompt_file = settings_of(given[0]).get("prompt_file")
     if prompt_file is not None:
         defaults.append(f"--prompt_file={prompt_file}")
+    template_kwargs = settings_of(given[0]).get("chat_template_kwargs")
+    if template_kwargs:
+        defaults.append(f"--chat_template_kwargs={json.dumps(template_kwargs)}")
     main(parse_config(CommandConfig, [*defaults, *flags]))
 
 

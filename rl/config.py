@@ -9,7 +9,7 @@ from accelerate.utils import LoggerType
 
 from evaluation.play import EvalConfig, check_eval_config
 from gym_dialogue import InputError
-from gym_dialogue.command import EnvConfig
+from gym_dialogue.command import EnvConfig, Kwargs
 from gym_dialogue.ranges import (
     Count,
     Length,
@@ -119,6 +119,12 @@ class Config:
     prompt_file: str | None = None
     """Wording of prompts and feedback, such as `python -m gym_dialogue.wording` makes; used for
     training and evaluation alike. None: the environment's own."""
+    chat_template_kwargs: Kwargs | None = None
+    """Variables of the model's chat template, such as {"enable_thinking": false}; used for training
+    and evaluation alike."""
+    trust_remote_code: bool = False
+    """Whether Python code that comes with the model is run. Without it, a model that needs such
+    code is refused."""
     resume: bool = False
     """Continue the run in `run_dir` from its newest whole checkpoint, on any number of ranks; with
     none there, start it."""

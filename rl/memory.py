@@ -234,24 +234,24 @@ def measure_dialogue(config: Config) -> Lengths:
     prompt = max((d.messages[0].text for e in episodes for d in e.dialogues), key=len)
     feedback = max((turn.feedback for e in episodes for turn in e.turns), key=len)
     verify_iter = env[0].unwrapped.verify_iter
-    tokenizer = _local_tokenizer(config.model)
+    tokenizer = _local_tokenizer(config)
     if tokenizer is None:
         # English and JSON have 3 to 4 characters a token in the vocabularies of current models.
         guessed = [math.ceil(len(text) / 3) + _TEMPLATE_TOKENS for text in (prompt, feedback)]
         return Lengths(*guessed, verify_iter, counted=False)
     said = [Message("user", prompt), Message("assistant", "1"), Message("user", feedback)]
-    renderer = Renderer(tokenizer)
+    renderer = Renderer(tokenizer, template_kwargs=config.chat_template_kwargs)
     first, both = renderer.render(said[:1]), renderer.render(said)
     between = len(both.token_ids) - len(first.token_ids) - sum(turn == 0 for turn in both.turn)
     return Lengths(len(first.token_ids), between, verify_iter, counted=True)
 
 
-def _local_tokenizer(path: str) -> Any:
-    directory = local_directory(path)
+def _local_tokenizer(config: Config) -> Any:
+    directory = local_directory(config.model)
     names = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json")
     if directory is None or not any((directory / name).is_file() for name in names):
         return None
-    return load_tokenizer(str(directory))
+    return load_tokenizer(str(directory), config.trust_remote_code)
 
 
 def model_states(counts: Counts, precision: Precision, launch: Launch) -> dict[str, int]:
@@ -476,7 +476,7 @@ class Activations:
 
 def find_facts(config: Config) -> Facts:
     """Raises InputError where model or environment cannot be had."""
-    architecture = load_architecture(config.model)
+    architecture = load_architecture(config.model, config.trust_remote_code)
     (env,) = make_envs(with_prompt_file(config.env, config.prompt_file), 1)
     with_images = shows_images(env)
     counts = count_parameters(architecture, config, with_images)

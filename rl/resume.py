@@ -24,6 +24,7 @@ _MAY_CHANGE = {
     "best_by",
     "log_dialogues",
     "trackers",
+    "trust_remote_code",
 }
 
 

@@ -44,6 +44,7 @@ from gym_dialogue.resume import cut_logs, flat_settings, write_atomically
 from gym_policy import ModelPolicy, Renderer, load_model, load_renderer
 from gym_policy.adapter import add_adapter, base_of, check_base, fingerprint, is_adapted
 from gym_policy.compute import LEARNED, SAMPLED, num_parameters
+from gym_policy.limits import check_sequence
 from gym_policy.load import checkpoint_dir, saved_checkpoints
 from gym_policy.parts import check_parts, freeze_parts, part_of
 from gym_policy.reach import check_linear_head, freeze_unreached
@@ -193,7 +194,9 @@ def _train(config: Config, task: TaskConfig, accelerator: Accelerator, stop: Sto
     else:  # what the run itself has kept, wherever its start is now
         start = base_of(checkpoint) if config.lora.rank else str(checkpoint)
     envs = make_envs(with_prompt_file(config.env, config.prompt_file), config.num_envs)
-    renderer = load_renderer(str(checkpoint or start))
+    renderer = load_renderer(
+        str(checkpoint or start), config.chat_template_kwargs, config.trust_remote_code
+    )
     example = first_prompt(envs[0], renderer, start)
     set_seed(config.seed)  # the same initial value head and adapter on every rank
     actor_critic = make_actor_critic(config, start, accelerator, example, checkpoint)
@@ -397,7 +400,8 @@ def make_actor_critic(
 
     Raises InputError where the model at `path` is not the one under the adapter of `checkpoint`.
     """
-    model = load_model(path, load_dtype(config))
+    model = load_model(path, load_dtype(config), config.trust_remote_code)
+    check_sequence(model, example.token_ids, "a prompt", config.max_new_tokens)
     if is_adapted(model):
         raise InputError(
             f"model {path}: is an adapter on another model; merge the two first: "

@@ -17,7 +17,14 @@ from accelerate import PartialState
 from tqdm import tqdm
 
 from gym_dialogue import Episode, InputError, Task, rollout, shows_images
-from gym_dialogue.command import EnvConfig, make_envs, run_command, start_run, with_prompt_file
+from gym_dialogue.command import (
+    EnvConfig,
+    Kwargs,
+    make_envs,
+    run_command,
+    start_run,
+    with_prompt_file,
+)
 from gym_dialogue.images import Image, save_image
 from gym_dialogue.messages import messages_to_json
 from gym_dialogue.ranges import Count, Length, Seed, Temperature, check_ranges
@@ -46,6 +53,11 @@ class Config:
     """The environment to play in. The first reply to each of its prompts counts."""
     prompt_file: str | None = None
     """Wording of prompts. None: the environment's own."""
+    chat_template_kwargs: Kwargs | None = None
+    """Variables of the model's chat template, such as {"enable_thinking": false}."""
+    trust_remote_code: bool = False
+    """Whether Python code that comes with the model is run. Without it, a model that needs such
+    code is refused."""
     seed: Seed = 0
     """Decides every episode and every random number of sampling."""
     num_dialogues: Count = 8000
@@ -177,13 +189,13 @@ def main(config: Config) -> Path:
     """The command: samples, and leaves data.jsonl and own.json; returns the directory."""
     check_config(config)
     path = saved_checkpoints(config.model)[-1]
-    renderer = load_renderer(path)
+    renderer = load_renderer(path, config.chat_template_kwargs, config.trust_remote_code)
     (env,) = make_envs(with_prompt_file(config.env, config.prompt_file), 1)
     if shows_images(env):
         renderer.require_images(f"environment {config.env.id}", path)
     state = join_processes()
     policy = ModelPolicy(
-        load_model(path, config.dtype).to(state.device),
+        load_model(path, config.dtype, config.trust_remote_code).to(state.device),
         renderer,
         temperature=config.temperature,
         max_new_tokens=config.max_new_tokens,

@@ -35,7 +35,14 @@ STATE_FILE = "training_state.json"
 _STATES_KEPT = 2  # one to go back to, if the newest is damaged
 _EARLIER = "trainer"  # where versions before kept the state, that of the newest checkpoint alone
 # What may differ when a run goes on: it changes how the run is carried out, not what is learned.
-_MAY_CHANGE = {"resume", "run_dir", "microbatch_size", "gradient_checkpointing", "save_every"}
+_MAY_CHANGE = {
+    "resume",
+    "run_dir",
+    "microbatch_size",
+    "gradient_checkpointing",
+    "save_every",
+    "trust_remote_code",
+}
 
 
 @dataclass(frozen=True)

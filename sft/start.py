@@ -159,7 +159,8 @@ def _make_start(
     config.run_dir = str(work)
     dialogues = prepare_run(config)
     if pretrained is not None:
-        renderer, model = load_renderer(pretrained), load_start(config, pretrained)
+        given = config.chat_template_kwargs, config.trust_remote_code
+        renderer, model = load_renderer(pretrained, *given), load_start(config, pretrained)
     else:
         renderer, model = _build(dialogues, config)
     policy = ModelPolicy(model, renderer, max_new_tokens=config.max_new_tokens)
@@ -212,7 +213,7 @@ def _name(config: Config, *made_by: int) -> str:
 
 def _recipe(config: Config) -> dict[str, Any]:
     """All that decides what is made: every setting, and what is in the files that they name."""
-    places = ("cache", "shipped", "ship", "run_dir", "resume")
+    places = ("cache", "shipped", "ship", "run_dir", "resume", "trust_remote_code")
     recipe = {k: v for k, v in asdict(config).items() if k not in places}
     for name in ("data_file", "prompt_file"):
         if recipe[name] is not None:
@@ -221,6 +222,7 @@ def _recipe(config: Config) -> dict[str, Any]:
     later = (
         "validation",
         "prompt_file",
+        "chat_template_kwargs",
         "gradient_checkpointing",
         "part_lr",
         "freeze",

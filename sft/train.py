@@ -26,6 +26,7 @@ from transformers.trainer import TRAINER_STATE_NAME
 
 from gym_dialogue import InputError, Message, shows_images
 from gym_dialogue.command import (
+    Kwargs,
     make_envs,
     run_command,
     start_run,
@@ -48,6 +49,7 @@ from gym_dialogue.released import require_released
 from gym_policy import Renderer, load_model, load_renderer
 from gym_policy.checkpoint import begin, publish, writing
 from gym_policy.compute import LEARNED, num_parameters
+from gym_policy.limits import check_sequence, not_numbers
 from gym_policy.load import TRAINING_DIR, checkpoint_dir, save_renderer, saved_checkpoints
 from gym_policy.parts import Part, check_parts, freeze_parts, parameter_groups
 from gym_policy.reach import freeze_unreached
@@ -111,6 +113,12 @@ class Config:
     prompt_file: str | None = None
     """Wording of prompts and feedback, such as `python -m gym_dialogue.wording` makes: for the
     oracle dialogues, and for later evaluations of this run. None: the environment's own."""
+    chat_template_kwargs: Kwargs | None = None
+    """Variables of the model's chat template, such as {"enable_thinking": false}; for training, and
+    for later evaluations of this run."""
+    trust_remote_code: bool = False
+    """Whether Python code that comes with the model is run. Without it, a model that needs such
+    code is refused."""
 
     loss: Literal["nll", "dft"] = "nll"
     """Of a learned token: its negative log-likelihood, as in the paper, or that weighted by the
@@ -148,6 +156,12 @@ class Config:
     start is always saved."""
 
 
+_DIVERGED = (
+    "training diverged: the loss or a weight is not a finite number; lower lr, or max_grad_norm, "
+    "and start again from a saved checkpoint"
+)
+
+
 class _RunFiles(TrainerCallback):
     """Writes metrics.jsonl and the checkpoints, in the layout that every command here reads; and
     has Trainer save its state with them. A request to end is met after the step under way.
@@ -175,6 +189,8 @@ class _RunFiles(TrainerCallback):
             if is_main:
                 begin(partial)
             with whole_weights(self.trainer.model_wrapped):
+                if not_numbers(self.model) is not None:
+                    raise InputError(_DIVERGED)
                 if is_main:
                     self.model.save_pretrained(partial)
                     save_renderer(self.renderer, partial)
@@ -195,6 +211,11 @@ class _RunFiles(TrainerCallback):
             self._append(state, self.trainer.spent())
         if self.stop is not None:
             self.stop.immediately = False
+
+    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        accelerator = self.trainer.accelerator
+        if not bool(accelerator.gather(self.trainer.is_finite).all()):  # every rank says so
+            raise InputError(_DIVERGED)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         step = state.global_step
@@ -255,6 +276,14 @@ class _Trainer(Trainer):
     tokens_after: np.ndarray
     """Tokens of the dialogues that all ranks have learned from after 0, 1, ... steps."""
     num_parameters: int
+    is_finite: torch.Tensor | None = None
+    """Whether every loss on this rank was a finite number, (1,)."""
+
+    def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
+        loss = super().training_step(*args, **kwargs)
+        now = loss.isfinite().reshape(1)
+        self.is_finite = now if self.is_finite is None else self.is_finite & now
+        return loss
 
     def spent(self) -> dict[str, float]:
         """Tokens and floating-point operations so far, as `gym_policy.compute` counts them."""
@@ -337,7 +366,7 @@ def _train(config: Config, state: PartialState, stop: StopRequest) -> Path:
         state.destroy_process_group()
         return run_dir
     start = saved_checkpoints(config.model)[-1] if saved is None else str(saved.checkpoint)
-    renderer = load_renderer(start)
+    renderer = load_renderer(start, config.chat_template_kwargs, config.trust_remote_code)
     model = load_start(config, start)
     dialogues = prepare_run(config, renderer, start, goes_on=saved is not None)
     note = wording_note(start, config.prompt_file)
@@ -361,7 +390,8 @@ def _train(config: Config, state: PartialState, stop: StopRequest) -> Path:
 
 def load_start(config: Config, path: str) -> PreTrainedModel:
     """The model to train. Without DeepSpeed its weights are in float32, whatever is computed in."""
-    model = load_model(path, config.dtype if with_deepspeed() else "float32")
+    dtype = config.dtype if with_deepspeed() else "float32"
+    model = load_model(path, dtype, config.trust_remote_code)
     check_parts(model, config.freeze, config.part_lr)
     freeze_parts(model, config.freeze)
     if config.gradient_checkpointing:
@@ -433,6 +463,8 @@ def fit(
     items = DialogueItems(dialogues, renderer, config.learns_prompts)
     if not is_partitioned(model):
         model.to(PartialState().device)
+    for number, rendered in enumerate(items.rendered):
+        check_sequence(model, rendered.token_ids, f"dialogue {number + 1} to learn from")
     example = items[next((i for i, has in enumerate(items.has_image) if has), 0)]["rendered"]
     freeze_unreached(model, example)
     is_mixed = any(items.has_image) and not all(items.has_image)
@@ -467,6 +499,7 @@ def fit(
         eval_strategy="steps" if kept_back else "no",
         eval_steps=config.save_every or config.num_steps,
         eval_on_start=bool(kept_back) and saved is None,
+        logging_nan_inf_filter=False,
         logging_steps=max(1, config.num_steps // 50),
         report_to=["tensorboard"],
         ddp_find_unused_parameters=is_mixed,  # a batch may have no image

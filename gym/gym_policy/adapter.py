@@ -14,12 +14,15 @@ from pathlib import Path
 import torch
 from peft import (
     LoraConfig,
+    PeftConfig,
     PeftModel,
     get_peft_model,
     get_peft_model_state_dict,
     set_peft_model_state_dict,
 )
+from peft.tuners.tuners_utils import BaseTunerLayer
 from safetensors import SafetensorError, safe_open
+from torch import nn
 from transformers import PreTrainedModel
 
 from gym_dialogue.errors import InputError
@@ -29,6 +32,7 @@ from gym_policy.zero import is_partitioned
 CONFIG_FILE = "adapter_config.json"
 WEIGHTS_FILE = "adapter_model.safetensors"
 BASE_FILE = "base.json"
+_WITH_EMBEDDINGS = False  # an adapter's state is the adapter alone, whatever modules it is on
 
 
 def add_adapter(
@@ -65,7 +69,7 @@ def add_adapter(
 
 def is_adapted(model: PreTrainedModel) -> bool:
     """Whether an adapter works in the model."""
-    return any("lora_" in name for name, _ in model.named_parameters())
+    return any(isinstance(module, BaseTunerLayer) for module in model.modules())
 
 
 def fingerprint(model: PreTrainedModel) -> str | None:
@@ -87,7 +91,7 @@ def fingerprint(model: PreTrainedModel) -> str | None:
 
 def save_adapter(adapted: PeftModel, directory: str | Path, base_fingerprint: str | None) -> None:
     """Write the adapter and what its base was. Under ZeRO-3 call it where weights are whole."""
-    adapted.save_pretrained(str(directory), save_embedding_layers=False)
+    adapted.save_pretrained(str(directory), save_embedding_layers=_WITH_EMBEDDINGS)
     record = {"base": base_of(directory), "fingerprint": base_fingerprint}
     (Path(directory) / BASE_FILE).write_text(json.dumps(record) + "\n")
 
@@ -114,12 +118,23 @@ def load_adapter(base: PreTrainedModel, directory: str) -> PreTrainedModel:
 def _load(base: PreTrainedModel, directory: str) -> PeftModel:
     check_base(base, directory)
     try:
+        config = PeftConfig.from_pretrained(str(directory))
+        if config.is_prompt_learning:
+            raise InputError(
+                f"adapter {directory}: is of type {config.peft_type.value}, which puts tokens of "
+                "its own before every prompt: only adapters on layers (such as LoRA) are served"
+            )
         adapted = PeftModel.from_pretrained(base, directory)
         with safe_open(Path(directory) / WEIGHTS_FILE, "pt") as file:
             saved = set(file.keys())
+    except InputError:
+        raise
     except (OSError, ValueError, KeyError, RuntimeError, TypeError, SafetensorError) as error:
         raise _does_not_fit(directory, error) from error
-    if saved != set(get_peft_model_state_dict(adapted)):
+    mine = set(get_peft_model_state_dict(adapted, save_embedding_layers=_WITH_EMBEDDINGS))
+    # peft itself writes the embeddings along where they are adapted.
+    whole = set(get_peft_model_state_dict(adapted, save_embedding_layers=True))
+    if not mine <= saved <= whole:
         raise _does_not_fit(directory, "it adapts other modules")
     return adapted
 
@@ -168,13 +183,31 @@ def merge(directory: str, out: str) -> None:
     if (Path(out) / "config.json").exists():
         raise InputError(f"{out}: already holds a model; name another directory")
     base = load_model(base_of(directory))
-    merged = _load(base, directory).merge_and_unload()
+    adapted = _load(base, directory)
+    _untie(adapted.get_base_model())
+    merged = adapted.merge_and_unload()
     try:
         merged.save_pretrained(out)
         save_renderer(load_renderer(directory), out)
     except (OSError, SafetensorError) as error:
         raise InputError(f"{out}: cannot be written: {error}") from error
     print(f"Merged into {out}")
+
+
+def _untie(model: PreTrainedModel) -> None:
+    """Give head and embedding weights of their own where they share them and an adapter is on one:
+    a change merged into it would change the other too.
+    """
+    modules = model.get_output_embeddings(), model.get_input_embeddings()
+    head, embedding = (getattr(module, "base_layer", module) for module in modules)
+    if head is None or head.weight is not embedding.weight:
+        return
+    if not any(isinstance(module, BaseTunerLayer) for module in modules):
+        return
+    head.weight = nn.Parameter(head.weight.detach().clone(), requires_grad=False)
+    for config in {id(c): c for c in (model.config, model.config.get_text_config())}.values():
+        config.tie_word_embeddings = False
+    model.all_tied_weights_keys = {}
 
 
 def main() -> None:

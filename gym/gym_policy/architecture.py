@@ -7,13 +7,13 @@ from pathlib import Path
 
 import torch
 from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, StrictDataclassError
+from huggingface_hub.errors import HfHubHTTPError
 from torch import nn
-from transformers import AutoConfig, MllamaConfig, PreTrainedConfig, PreTrainedModel
+from transformers import MllamaConfig, PreTrainedConfig, PreTrainedModel
 
 from gym_dialogue.errors import InputError
 from gym_policy.adapter import CONFIG_FILE, base_of
-from gym_policy.load import auto_class, saved_checkpoints
+from gym_policy.load import auto_class, load_config, saved_checkpoints
 
 _FILES = ("config.json", CONFIG_FILE)
 _IMAGE_SIDE = {
@@ -41,7 +41,7 @@ def local_directory(path: str) -> Path | None:
         return None
 
 
-def load_architecture(path: str) -> PreTrainedConfig:
+def load_architecture(path: str, trust_remote_code: bool = False) -> PreTrainedConfig:
     """The configuration of a model, or of the base of an adapter, without its weights.
 
     `path` is a directory, a run's directory or a hub name. The hub is asked only for what is
@@ -60,10 +60,7 @@ def load_architecture(path: str) -> PreTrainedConfig:
         config = MllamaConfig(vision_config={"image_size": _IMAGE_SIDE[path]})
         config.name_or_path = "the sizes of Llama-3.2-11B-Vision, as it is not on this machine"
         return config
-    try:
-        return AutoConfig.from_pretrained(directory)
-    except (OSError, ValueError, KeyError, StrictDataclassError) as error:
-        raise InputError(f"model {path}: config.json cannot be read: {_first(error)}") from error
+    return load_config(directory, trust_remote_code)
 
 
 def _directory(path: str) -> Path | None:

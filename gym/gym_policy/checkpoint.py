@@ -31,6 +31,9 @@ def writing(final: Path) -> Iterator[Path]:
     partial = final.with_name(f"{final.name}.partial")
     try:
         yield partial
+    except InputError:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
     except (OSError, SafetensorError, RuntimeError) as error:
         known = not isinstance(error, RuntimeError)
         if not known and not any(word in str(error) for word in _TORCH_WRITER):

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from huggingface_hub.errors import HfHubHTTPError, StrictDataclassError
@@ -25,6 +27,7 @@ from transformers.utils import cached_file
 
 from gym_dialogue.errors import InputError
 from gym_policy.download import require
+from gym_policy.limits import not_numbers
 from gym_policy.renderer import Renderer
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -41,15 +44,31 @@ FALLBACK_CHAT_TEMPLATE = (
 _LOAD_ERRORS = (
     OSError,
     ValueError,
-    KeyError,
     RuntimeError,
     ImportError,
+    TypeError,
+    AttributeError,
+    LookupError,
+    ArithmeticError,
+    AssertionError,
+    MemoryError,
     SafetensorError,
     HfHubHTTPError,
     StrictDataclassError,
 )
 TRAINING_DIR = "training"
 MODEL_FILES = ("config.json", "adapter_config.json")
+# The largest that is taken for a size, far beyond any model's.
+_SIZES = {
+    "num_hidden_layers": 10_000,
+    "num_attention_heads": 10_000,
+    "num_key_value_heads": 10_000,
+    "hidden_size": 1_000_000,
+    "intermediate_size": 10_000_000,
+    "head_dim": 1_000_000,
+    "vocab_size": 100_000_000,
+    "max_position_embeddings": 2_000_000_000,
+}
 _PROCESSOR_FILES = ("processor_config.json", "preprocessor_config.json")
 
 
@@ -123,49 +142,87 @@ def remove_checkpoint(checkpoint: Path) -> None:
     shutil.rmtree(partial, ignore_errors=True)
 
 
-def load_tokenizer(path: str) -> PreTrainedTokenizerBase:
+def load_tokenizer(path: str, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
     """A tokenizer with a chat template, padding on the left and a pad token that is set.
 
-    Raises InputError if there is none at `path` or it has no end-of-text token.
+    Raises InputError if there is none at `path` or it has no end-of-text token, and for one that
+    brings its own code, unless that is to be trusted.
     """
     if not Path(path).is_dir():
         require(path)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(path)
+        tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=trust_remote_code)
     except _LOAD_ERRORS as error:
-        raise InputError(f"tokenizer of {path}: cannot be loaded: {_first_line(error)}") from error
+        raise InputError(f"tokenizer of {path}: cannot be loaded: {_reason(error)}") from error
     if tokenizer.eos_token_id is None:
         raise InputError(f"tokenizer of {path}: has no end-of-text token (eos_token)")
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     if tokenizer.chat_template is None:
-        tokenizer.chat_template = _processor_template(path) or FALLBACK_CHAT_TEMPLATE
+        begin = "{{ bos_token }}" if _begins_texts(tokenizer) else ""
+        tokenizer.chat_template = _processor_template(path) or begin + FALLBACK_CHAT_TEMPLATE
     tokenizer.padding_side = "left"
     return tokenizer
 
 
-def load_renderer(path: str) -> Renderer:
-    """The tokenizer of a checkpoint, with its image processor if it has one. Raises InputError; but
-    what is wrong with an image processor shows only where images are to be seen.
+def _begins_texts(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Whether the tokenizer begins every text with its bos token: the model knows no other."""
+    return tokenizer.bos_token_id is not None and (
+        tokenizer("?")["input_ids"][:1] == [tokenizer.bos_token_id]
+    )
+
+
+def load_renderer(
+    path: str,
+    chat_template_kwargs: Mapping[str, Any] | None = None,
+    trust_remote_code: bool = False,
+) -> Renderer:
+    """The tokenizer of a checkpoint, with its image processor if it has one, and the tokens that
+    its generation_config ends replies with. Raises InputError; but what is wrong with an image
+    processor shows only where images are to be seen.
     """
-    tokenizer = load_tokenizer(path)
+    tokenizer = load_tokenizer(path, trust_remote_code)
     processor, fault = None, None
     try:
-        processor = _load_processor(path, tokenizer)
+        processor = _load_processor(path, tokenizer, trust_remote_code)
     except InputError as error:
         fault = str(error)
-    return Renderer(tokenizer, processor, fault)
+    ends = _end_tokens(path)
+    return Renderer(tokenizer, processor, fault, chat_template_kwargs, ends)
 
 
-def _load_processor(path: str, tokenizer: PreTrainedTokenizerBase) -> ProcessorMixin | None:
+def _end_tokens(path: str) -> list[int]:
+    """The end tokens that generation_config.json lists; of an adapter, that of its base."""
+    options = {"_raise_exceptions_for_missing_entries": False}
+    what = f"generation_config.json of {path}"
+    try:
+        file = cached_file(path, "generation_config.json", **options)
+        if file is None and (Path(path) / "adapter_config.json").is_file():
+            from gym_policy.adapter import base_of
+
+            what = f"generation_config.json of {base_of(path)}"
+            file = cached_file(base_of(path), "generation_config.json", **options)
+        found = {} if file is None else json.loads(Path(file).read_text(encoding="utf-8"))
+        listed = found.get("eos_token_id")
+    except _LOAD_ERRORS as error:
+        raise InputError(f"{what}: cannot be read: {_first_line(error)}") from error
+    ends = listed if isinstance(listed, list) else [] if listed is None else [listed]
+    if not all(isinstance(token, int) for token in ends):
+        raise InputError(f"{what}: eos_token_id={listed!r}: must be a token's number, or a list")
+    return ends
+
+
+def _load_processor(
+    path: str, tokenizer: PreTrainedTokenizerBase, trust_remote_code: bool = False
+) -> ProcessorMixin | None:
     options = {"_raise_exceptions_for_missing_entries": False}
     try:
         if not any(cached_file(path, name, **options) for name in _PROCESSOR_FILES):
             return None
-        processor = AutoProcessor.from_pretrained(path)
+        processor = AutoProcessor.from_pretrained(path, trust_remote_code=trust_remote_code)
     except _LOAD_ERRORS as error:
         raise InputError(
-            f"image processor of {path}: cannot be loaded: {_first_line(error)}"
+            f"image processor of {path}: cannot be loaded: {_reason(error)}"
         ) from error
     if getattr(processor, "image_processor", None) is None:
         return None
@@ -185,29 +242,39 @@ def save_renderer(renderer: Renderer, directory: str | Path) -> None:
         raise OSError(str(error)) from error
 
 
-def load_model(path: str, dtype: str = "float32") -> PreTrainedModel:
+def load_model(
+    path: str, dtype: str = "float32", trust_remote_code: bool = False
+) -> PreTrainedModel:
     """A causal language model in evaluation mode, with its adapter where `path` holds one.
 
     A model with a vision part (Llama-3.2-Vision, say) is loaded whole. Raises InputError if there
     is none at `path`, or its weights are not exactly those of its configuration: a foreign
-    checkpoint must be neither completed with random weights in silence nor cut.
+    checkpoint must be neither completed with random weights in silence nor cut. Code that comes
+    with a model runs only if it is to be trusted.
     """
     if dtype not in DTYPES:
         raise InputError(f"dtype={dtype!r}: must be one of {', '.join(DTYPES)}")
     if (Path(path) / "adapter_config.json").is_file():
         from gym_policy.adapter import base_of, load_adapter
 
-        return load_adapter(load_model(base_of(path), dtype), path).eval()
+        base = load_model(base_of(path), dtype, trust_remote_code)
+        return _checked(load_adapter(base, path).eval(), path)
     if not Path(path).is_dir():
         require(path)
     _refuse_foreign(path)
     try:
-        config = AutoConfig.from_pretrained(path)
+        config = load_config(path, trust_remote_code)
         model, report = auto_class(config).from_pretrained(
-            path, config=config, dtype=DTYPES[dtype], output_loading_info=True
+            path,
+            config=config,
+            dtype=DTYPES[dtype],
+            output_loading_info=True,
+            trust_remote_code=trust_remote_code,
         )
+    except InputError:
+        raise
     except _LOAD_ERRORS as error:
-        raise InputError(f"checkpoint {path}: cannot be loaded: {_first_line(error)}") from error
+        raise InputError(f"checkpoint {path}: cannot be loaded: {_reason(error)}") from error
     for kind in ("missing_keys", "mismatched_keys", "unexpected_keys"):
         keys = sorted(str(key) for key in report.get(kind) or ())
         if keys:
@@ -216,7 +283,37 @@ def load_model(path: str, dtype: str = "float32") -> PreTrainedModel:
                 f"{f' and {len(keys) - 3} more' if len(keys) > 3 else ''}; "
                 "its weights are not those of its config.json"
             )
-    return model.eval()
+    return _checked(model.eval(), path)
+
+
+def load_config(path: str | Path, trust_remote_code: bool = False) -> PreTrainedConfig:
+    """The configuration of a model. Raises InputError, also for sizes that no model has: building
+    one of them would not end, or fail far from its reason.
+    """
+    try:
+        config = AutoConfig.from_pretrained(path, trust_remote_code=trust_remote_code)
+    except _LOAD_ERRORS as error:
+        raise InputError(f"model {path}: config.json cannot be read: {_reason(error)}") from error
+    parts = [config.get_text_config(), getattr(config, "vision_config", None)]
+    for part in parts:
+        for name in _SIZES:
+            size = getattr(part, name, None)
+            if isinstance(size, int) and not 0 < size <= _SIZES[name]:
+                raise InputError(
+                    f"model {path}: config.json: {name}={size}: must be from 1 to {_SIZES[name]}"
+                )
+    return config
+
+
+def _checked(model: PreTrainedModel, path: str) -> PreTrainedModel:
+    """The model. Raises InputError if its weights are not numbers."""
+    name = not_numbers(model)
+    if name is not None:
+        raise InputError(
+            f"checkpoint {path}: its weights are not all finite numbers ({name}): the training "
+            "that wrote it diverged, or the file is damaged; choose another checkpoint"
+        )
+    return model
 
 
 def auto_class(config: PreTrainedConfig) -> type:
@@ -244,6 +341,15 @@ def _refuse_foreign(path: str) -> None:
         raise InputError(f"checkpoint {path}: config.json is not JSON: {error}") from error
     if not isinstance(config, dict) or "model_type" not in config:
         raise InputError(f"checkpoint {path}: config.json names no model_type")
+
+
+def _reason(error: Exception) -> str:
+    if "trust_remote_code" in str(error):
+        return (
+            "it needs Python code that comes with it, which is not run unasked; if you trust it, "
+            "pass --trust_remote_code"
+        )
+    return _first_line(error)
 
 
 def _first_line(error: Exception) -> str:

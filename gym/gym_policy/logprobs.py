@@ -92,7 +92,9 @@ def draw_tokens(logprobs: torch.Tensor, uniforms: torch.Tensor) -> torch.Tensor:
     cumulative = logprobs.double().exp().cumsum(-1)
     # Scaled by the total, so that rounding cannot leave a draw beyond the last token.
     points = uniforms.double().unsqueeze(-1) * cumulative[:, -1:]
-    return torch.searchsorted(cumulative, points, right=True).squeeze(-1)
+    found = torch.searchsorted(cumulative, points, right=True).squeeze(-1)
+    # Beyond the last token where a probability is not a number, which its logarithm shows.
+    return found.clamp(max=logprobs.shape[-1] - 1)
 
 
 def keep_nucleus(logprobs: torch.Tensor, top_p: float) -> torch.Tensor:

@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
-from jinja2 import TemplateError
 from transformers import ProcessorMixin
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from gym_dialogue.errors import InputError
 from gym_dialogue.messages import Dialogue, Message
+from gym_policy.template import check_template_kwargs, render_template
 from gym_policy.vision import Picture, first_image_token, read_prompt
 
 _SENTINEL = "\u2402reply\u2403"  # stands for a reply while the template is asked what follows one
-
-# Llama 3 templates write the day into the system prompt: fixed, so that runs can be repeated.
-_TEMPLATE_DATE = "26 Jul 2024"
+_NEXT = "\u2402next\u2403"  # stands for what is said to it
 
 
 @dataclass(frozen=True)
@@ -45,7 +44,12 @@ class Renderer:
     they were sampled, never by its text; what stands between a reply and the next one (end of
     turn, the verifier's message, the header of the next reply) is what the template writes there.
 
-    With the model's `processor`, the first prompt may hold an image.
+    A reply begins where the template begins it. A header that it writes there (a channel, as in
+    harmony) belongs to the prompt, since the model would otherwise open with other parts, each with
+    an end of its own; spaces before a reply or its end are part of the reply.
+
+    With the model's `processor`, the first prompt may hold an image. `template_kwargs` are
+    variables of the chat template; `end_ids` further tokens that end a reply.
     """
 
     def __init__(
@@ -53,17 +57,23 @@ class Renderer:
         tokenizer: PreTrainedTokenizerBase,
         processor: ProcessorMixin | None = None,
         processor_fault: str | None = None,
+        template_kwargs: Mapping[str, Any] | None = None,
+        end_ids: Iterable[int] = (),
     ):
         self.tokenizer = tokenizer
         self.processor, self.processor_fault = processor, processor_fault
+        self.template_kwargs = check_template_kwargs(tokenizer, template_kwargs)
         self._writes_parts = False
         self._writes_parts = not self._keeps_text()
         if self._writes_parts and not self._keeps_text():
             raise InputError("the chat template leaves out the text of messages: set another")
+        self._header, self._space_before = self._find_start()
         self._after = lru_cache(maxsize=4096)(self._render_after)
         self._encode = lru_cache(maxsize=4096)(self._encode_uncached)
-        self.end_of_turn_id = self._find_end_of_turn()
-        self.stop_ids = tuple(sorted({self.end_of_turn_id, tokenizer.eos_token_id}))
+        self.end_of_turn_id, self._space_after = self._find_end_of_turn()
+        # A configuration may name a token of another vocabulary: an ordinary one ends no reply.
+        special = {int(i) for i in end_ids if i in tokenizer.added_tokens_decoder}
+        self.stop_ids = tuple(sorted({self.end_of_turn_id, tokenizer.eos_token_id} | special))
 
     def render(self, dialogue: Dialogue | Sequence[Message]) -> Rendered:
         """All of a dialogue. One that ends with a user message ends where a reply would start."""
@@ -91,8 +101,8 @@ class Renderer:
             position += 1
             if position < len(messages):
                 after = self._after(messages[position].text)
-                if reply_ids and reply_ids[-1] == after[0]:  # the end of turn was sampled
-                    after = after[1:]
+                if reply_ids and reply_ids[-1] == self.end_of_turn_id:  # it was sampled
+                    after = after[after.index(self.end_of_turn_id) + 1 :]
                 ids += after
                 turn += [-1] * len(after)
                 position += 1
@@ -137,31 +147,22 @@ class Renderer:
     def _reply_ids(self, message: Message) -> list[int]:
         if message.reply is not None and message.reply.token_ids:
             return list(message.reply.token_ids)
-        return [*self._encode(message.text), self.end_of_turn_id]
+        text = f"{self._space_before}{message.text}{self._space_after}"
+        return [*self._encode(text), self.end_of_turn_id]
 
     def _prompt(self, messages: Sequence[Message]) -> tuple[Sequence[int], Picture | None]:
         """The token ids up to the first reply, and the image among the messages."""
-        text = self._template(messages)
+        text = self._template(messages) + self._header
         images = [message.image for message in messages if message.image is not None]
         if not images:
             return self._encode(text), None
         self.require_images("the dialogue")
         return read_prompt(self.processor, text, images[0])
 
-    def _template(self, messages: Sequence[Message]) -> str:
-        try:
-            return self.tokenizer.apply_chat_template(
-                [{"role": m.role, "content": self._content(m)} for m in messages],
-                tokenize=False,
-                add_generation_prompt=True,
-                date_string=_TEMPLATE_DATE,
-            )
-        except (TypeError, TemplateError) as error:
-            shown = " and an image" if any(m.image is not None for m in messages) else ""
-            roles = ", ".join(message.role for message in messages)
-            raise InputError(
-                f"the chat template does not take messages of {roles}{shown}: {error}"
-            ) from error
+    def _template(self, messages: Sequence[Message], asks: bool = True) -> str:
+        """What the template writes for messages; if it `asks`, up to where a reply would start."""
+        plain = [{"role": m.role, "content": self._content(m)} for m in messages]
+        return render_template(self.tokenizer, plain, asks, self.template_kwargs)
 
     def _content(self, message: Message) -> str | list[dict[str, str]]:
         """A message's content in the form of chat templates; the image stands before the text."""
@@ -180,16 +181,40 @@ class Renderer:
         text = self._template(
             [Message("user", "."), Message("assistant", _SENTINEL), Message("user", user_text)]
         )
-        return self._encode(text.rpartition(_SENTINEL)[2])
+        return self._encode(text.rpartition(_SENTINEL)[2] + self._header)
 
     def _encode_uncached(self, text: str) -> tuple[int, ...]:
         return tuple(self.tokenizer(text, add_special_tokens=False)["input_ids"])
 
-    def _find_end_of_turn(self) -> int:
-        first = self._after(".")[0]
-        if first not in self.tokenizer.added_tokens_decoder:
+    def _find_start(self) -> tuple[str, str]:
+        """What the template writes between the prompt and the text of a reply: (a header, spaces).
+        Neither where it is text that the model may say or not, such as an empty thought.
+        """
+        said = [Message("user", "?"), Message("assistant", _SENTINEL)]
+        prompt = self._template(said[:1])
+        before = self._template(said, asks=False).partition(_SENTINEL)[0]
+        between = before.removeprefix(prompt)
+        if between == before:
+            return "", ""
+        if not between.strip():
+            return "", between
+        known = self.tokenizer.added_tokens_decoder
+        is_header = any(i in known and known[i].special for i in self._encode_uncached(between))
+        return (between, "") if is_header else ("", "")
+
+    def _find_end_of_turn(self) -> tuple[int, str]:
+        """The token that ends a reply, and the spaces that the template writes before it."""
+        said = [Message("user", "."), Message("assistant", _SENTINEL), Message("user", _NEXT)]
+        text = self._template(said).rpartition(_SENTINEL)[2].partition(_NEXT)[0]
+        spaces = text[: len(text) - len(text.lstrip())]
+        ids = self._encode_uncached(text)
+        known = [i for i in ids if i in self.tokenizer.added_tokens_decoder]
+        if known and ids[0] == known[0]:  # it may take in spaces before it
+            return known[0], ""
+        found = self._encode_uncached(text.lstrip())[:1]
+        if not known or found != (known[0],):
             raise InputError(
                 "the chat template does not end a reply with a special token "
-                f"(it writes {self.tokenizer.decode([first])!r}): set one that does"
+                f"(it writes {text[:20]!r}): set one that does"
             )
-        return first
+        return known[0], spaces

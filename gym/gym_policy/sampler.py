@@ -16,6 +16,7 @@ from gym_dialogue.policy import Policy
 from gym_policy.cached_sampler import CachedSampler
 from gym_policy.completion import Completion, Decoding, Request, Sampler, check_completions
 from gym_policy.generate_sampler import GenerateSampler
+from gym_policy.limits import check_sequence
 from gym_policy.out_of_memory import is_out_of_memory, release_memory
 from gym_policy.paged_sampler import PagedSampler
 from gym_policy.renderer import Renderer
@@ -89,7 +90,7 @@ class ModelPolicy(Policy):
 
     def act(self, dialogues: Sequence[Dialogue]) -> list[Reply]:
         """One reply to each dialogue, in order, with its token ids and log-probabilities. Raises
-        InputError for a sampler's reply that is none.
+        InputError for a sampler's reply that is none, and for a prompt that the model cannot take.
         """
         requests = [self._request(dialogue) for dialogue in dialogues]
         # Prompts of similar length share a batch, so that little of it is padding.
@@ -134,6 +135,7 @@ class ModelPolicy(Policy):
 
     def _request(self, dialogue: Dialogue) -> Request:
         prompt = self.renderer.render(dialogue)
+        check_sequence(self.model, prompt.token_ids, "a prompt", self.decoding.max_new_tokens)
         uniforms = None
         if not self.decoding.greedy:
             uniforms = dialogue.rng(_SAMPLING_STREAM).random(self.decoding.max_new_tokens)

@@ -5,20 +5,20 @@ import os
 import resource
 import shutil
 import signal
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
 
-from gym_dialogue import InputError
-from gym_dialogue.command import EnvConfig
+from gym_dialogue import InputError, Message
+from gym_dialogue.command import EnvConfig, run_command
 from gym_dialogue.data import read_dialogues
 from gym_policy import Renderer, load_model, load_renderer
 from gym_policy.checkpoint import publish
 from gym_policy.compute import num_parameters
-from gym_policy.load import save_renderer
+from gym_policy.load import run_checkpoints, save_renderer
 from gym_policy.tests.tiny_models import tiny_llama, tiny_tokenizer
 from sft import train as sft_train
 from sft.data import DialogueItems, SourceConfig, TrainingOrder
@@ -286,3 +286,38 @@ def _seal(checkpoint):
     """Take what a checkpoint holds now for what was written."""
     (checkpoint / "SHA256SUMS").unlink()
     publish(checkpoint.rename(checkpoint.with_name("changed")), checkpoint)
+
+
+@pytest.mark.parametrize("saves", [0, 1])
+def test_training_that_diverges_is_one_line_and_leaves_no_such_weights(config, saves, monkeypatch):
+    """Issue 16.4c: it ended with code 0, a loss of 0, NaN in every weight, and was "finished"."""
+    diverges = replace(config, lr=1e30, save_every=saves, max_grad_norm=1e30, validation=0.0)
+    diverges.num_dialogues = 8
+    for again in ([], ["--resume"]):
+        monkeypatch.setattr("sys.argv", ["sft", *_flags(diverges), *again])
+        with pytest.raises(SystemExit) as stop:
+            run_command(train, Config)
+        assert stop.value.code == 2
+    run = Path(config.run_dir)
+    for checkpoint in run_checkpoints(run):
+        load_model(str(checkpoint))  # refuses what are no numbers
+    assert int(run_checkpoints(run)[-1].name[-6:]) < config.num_steps
+    assert all(record.get("loss") != 0 for record in _metrics(run))
+
+
+def _flags(config):
+    file = Path(config.run_dir).with_suffix(".yaml")
+    file.write_text(yaml.safe_dump(asdict(config)))
+    return [f"--config={file}"]
+
+
+def test_dialogues_that_the_model_cannot_take_are_one_line(config, start):
+    """Issue 16.4: tokens beyond its embedding, and more of them than it has positions."""
+    model, renderer = load_model(start), load_renderer(start)
+    config = replace(config, validation=0.0)
+    dialogues = [[Message("user", "?"), Message("assistant", "a" * 3000)]]
+    with pytest.raises(InputError, match=r"dialogue 1 to learn from has 30\d\d tokens, and .*2048"):
+        sft_train.fit(model, renderer, dialogues, config, Path(config.run_dir))
+    model.resize_token_embeddings(200)
+    with pytest.raises(InputError, match="dialogue 1 to learn from has the token"):
+        sft_train.fit(model, renderer, dialogues, config, Path(config.run_dir))

@@ -4,7 +4,9 @@ import json
 
 import pytest
 import torch
+from peft import PrefixTuningConfig, PromptTuningConfig, get_peft_model
 from tiny_models import tiny_llama, tiny_tokenizer
+from transformers import LlamaForCausalLM
 
 from gym_dialogue import InputError
 from gym_policy import load_model
@@ -13,6 +15,7 @@ from gym_policy.adapter import (
     fingerprint,
     is_adapted,
     main,
+    merge,
     restore_adapter,
     save_adapter,
 )
@@ -88,6 +91,57 @@ def test_an_adapter_is_merged_on_request(saved, tmp_path, monkeypatch, capsys):
         main()
     assert stop.value.code == 2
     assert "already holds a model" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("is_tied", [False, True])
+@pytest.mark.parametrize("targets", [["lm_head"], ["embed_tokens"], ["lm_head", "embed_tokens"]])
+def test_adapters_on_head_and_embedding_are_loaded_restored_and_merged(targets, is_tied, tmp_path):
+    """Issue 16.1: writer and checker agree on an adapter's state, and a change that is merged into
+    one of two tied matrices leaves the other as it is.
+    """
+    base, directory, out = (tmp_path / name for name in ("base", "adapter", "merged"))
+    tokenizer = tiny_tokenizer()
+    config = tiny_llama(tokenizer).config
+    config.tie_word_embeddings = is_tied
+    torch.manual_seed(0)
+    LlamaForCausalLM(config).save_pretrained(base)
+    model = load_model(str(base))
+    assert (model.lm_head.weight is model.model.embed_tokens.weight) is is_tied
+    mark, before = fingerprint(model), _logits(model)
+    adapted = add_adapter(model, str(base), 4, 8.0, 0.0, targets)
+    with torch.no_grad():
+        for name, parameter in adapted.named_parameters():
+            if "lora_" in name:
+                parameter.copy_(torch.randn_like(parameter))
+    wanted = _logits(adapted)
+    assert (wanted - before).abs().max() > 0.1
+    save_adapter(adapted, directory, mark)
+    tokenizer.save_pretrained(directory)
+    torch.testing.assert_close(_logits(load_model(str(directory))), wanted)
+    other = add_adapter(load_model(str(base)), str(base), 4, 8.0, 0.0, targets)
+    restore_adapter(other, directory)
+    torch.testing.assert_close(_logits(other), wanted)
+    merge(str(directory), str(out))
+    torch.testing.assert_close(_logits(load_model(str(out))), wanted, atol=1e-4, rtol=1e-4)
+
+
+def test_adapters_with_the_embeddings_beside_them_are_loaded(saved):
+    """Issue 16.1: peft writes them along by itself where they are adapted."""
+    base, directory, _ = saved
+    adapted = add_adapter(load_model(str(base)), str(base), 4, 8.0, 0.0, ["lm_head"])
+    adapted.save_pretrained(str(directory), save_embedding_layers=True)
+    torch.testing.assert_close(_logits(load_model(str(directory))), _logits(adapted))
+
+
+@pytest.mark.parametrize("kind", [PrefixTuningConfig, PromptTuningConfig])
+def test_adapters_that_are_no_layers_are_refused(kind, saved):
+    """Issue 16.4d: they loaded, and did nothing."""
+    base, directory, _ = saved
+    config = kind(task_type="CAUSAL_LM", num_virtual_tokens=3, base_model_name_or_path=str(base))
+    get_peft_model(load_model(str(base)), config).save_pretrained(str(directory))
+    (directory / "base.json").unlink()
+    with pytest.raises(InputError, match="puts tokens of its own before every prompt"):
+        load_model(str(directory))
 
 
 def test_an_adapter_for_another_base_is_one_line(saved):

@@ -83,7 +83,7 @@ def test_a_run_in_images(kind, flags, trained, seeing, tmp_path):
     else:
         assert _changed(run) == trained
     settings = yaml.safe_load((run / "config.yaml").read_text())["eval"]
-    evaluate(CommandConfig([str(run)], task, f"{run}/eval", eval=EvalConfig(**settings)))
+    evaluate(CommandConfig([str(run)], task, run_dir=f"{run}/eval", eval=EvalConfig(**settings)))
     assert (run / "eval" / "table.txt").read_text() == table
 
 
@@ -122,5 +122,5 @@ def test_a_text_model_given_images_leaves_no_run_behind(start, tmp_path):
         train(parse_config(Config, [f"--model={start}", f"--run_dir={run}", *SMALL, *IMAGES]))
     assert not run.exists()
     with pytest.raises(InputError, match="suite id shows images, and the model"):
-        evaluate(CommandConfig([str(start)], "gp_vl", str(run)))
+        evaluate(CommandConfig([str(start)], "gp_vl", run_dir=str(run)))
     assert not run.exists()

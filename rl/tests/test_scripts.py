@@ -135,7 +135,7 @@ def environment(tmp_path):
     def make(versions):
         site = tmp_path / "site"
         for name, version in versions.items():
-            about = site / f"{name}-{version}.dist-info"
+            about = site / f"{name.replace('-', '_')}-{version}.dist-info"
             about.mkdir(parents=True)
             (about / "METADATA").write_text(f"Name: {name}\nVersion: {version}\n")
         (tmp_path / "bin").mkdir()

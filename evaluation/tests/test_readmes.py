@@ -238,7 +238,10 @@ def key_fault(module: str, key: str, value: str) -> str | None:
         if part not in fields:
             return "has no such option"
         where, annotation = fields[part]
-        name = annotation.id if isinstance(annotation, ast.Name) else None
+        optional = annotation.left if isinstance(annotation, ast.BinOp) else annotation  # X | None
+        name = optional.id if isinstance(optional, ast.Name) else None
+        if part == "chat_template_kwargs":  # a template has the variables that it has
+            return None
         if name == "Kwargs":
             options = parts[depth:] or ["KEY"]
             return None if {*options[:1]} <= environment_options() | {"KEY"} else "is no argument"

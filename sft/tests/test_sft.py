@@ -3,6 +3,7 @@
 import contextlib
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ import torch
 import yaml
 
 from gym_dialogue import InputError, Message
-from gym_dialogue.command import EnvConfig, make_envs
+from gym_dialogue.command import EnvConfig, make_envs, parse_config
 from gym_dialogue.data import read_dialogues
 from gym_dialogue.lock import locked
 from gym_policy import Renderer, load_model, load_tokenizer
@@ -253,3 +254,11 @@ def test_a_shipped_start_is_found_by_its_recipe(tmp_path):
     assert sizes[0] < 0.6 * sizes[1]
     assert make_start(replace(config, ship=False)) == shipped
     assert make_start(replace(config, ship=False, seed=1)) != shipped
+
+
+@pytest.mark.parametrize("task", ["gp_vl", "virl_vl"])
+def test_what_comes_with_the_project_is_found_for_its_recipe(task):
+    root = Path(__file__).parents[2]
+    file = root / "sft" / "configs" / f"{task}_start.yaml"
+    config = replace(parse_config(StartConfig, [f"--config={file}"]), model="tiny")
+    assert (root / "assets" / "start" / sft_start._name(config) / "config.json").is_file()

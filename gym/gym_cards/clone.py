@@ -11,6 +11,7 @@ from gym_cards.align import find_values, put
 from gym_cards.prompts import FORMAT, PARTLY_RIGHT, Listing, kind_of, read_wording
 from gym_cards.verifier import (
     FEEDBACK,
+    FINDINGS,
     ILLEGAL_FORMULA,
     INCORRECT_NUMBER,
     INCORRECT_VISION,
@@ -60,7 +61,7 @@ def derive_from_clone(
     for key, name in names.items():
         if name is not None:
             data[key] = _prompt(source, name, phrases)
-            summary.append(f"{key}: constant {name}")
+        summary.append(f"{key}: {f'constant {name}' if name else 'not found'}")
     if "prompt" not in data:
         raise InputError(
             f"{root}: no constant named {prompt or PROMPT}, nor another with {{cards}} in it, is "
@@ -99,12 +100,19 @@ def _constant(
         return name
     if usual in source.constants:
         return usual
+    if usual in source.varying:
+        raise InputError(
+            f"{source.root}: {usual} is not one constant text in its files: write it as one, or "
+            "name another constant with --prompt or --image_prompt"
+        )
     for other, text in source.constants.items():
         try:
             fields = fields_of(format_parts(text, other))
         except InputError:
             continue
         is_prompt = needed[1:] or any(target in fields for target in _TARGETS)
+        known = {*_TARGETS, "cards", "numbers", "number", "formula"}
+        is_prompt = is_prompt and all(f in known or source.labelled(f) for f in fields)
         if is_prompt and set(needed) <= set(fields) and not set(excluded) & set(fields):
             return other
     return None
@@ -177,27 +185,38 @@ def _number_of_cards(prompt: str) -> int | None:
 
 def _add_feedback(source: Source, data: dict[str, Any]) -> list[str]:
     """Adds the findings, what joins them, and what stands around them; returns lines on them."""
-    findings = {}
+    findings: dict[str, str] = {}
+    is_joined = {}
     for found in source.texts:
         kind = _kind(found)
         if kind is not None and kind not in findings:
             findings[kind] = _finding(found.parts, kind, source.root)
+            is_joined[kind] = found.target != "return"
     if not findings:
         return ["feedback: not found; the project's own"]
-    separator, end = verdict_joint(source)
-    before, after = verdict_frame(source)
+    joint, frame = verdict_joint(source), verdict_frame(source)
+    (separator, end), (before, after) = joint or (", ", "."), frame or ("", "")
     feedback = {}
     for outcome in FEEDBACK:
         if FEEDBACK[outcome]:
-            # Misread cards end the check before messages are joined, so theirs stands as it is.
-            stop = "" if outcome == INCORRECT_VISION else end
-            feedback[outcome] = f"{before}<<findings>>{stop}{after}"
+            # A message that is returned by itself is not joined, so it stands as it is.
+            alone = outcome == INCORRECT_VISION and not is_joined.get("wrong_cards", False)
+            feedback[outcome] = f"{before}<<findings>>{'' if alone else end}{after}"
     data["feedback"], data["findings"] = feedback, findings
     data["findings_separator"] = separator
     # A reply without a formula is read as one with foreign characters.
     if "foreign_character" in findings:
         findings.setdefault("unreadable", findings["foreign_character"])
-    return [f"feedback: {', '.join(sorted(findings))}"]
+    shown = feedback[ILLEGAL_FORMULA].replace("<<findings>>", f"...{separator}...")
+    lines = [f"feedback: {', '.join(sorted(findings))}", f"feedback reads: {shown!r}"]
+    missing = [kind for kind in (*FINDINGS, PARTLY_RIGHT) if kind not in findings]
+    if missing:
+        lines.append(f"feedback: not found, the project's own: {', '.join(missing)}")
+    if joint is None:
+        lines.append("feedback: what joins two messages is not found: taken to be ', ' and '.'")
+    if frame is None:
+        lines.append("feedback: what stands around a message is not found: taken to be nothing")
+    return lines
 
 
 def _kind(found: Found) -> str | None:
@@ -226,7 +245,7 @@ def _order_kind(found: Found) -> str | None:
     tests = [test for test in found.conditions if not test.startswith("not ")]
     token = tests[0] if tests else ""
     if re.search(r"close|'\)'", token):
-        return "unmatched" if len(tests) > 1 else "close_order"
+        return "close_order" if "prev" in found.conditions[-1] else "unmatched"
     if re.search(r"open|'\('", token):
         return "open_order"
     return next((f"{kind}_order" for kind in ("operator", "number") if kind in token), None)
@@ -235,8 +254,10 @@ def _order_kind(found: Found) -> str | None:
 def _finding(parts: Parts, kind: str, root: Path) -> str:
     text = ""
     for part in choose(parts, False):
-        if isinstance(part, Field):
-            text += "<<prefix>>" if kind == PARTLY_RIGHT else "[<<offending>>]"
+        if isinstance(part, Field) and kind == PARTLY_RIGHT:
+            text += "<<prefix>>"
+        elif isinstance(part, Field):
+            text += "<<offending>>" if "join(" in part.name else "[<<offending>>]"
         else:
             refuse_marks(part, root)
             text += part

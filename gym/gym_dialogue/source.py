@@ -3,16 +3,29 @@
 from __future__ import annotations
 
 import ast
+import operator
 import re
 import string
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from gym_dialogue.errors import InputError
 
+_FIRST = ("prompt_lib", "utils_rl.py")  # where texts stand; others may hold older ones
 _MAX_FILES = 2000
 _MAX_BYTES = 1_000_000
+
+
+_COMPARISONS = {
+    ast.Eq: operator.eq,
+    ast.NotEq: operator.ne,
+    ast.Gt: operator.gt,
+    ast.GtE: operator.ge,
+    ast.Lt: operator.lt,
+    ast.LtE: operator.le,
+}
 
 
 @dataclass(frozen=True)
@@ -59,6 +72,8 @@ class Source:
     root: Path
     constants: dict[str, str] = field(default_factory=dict)
     """Module-level string constants by name."""
+    varying: set[str] = field(default_factory=set)
+    """Names at module level that are assigned something else than one constant text."""
     texts: list[Found] = field(default_factory=list)
     """Texts that are assigned, appended, added, stored in a dict, passed in a call or returned."""
 
@@ -73,7 +88,7 @@ def read_source(root: str | Path) -> Source:
     count = 0
     for path in _python_files(source.root):
         try:
-            tree = ast.parse(path.read_text(encoding="utf-8"))
+            tree = ast.parse(path.read_text(encoding="utf-8-sig"))
         except (OSError, ValueError, SyntaxError, RecursionError, MemoryError):
             continue  # notebooks' leftovers and files of other Pythons say nothing of the wording
         count += 1
@@ -105,6 +120,43 @@ def plain(parts: Parts) -> str | None:
     return "".join(parts) if all(isinstance(part, str) for part in parts) else None
 
 
+def holds_at(condition: str, index: int) -> bool | None:
+    """Whether a test of one variable holds where that is `index`; None where it is no such test."""
+    node = ast.parse(condition, mode="eval").body
+    if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.Not):
+        inner = holds_at(ast.unparse(node.operand), index)
+        return None if inner is None else not inner
+    if isinstance(node, ast.Name):
+        return bool(index)
+    if isinstance(node, ast.Compare) and len(node.ops) == 1:
+        sides = (node.left, node.comparators[0])
+        values = [
+            index if isinstance(side, ast.Name) else getattr(side, "value", None) for side in sides
+        ]
+        compare = _COMPARISONS.get(type(node.ops[0]))
+        if compare and all(type(value) is int for value in values):
+            return compare(*values)
+    return None
+
+
+def choose_at(parts: Parts, index: int) -> Parts | None:
+    """The parts as they are where the variable of every choice is `index`; None if that cannot be
+    told.
+    """
+    chosen: list[Part] = []
+    for part in parts:
+        if isinstance(part, Choice):
+            holds = holds_at(part.condition, index)
+            inner = None if holds is None else part.then if holds else part.otherwise
+            inner = inner and choose_at(inner, index)
+            if inner is None:
+                return None
+            chosen += inner
+        else:
+            chosen.append(part)
+    return _joined(chosen)
+
+
 def choose(parts: Parts, otherwise: bool) -> Parts:
     """The parts with one branch of every choice in its place."""
     chosen: list[Part] = []
@@ -116,27 +168,33 @@ def choose(parts: Parts, otherwise: bool) -> Parts:
     return tuple(chosen)
 
 
-def verdict_joint(source: Source) -> tuple[str, str]:
-    """(what joins the verifier's messages, what ends them): `SEPARATOR.join(messages) + END`."""
+def verdict_joint(source: Source) -> tuple[str, str] | None:
+    """(what joins the verifier's messages, what ends them): `SEPARATOR.join(messages) + END` that a
+    function returns; None where there is none.
+    """
     for found in source.texts:
-        if found.target != "return" or not found.parts:
-            continue
-        first = found.parts[0]
-        if isinstance(first, Field) and (match := re.match(r"(['\"])(.*?)\1\.join\(", first.name)):
-            return match[2], plain(found.parts[1:]) or ""
-    return ", ", "."
+        first = found.parts[0] if found.target == "return" else None
+        if isinstance(first, Field) and ".join(" in first.name:
+            node = ast.parse(first.name, mode="eval").body
+            joint = _constant(getattr(getattr(node, "func", None), "value", node))
+            end = plain(found.parts[1:])
+            if joint and end is not None:
+                return joint, end
+    return None
 
 
-def verdict_frame(source: Source) -> tuple[str, str]:
-    """What the dialogue puts before and after the verifier's message in the next user turn."""
+def verdict_frame(source: Source) -> tuple[str, str] | None:
+    """What the dialogue puts before and after the verifier's message in the next user turn; None
+    where it is not found.
+    """
     for found in source.texts:
-        for part in found.parts:
+        is_log = re.search(r"print|log|debug|warn", found.target)
+        for at, part in enumerate(found.parts):
             if isinstance(part, Field) and re.search(r"verify.?info", part.name, re.I):
-                at = found.parts.index(part)
-                before, after = plain(found.parts[:at] or ("",)), plain(found.parts[at + 1 :])
-                if before:
-                    return before, after or ""
-    return "", ""
+                before, after = plain(found.parts[:at]), plain(found.parts[at + 1 :])
+                if not is_log and before is not None and after is not None and before + after:
+                    return before, after
+    return None
 
 
 def _python_files(root: Path) -> Iterator[Path]:
@@ -146,6 +204,7 @@ def _python_files(root: Path) -> Iterator[Path]:
         for p in paths
     )
     shown = [path for path, skip in zip(paths, hidden, strict=True) if not skip]
+    shown.sort(key=lambda path: (*(name not in path.parts for name in _FIRST), path))
     for path in shown[:_MAX_FILES]:
         if path.is_file() and path.stat().st_size <= _MAX_BYTES:
             yield path
@@ -161,8 +220,15 @@ class _Reader:
         names = _assigned_texts(tree.body)
         for name, parts in names.items():
             text = plain(parts)
-            if text is not None:
+            if text is not None and name not in self.source.varying:
                 self.source.constants.setdefault(name, text)
+        assigned = {
+            target.id
+            for node in tree.body
+            for target in getattr(node, "targets", [getattr(node, "target", None)])
+            if isinstance(target, ast.Name)
+        }
+        self.source.varying |= assigned - set(names) - set(self.source.constants)
         self._walk(tree.body, names, "", (), False)
 
     def _walk(
@@ -238,7 +304,8 @@ def parts_of(node: ast.expr, names: Mapping[str, Parts]) -> Parts | None:
     """An expression as a text; None where it holds no text at all. `names` are known variables."""
     parts = _flat(node, names)
     has_text = parts is not None and any(not isinstance(part, Field) for part in parts)
-    return _joined(parts) if has_text else None
+    is_join = isinstance(node, ast.Call) and getattr(node.func, "attr", "") == "join"
+    return _joined(parts) if has_text or is_join else None
 
 
 def _flat(node: ast.expr, names: Mapping[str, Parts]) -> list[Part] | None:
@@ -247,8 +314,7 @@ def _flat(node: ast.expr, names: Mapping[str, Parts]) -> list[Part] | None:
     if isinstance(node, ast.JoinedStr):
         parts: list[Part] = []
         for value in node.values:
-            inner = value.value if isinstance(value, ast.FormattedValue) else value
-            parts += _flat(inner, names) or [Field(ast.unparse(inner))]
+            parts += _value(value.value if isinstance(value, ast.FormattedValue) else value, names)
         return parts
     if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add):
         left, right = _flat(node.left, names), _flat(node.right, names)
@@ -260,9 +326,55 @@ def _flat(node: ast.expr, names: Mapping[str, Parts]) -> list[Part] | None:
         return [Choice(ast.unparse(node.test), _joined(then), _joined(otherwise))]
     if isinstance(node, ast.Name) and node.id in names:
         return list(names[node.id])
+    filled = _filled(node, names)
+    if filled is not None:
+        return filled
     if isinstance(node, ast.Name | ast.Attribute | ast.Subscript | ast.Call):
         return [Field(ast.unparse(node))]
     return None
+
+
+def _filled(node: ast.expr, names: Mapping[str, Parts]) -> list[Part] | None:
+    """A constant text with `.format(...)` or `% ...`; None for another expression."""
+    if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Mod):
+        text, pieces = _flat(node.left, names), None
+        if text is not None and (whole := plain(tuple(text))) is not None:
+            pieces = re.split(r"%[sd]", whole.replace("%%", "%"))
+        values = node.right.elts if isinstance(node.right, ast.Tuple) else [node.right]
+        if pieces is None or len(pieces) != len(values) + 1:
+            return None
+        parts: list[Part] = [pieces[0]]
+        for value, piece in zip(values, pieces[1:], strict=True):
+            parts += [*_value(value, names), piece]
+        return parts
+    is_format = isinstance(node, ast.Call) and getattr(node.func, "attr", "") == "format"
+    text = _flat(node.func.value, names) if is_format else None
+    whole = None if text is None else plain(tuple(text))
+    if whole is None:
+        return None
+    named = {keyword.arg: keyword.value for keyword in node.keywords}
+    try:
+        fields = format_parts(whole, "")
+    except InputError:
+        return None
+    parts, position = [], 0
+    for part in fields:
+        if not isinstance(part, Field):
+            parts.append(part)
+            continue
+        key = part.name or str(position)
+        position += not part.name
+        if key.isdigit() and int(key) < len(node.args):
+            parts += _value(node.args[int(key)], names)
+        elif key in named:
+            parts += _value(named[key], names)
+        else:
+            parts.append(part)
+    return parts
+
+
+def _value(node: ast.expr, names: Mapping[str, Parts]) -> list[Part]:
+    return _flat(node, names) or [Field(ast.unparse(node))]
 
 
 def _joined(parts: list[Part]) -> Parts:
@@ -277,20 +389,58 @@ def _joined(parts: list[Part]) -> Parts:
 
 
 def _assigned_texts(body: list[ast.stmt]) -> dict[str, Parts]:
-    """Names that stand for a text, or for one of two: assigned once, and never added to."""
+    """Names that stand for a text, or for one of two: assigned once, in both branches of one `if`,
+    or before an `if` that assigns another; and never added to.
+    """
     names: dict[str, Parts] = {}
     varying = {ast.unparse(node.target) for node in body if isinstance(node, ast.AugAssign)}
+    counts = Counter(
+        node.targets[0].id
+        for node in body
+        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name)
+    )
     for node in body:
+        pair = _one_of_two(node, names)
+        if pair is not None and counts[pair[0]] == 2 and pair[0] not in varying:
+            names[pair[0]] = pair[1]
+            varying.add(pair[0])
         if not (isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name)):
             continue
         name = node.targets[0].id
+        if name in varying:
+            continue
         parts = parts_of(node.value, names)
-        if name in names or name in varying or parts is None or not _is_simple(parts):
+        is_default = counts[name] == 2 and name not in names
+        if parts is None or not _is_simple(parts) or (counts[name] > 1 and not is_default):
             varying.add(name)
             names.pop(name, None)
         else:
             names[name] = parts
-    return names
+    settled = {name for name, count in counts.items() if count == 1} | varying
+    return {name: parts for name, parts in names.items() if name in settled}
+
+
+def _one_of_two(node: ast.stmt, names: Mapping[str, Parts]) -> tuple[str, Parts] | None:
+    """(name, choice) of an `if` that assigns a text to one name, and another one otherwise."""
+    if not isinstance(node, ast.If):
+        return None
+    branches = [_assigned(branch) for branch in (node.body, node.orelse)]
+    name = branches[0] and branches[0][0]
+    if not name or (node.orelse and (branches[1] is None or branches[1][0] != name)):
+        return None
+    then = parts_of(branches[0][1], names)
+    otherwise = parts_of(branches[1][1], names) if node.orelse else names.get(name)
+    if then is None or otherwise is None or plain(then + otherwise) is None:
+        return None
+    return name, (Choice(ast.unparse(node.test), then, otherwise),)
+
+
+def _assigned(body: list[ast.stmt]) -> tuple[str, ast.expr] | None:
+    """(name, value) where a branch is one assignment to a name."""
+    if len(body) == 1 and isinstance(body[0], ast.Assign):
+        target = body[0].targets[0]
+        return (target.id, body[0].value) if isinstance(target, ast.Name) else None
+    return None
 
 
 def _is_simple(parts: Parts) -> bool:

@@ -72,9 +72,20 @@ def derive(
         raise InputError(f"task={task}: must be one of gp_l, gp_vl, virl_l, virl_vl")
     if Path(path).is_dir():
         module = importlib.import_module(f"{package}.clone")
-        return module.derive_from_clone(path, prompt, image_prompt)
+        data, lines = module.derive_from_clone(path, prompt, image_prompt)
+        if task.endswith("_vl") and "image_prompt" not in data:
+            raise InputError(
+                f"{path}: no prompt for images is found in its files: name the constant with "
+                "--image_prompt"
+            )
+        return data, lines
     if prompt or image_prompt:
         raise InputError(f"{path}: is no directory; --prompt and --image_prompt are of a clone")
+    if task.endswith("_vl"):
+        raise InputError(
+            f"{path}: SFT data gives a wording for words only: give a clone of the released code "
+            f"for {task}"
+        )
     module = importlib.import_module(f"{package}.wording")
     try:
         return module.derive_from_data(read_dialogues(path))

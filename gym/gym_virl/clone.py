@@ -15,8 +15,10 @@ from gym_dialogue.source import (
     Parts,
     Source,
     choose,
+    choose_at,
     fields_of,
     format_parts,
+    plain,
     read_source,
     verdict_frame,
     verdict_joint,
@@ -24,6 +26,7 @@ from gym_dialogue.source import (
 from gym_dialogue.templates import refuse_marks, to_lines
 from gym_virl.prompts import FORMAT, OWN, read_wording
 from gym_virl.routes import NO_LANDMARK
+from gym_virl.verifier import FEEDBACK
 
 PROMPT, IMAGE_PROMPT, REPLY = "Q_VIRL_L", "Q_VIRL_VL", "ResponseVIRL"
 """Names of the constants that the released configurations use."""
@@ -36,6 +39,7 @@ _REPLY = {
 }
 
 _MISSING = "not found; the project's own"
+OWN_PRESENT = "Now: <<observation>>\n"
 
 Name = Callable[[str], str]
 
@@ -57,19 +61,25 @@ def derive_from_clone(
         "nothing, crossing, observation": _sights(source),
         "history": _history(source),
     }
-    present, image_present = _present(source)
+    present, image_present = _present(source, parts["nothing, crossing, observation"])
     for name, found in parts.items():
         data |= found
         summary.append(f"{name}: {'found' if found else _MISSING}")
+    sights = data.get("nothing")
+    if sights and sights["start"] == sights["between"]:
+        summary.append("nothing in sight: said at the start as between intersections")
     data.setdefault("steps", dict(OWN.steps))
+    if present is None:
+        present = OWN_PRESENT
+        summary.append(f"the end of the log: {_MISSING}")
     for key, name, usual, last in (
         ("prompt", prompt, PROMPT, present),
-        ("image_prompt", image_prompt, IMAGE_PROMPT, image_present),
+        ("image_prompt", image_prompt, IMAGE_PROMPT, image_present or ""),
     ):
         constant = _constant(source, name, usual)
         if constant is not None:
             data[key] = _prompt(source, constant, last)
-            summary.append(f"{key}: constant {constant}")
+        summary.append(f"{key}: {f'constant {constant}' if constant else 'not found'}")
     if "prompt" not in data:
         raise InputError(
             f"{root}: no constant named {prompt or PROMPT} is in its files: give a clone of the "
@@ -79,10 +89,13 @@ def derive_from_clone(
         reply = format_parts(source.constants[REPLY], f"{root}, constant {REPLY}")
         data["reply"] = _text(reply, lambda name: _REPLY.get(name, ""), root)
         summary.append(f"reply: constant {REPLY}")
-    feedback = _feedback(source)
+    if image_present is None:
+        data.pop("image_prompt", None)
+        summary.append("image_prompt: left out: how the log ends with an image is not found")
+    feedback, lines = _feedback(source)
     if feedback:
         data["feedback"] = feedback
-    summary.append(f"feedback: {', '.join(sorted(feedback)) or _MISSING}")
+    summary += lines
     data = {key: to_lines(value) for key, value in data.items()}
     read_wording(data, f"the wording of {root}")
     return data, summary
@@ -91,6 +104,11 @@ def derive_from_clone(
 def _constant(source: Source, name: str | None, usual: str) -> str | None:
     if name is not None and name not in source.constants:
         raise InputError(f"{source.root}: no constant named {name} is in its files")
+    if name is None and usual in source.varying:
+        raise InputError(
+            f"{source.root}: {usual} is not one constant text in its files: write it as one, or "
+            "name another constant with --prompt or --image_prompt"
+        )
     return name or (usual if usual in source.constants else None)
 
 
@@ -126,13 +144,24 @@ def _text(parts: Parts, name: Name, root: Path | str) -> str:
 
 def _moves(source: Source) -> dict[str, Any]:
     """The moves under both rules: texts that name turn_direction and the directions of one rule."""
-    moves: dict[str, str] = {}
+    texts: dict[str, dict[str, bool]] = {"absolute": {}, "relative": {}}
     for found in source.texts:
         text = _text(choose(found.parts, False), lambda _: "", source.root)
         if "turn_direction(x)" in text.lower() and "forward()" in text and "stop()" in text:
             rule = "absolute" if "northeast" in text else "relative"
             if rule == "absolute" or "slightly left" in text:
-                moves.setdefault(rule, text)
+                named = f"{found.target} {found.function} {found.label}".lower()
+                texts[rule][text] = texts[rule].get(text, False) or _MOVES in named
+    moves: dict[str, str] = {}
+    for rule, candidates in texts.items():
+        named = [text for text, is_named in candidates.items() if is_named] or list(candidates)
+        if len(named) > 1:
+            raise InputError(
+                f"{source.root}: has {len(named)} texts for {{{_MOVES}}} with the same moves; must "
+                "have one"
+            )
+        if named:
+            moves[rule] = named[0]
     if set(moves) != {"absolute", "relative"}:
         raise InputError(
             f"{source.root}: the texts of {{{_MOVES}}} are not found in its files, one with "
@@ -145,41 +174,42 @@ def _moves(source: Source) -> dict[str, Any]:
 
 
 def _step_name(name: str) -> str:
-    if "landmark" in name:
-        return "<<sight>>"
-    return "<<relative>>" if "rel" in name else "<<compass>>"
+    for word, mark in (("landmark", "sight"), ("rel", "relative"), ("sight", "sight")):
+        if word in name:
+            return f"<<{mark}>>"
+    return "<<compass>>" if re.search(r"head|dir|compass|abs", name) else ""
 
 
 def _steps(source: Source) -> dict[str, Any]:
     """The sentences of the directions: those that are appended to a list in the function that names
-    turns. A turn names two headings; the steps of the last leg are under a test of the length.
+    turns. A turn names two headings; the steps of the last leg are under a test of the length. None
+    are taken where they do not all fit in.
     """
     turns = [
         found
         for found in source.texts
         if found.target.endswith(".append")
-        and len({_step_name(name) for name in _field_names(found.parts)} - {"<<sight>>"}) == 2
+        and {"<<relative>>", "<<compass>>"} <= {_step_name(n) for n in _field_names(found.parts)}
     ]
-    if not turns:
-        return {}
     steps: dict[str, str] = {}
-    for found in source.texts:
+    for found in source.texts if turns else ():
         if (found.target, found.function) != (turns[0].target, turns[0].function):
             continue
         names = [_step_name(name) for name in _field_names(found.parts)]
         is_last = any("len(" in test for test in found.conditions if not test.startswith("not "))
-        if "<<relative>>" in names:
-            first, other = (
-                _text(choose(found.parts, otherwise), _step_name, source.root)
-                for otherwise in (False, True)
-            )
-            steps["turn"] = other
-            if first != other:
-                steps["first_turn"] = first
-        else:
+        written = {}
+        for index, kind in ((0, "first_turn"), (1, "turn")):
+            parts = choose_at(found.parts, index)
+            if parts is None or "" in names:
+                return {}
+            written[kind] = _text(parts, _step_name, source.root)
+        if "<<relative>>" not in names:
             kind = "arrive" if is_last else "forward"
-            kind += "_sight" if "<<sight>>" in names else ""
-            steps[kind] = _text(choose(found.parts, False), _step_name, source.root)
+            written = {f"{kind}{'_sight' if '<<sight>>' in names else ''}": written["turn"]}
+        elif is_last or written["first_turn"] == written["turn"]:
+            written = {"turn": written["turn"]}
+        if any(steps.setdefault(kind, text) != text for kind, text in written.items()):
+            return {}
     for kind in ("arrive", "forward"):
         sight = steps.get(f"{kind}_sight")
         if sight is not None:
@@ -239,9 +269,11 @@ def _sights(source: Source) -> dict[str, Any]:
         return {}
     nothing = {"start": (start or between)[0], "between": between[0]}
     nothing |= {"intersection": NO_LANDMARK, "destination": NO_LANDMARK}
+    at = next((t for f in rail if (t := plain(choose_at(f.parts, 1) or (Field(""),)))), None)
+    away = next((t for f in rail if (t := plain(f.parts)) is not None), "")
     return {
         "nothing": nothing,
-        "crossing": {"at": crossings[0], "away": ""},
+        "crossing": {"at": at or crossings[0], "away": away},
         "observation": joined[0],
     }
 
@@ -262,65 +294,108 @@ def _plain_texts(parts: Parts) -> list[str]:
 
 
 def _history_name(name: str) -> str:
-    if "action" in name and "len(" not in name:
-        return "<<action>>"
-    if "len(" in name or re.search(r"\+ ?1", name):
+    """The placeholder of what a line of the log has; empty where it is something else."""
+    if "len(" in name or re.fullmatch(r"(?:i|j|k|n|idx|index|number|count)(?: \+ 1)?", name):
         return "<<number>>"
-    return "<<crossing>>" if "inter" in name else "<<observation>>"
+    for word, mark in (("act", "action"), ("inter", "crossing"), ("obs", "observation")):
+        if word in name:
+            return f"<<{mark}>>"
+    return ""
+
+
+def _log_lines(source: Source, in_loop: bool) -> list[Found]:
+    """The lines of the log, observations and actions: `O_1: ...`, `A_1: ...`."""
+    return [
+        found for found in _added(source, in_loop) if re.match(r"[OA]\w*_", _start(found.parts))
+    ]
 
 
 def _history(source: Source) -> dict[str, Any]:
     """What positions that were left add: an observation and an action, in a loop."""
-    lines = [
-        _text(choose(found.parts, False), _history_name, source.root)
-        for found in _added(source, in_loop=True)
-        if re.match(r"[OA]\w*_", _start(found.parts))
-    ]
-    return {"history": "".join(lines[:2])} if len(lines) >= 2 else {}
+    lines = _log_lines(source, in_loop=True)[:2]
+    names = [_history_name(name) for line in lines for name in _field_names(line.parts)]
+    if sorted(names) != ["<<action>>", "<<number>>", "<<number>>", "<<observation>>"]:
+        return {}
+    texts = [_text(choose(line.parts, False), _history_name, source.root) for line in lines]
+    return {"history": "".join(texts)}
 
 
 def _start(parts: Parts) -> str:
     return parts[0] if parts and isinstance(parts[0], str) else ""
 
 
-def _present(source: Source) -> tuple[str, str]:
-    """What the history ends with at the present position, in words and with an image."""
-    lines: dict[bool, list[str]] = {True: [], False: []}
-    for found in _added(source, in_loop=False):
-        if not re.match(r"[OA]\w*_", _start(found.parts)):
-            continue
+def _present(source: Source, sights: dict[str, Any]) -> tuple[str | None, str | None]:
+    """What the history ends with at the present position, in words and with an image; None where it
+    is not found.
+    """
+    texts: dict[bool, str | None] = {True: "", False: ""}
+    for found in _log_lines(source, in_loop=False):
         tests = [test for test in found.conditions if "language" in test]
         is_words = all(test.count("not ") % 2 == 0 for test in tests)
-        parts = _without_choices(found.parts)
-        lines[is_words].append(_text(parts, _history_name, source.root))
-    words, image = "".join(lines[True][:2]), "".join(lines[False][:2])
-    return words or "Now: <<observation>>\n", image or "Now: <<crossing>>\n"
+        parts = _with_crossing(found.parts, sights)
+        is_known = parts is not None and all(map(_history_name, fields_of(parts)))
+        text = _text(parts, _history_name, source.root) if is_known else None
+        for kind in (is_words,) if tests else (True, False):
+            whole = texts[kind]
+            is_second = bool(whole) and _start(found.parts).startswith("O")
+            texts[kind] = None if whole is None or text is None or is_second else whole + text
+    words, image = texts[True] or None, texts[False] or None
+    has_both = words is not None and "<<observation>>" in words
+    return (words if has_both else None), (
+        image if image and "<<observation>>" not in image else None
+    )
 
 
-def _without_choices(parts: Parts) -> Parts:
-    """The parts with a field for each choice: what depends on the position, such as whether it is
-    an intersection.
+def _with_crossing(parts: Parts, sights: dict[str, Any]) -> Parts | None:
+    """The parts with the placeholder of the crossing for each choice of what is said of it; None
+    where a choice is between other texts.
     """
-    return tuple(Field("inter") if isinstance(part, Choice) else part for part in parts)
+    said = set((sights.get("crossing") or {}).values())
+    known = [
+        Field("inter") if isinstance(part, Choice) else part
+        for part in parts
+        if not isinstance(part, Choice) or {plain(part.then), plain(part.otherwise)} == said
+    ]
+    return tuple(known) if len(known) == len(parts) else None
 
 
 # What the verifier says.
 
 
-def _feedback(source: Source) -> dict[str, str]:
-    before, after = verdict_frame(source)
-    _, end = verdict_joint(source)
+def _feedback(source: Source) -> tuple[dict[str, str], list[str]]:
+    """(finding -> the verifier's sentence, lines on them)."""
+    joint, frame = verdict_joint(source), verdict_frame(source)
+    (_, end), (before, after) = joint or (", ", "."), frame or ("", "")
     feedback: dict[str, str] = {}
     for found in source.texts:
-        if found.label not in ("INCORRECT_OBS", "INCORRECT_ACTION"):
-            continue
-        text = before + _text(found.parts, lambda _: "<<action>>", source.root) + end + after
-        if found.label == "INCORRECT_ACTION":
-            feedback.setdefault("wrong_move", text)
-            feedback.setdefault("unreadable", text)
-        else:
-            test = next((t for t in reversed(found.conditions) if not t.startswith("not (")), "")
-            # The reply's observation is tested first: it has the word and should not, or lacks it.
-            lacks = re.match(r"\W*['\"]\w+['\"]\W+not in", test) is not None
-            feedback.setdefault("missed_intersection" if lacks else "imagined_intersection", text)
-    return feedback
+        kinds = _findings(found)
+        if not kinds or fields_of(choose(found.parts, False)):
+            continue  # what a sentence repeats of the position has no placeholder
+        stop = "" if found.target == "return" else end
+        text = before + _text(choose(found.parts, False), lambda _: "", source.root) + stop + after
+        for kind in kinds:
+            feedback.setdefault(kind, text)
+    missing = [kind for kind in FEEDBACK if FEEDBACK[kind] and kind not in feedback]
+    lines = [f"feedback: {', '.join(sorted(feedback)) or _MISSING}"]
+    if feedback and missing:
+        lines.append(f"feedback: not found, the project's own: {', '.join(missing)}")
+    if feedback and joint is None:
+        lines.append("feedback: what ends a message is not found: taken to be '.'")
+    if feedback and frame is None:
+        lines.append("feedback: what stands around a message is not found: taken to be nothing")
+    return feedback, lines
+
+
+def _findings(found: Found) -> tuple[str, ...]:
+    """Which findings a text of the released verifier is about."""
+    if found.label == "INCORRECT_ACTION":
+        return "wrong_move", "unreadable"
+    if found.label != "INCORRECT_OBS":
+        return ()
+    tests = [test for test in found.conditions if not test.startswith("not (")]
+    # A test compares a word with the reply's observation, and with the true one.
+    sides = re.findall(r"['\"]\w+['\"] (not in|in) (\w+)", tests[-1] if tests else "")
+    true = [how for how, name in sides if re.search(r"gt|true|truth|target|label|expect", name)]
+    if len(sides) != 2 or len(true) != 1:
+        return ()
+    return ("missed_intersection",) if true == ["in"] else ("imagined_intersection",)

@@ -233,6 +233,78 @@ def edit(path, old, new):
     path.write_text(text.replace(old, new))
 
 
+UTILS, WALK = "utils_rl.py", "gym/gym_virl/envs/navigation.py"
+EVALUATOR = "evaluation/evaluator/base_evaluator.py"
+ILLEGAL = 'stepper.add(REWARD_FN["ILLEGAL_FORMULA"], '
+EARLY, UNMATCHED = f"{ILLEGAL}\"a ')' too early\")", f"{ILLEGAL}\"a ')' without '('\")"
+CLOSE = f"""if prev_token_type in ["number", "close_paren"]:
+                if paren_stack:
+                    paren_stack.pop()
+                else:
+                    {UNMATCHED}
+            else:
+                {EARLY}"""
+CLOSE_AGAIN = f"""if prev_token_type not in ["number", "close_paren"]:
+                {EARLY}
+            elif not paren_stack:
+                {UNMATCHED}
+            else:
+                paren_stack.pop()"""
+LOG = """    def log(self, info):
+        print(f"Verify Info {info['Verify Info']}")
+
+    def hear"""
+FIRST = '                first_msg = "To begin, face" if idx == 0 else "Face"\n'
+
+
+@pytest.mark.parametrize(
+    ("task", "file", "old", "new"),
+    [
+        ("gp_vl", UTILS, 'f"nobody dealt {invalid_numbers}"', '"nobody dealt {}".format(lot)'),
+        ("gp_vl", UTILS, 'f"nobody dealt {invalid_numbers}"', '"nobody dealt %s" % lot'),
+        ("gp_vl", UTILS, '"; ".join(message_list) + "!"', 'f"{\'; \'.join(message_list)}!"'),
+        ("gp_vl", UTILS, CLOSE, CLOSE_AGAIN),
+        (
+            "gp_vl",
+            EVALUATOR,
+            "f\"Not so, as {info['Verify Info']} Try again\"",
+            "\"Not so, as {} Try again\".format(info['Verify Info'])",
+        ),
+        ("gp_vl", EVALUATOR, "    def hear", LOG),
+        ("virl_vl", WALK, FIRST, FIRST.replace('"To begin, face" if idx == 0 else "Face"',
+                                               '"Face" if idx > 0 else "To begin, face"')),
+        ("virl_vl", WALK, FIRST, '                first_msg = "Face"\n                if not idx:\n'
+         '                    first_msg = "To begin, face"\n'),
+        ("virl_vl", WALK, FIRST, '                if idx == 0:\n                    first_msg = '
+         '"To begin, face"\n                else:\n                    first_msg = "Face"\n'),
+        ("virl_vl", WALK, "enumerate(zip(action_list, observation_list, strict=False)):",
+         "enumerate(zip(action_list, observation_list, strict=False), 1):"),
+        ("virl_vl", UTILS, '("intersection" in output_obs) and ("intersection" not in gt_obs)',
+         '("intersection" not in gt_obs) and ("intersection" in output_obs)'),
+        ("virl_vl", UTILS, '"""A miniature of a v', '\ufeff"""A miniature of a v'),
+    ],
+)  # fmt: skip
+def test_another_way_to_write_the_same_gives_the_same_wording(clone, task, file, old, new):
+    edit(clone / file, old, new)
+    if "enumerate" in old:
+        edit(clone / file, "O_{i + 1}", "O_{i}")
+        edit(clone / file, "A_{i + 1}", "A_{i}")
+    assert derive(clone, task)[0] == derive(CLONE, task)[0]
+
+
+def test_what_is_not_found_is_said(clone):
+    edit(clone / UTILS, '"; ".join(message_list) + "!"', "joined(message_list)")
+    edit(clone / UTILS, 'f"where is {underused_numbers}"', "words(underused_numbers)")
+    lines = "\n".join(derive(clone, "gp_vl")[1])
+    assert "feedback: not found, the project's own: unused_numbers" in lines
+    assert "what joins two messages is not found: taken to be ', ' and '.'" in lines
+    edit(clone / WALK, 'else "Face"', "else name_of(idx)")
+    edit(clone / WALK, "Nothing of note here", "Nothing of note around")
+    lines = "\n".join(derive(clone, "virl_vl")[1])
+    assert "steps: not found; the project's own" in lines
+    assert "nothing in sight: said at the start as between intersections" in lines
+
+
 def test_nothing_is_executed(clone):
     edit(clone / "utils_rl.py", "import re\n", "import re\nraise SystemExit(3)\n")
     derive(clone, "gp_l")
@@ -265,6 +337,33 @@ def test_nothing_is_executed(clone):
             {},
             lambda c: edit(c / "prompt_lib/prompts.py", "{instruction}", "{instructions}"),
             "has the field {instructions}; only instruction, action_space, obs_act_seq",
+        ),
+        (
+            "virl_vl",
+            {},
+            lambda c: edit(c / "prompt_lib/prompts.py", "Q_VIRL_VL =", "Q_OTHER ="),
+            "no prompt for images is found in its files: name the constant with --image_prompt",
+        ),
+        (
+            "gp_l",
+            {},
+            lambda c: edit(
+                c / "prompt_lib/prompts.py",
+                "\nResponseEqn",
+                "\nQ_GeneralPoint_EQN_L += '!'\nResponseEqn",
+            ),
+            "Q_GeneralPoint_EQN_L is not one constant text in its files",
+        ),
+        (
+            "virl_l",
+            {},
+            lambda c: edit(
+                c / "utils_rl.py",
+                "def step_rewards_virl",
+                'action_space = """forward() or stop() '
+                'or turn_direction(x): northeast"""\n\n\ndef step_rewards_virl',
+            ),
+            "has 2 texts for {action_space} with the same moves",
         ),
         ("chess", {}, None, "task=chess: must be one of gp_l, gp_vl, virl_l, virl_vl"),
     ],

@@ -7,6 +7,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
+from gym_cards.align import mark_number
 from gym_cards.formula import tokenize
 from gym_cards.printed import longest_opening
 from gym_cards.prompts import PARTLY_RIGHT, Wording
@@ -47,7 +48,7 @@ _OFFENDING = "<<offending>>"
 _LISTED = re.compile(
     r"\[<<offending>>\]|\(<<offending>>\)|\{<<offending>>\}|([\"'`])<<offending>>\1|<<offending>>"
 )
-_JOINT = re.compile(r"[^\w\s]\s*|\n\s*")
+_JOINT = re.compile(r"\s*[^\w\s()\[\]{}<>\"'`]\s*|\s*\n\s*")
 
 
 @dataclass(frozen=True)
@@ -68,15 +69,17 @@ def learn_findings(wording: Wording, heard: Sequence[Heard]) -> Wording | None:
     heard = heard[:: -(-len(heard) // _MAX_EXAMPLES) or 1]
     solved = [h for h in heard if h.findings[0].kind == "wrong_value"]
     alone = _texts(wording, [h for h in heard if h.findings[0].kind != "wrong_value"])
-    pairs = _pairs(wording, heard)
+    pairs, repeated = _pairs(wording, heard), _repeated(heard)
     whole = [*alone.values()]
     whole += [text for text, _ in Counter(h.sentence for h in solved).most_common(1)]
     starts = [*whole, *(text[:cut] for text, cut in pairs.values())]
+    starts += [first for first, _, _ in repeated.values()]
     if len(set(starts)) < 2:
         return None
     before = _before(starts)
     rest = {kind: text[len(before) :] for kind, text in alone.items()}
     halves = {kinds: _halves(*pair, rest.get(kinds[1])) for kinds, pair in pairs.items()}
+    halves |= repeated
     ends = [text[len(before) :] for text in whole] + [second for _, _, second in halves.values()]
     if len(set(ends)) < 2:
         return None
@@ -124,6 +127,7 @@ def _marked(example: Heard, wording: Wording) -> tuple[str, str]:
         prefix = longest_opening(tokens, example.numbers, example.target)
         if prefix:
             kind, text = PARTLY_RIGHT, text.replace(prefix, "<<prefix>>")
+        text = mark_number(text, example.target, "<<target>>")
     return kind, text
 
 
@@ -168,6 +172,26 @@ def _halves(text: str, cut: int, second: str | None) -> tuple[str, str, str]:
         joint = _JOINT.match(text, cut)
         end = joint.end() if joint else cut + 1
     return text[:cut], text[cut:end], text[end:]
+
+
+def _repeated(heard: Iterable[Heard]) -> dict[tuple[str, str], tuple[str, str, str]]:
+    """The most frequent sentence on one kind of finding that was met three times or more in a
+    reply: (what it begins with, with the finding, separator, the finding, with what it ends with).
+    """
+    met: dict[str, Counter[tuple[str, int]]] = defaultdict(Counter)
+    for example in heard:
+        (kind, *others), count = {f.kind for f in example.findings}, len(example.findings)
+        if not others and count > 2:
+            met[kind][example.sentence, count] += 1
+    halves = {}
+    for kind, counts in met.items():
+        sentence, count = counts.most_common(1)[0][0]
+        again = rf"(?P<joint>\W+)(?P=text)(?:(?P=joint)(?P=text)){{{count - 2}}}"
+        match = re.search(rf"\b(?P<text>\w.*\w){again}", sentence, re.DOTALL)
+        if match:
+            first, second = sentence[: match.end("text")], match["text"] + sentence[match.end() :]
+            halves[kind, kind] = first, match["joint"], second
+    return halves
 
 
 # What stands around and between findings.

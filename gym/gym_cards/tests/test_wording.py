@@ -614,6 +614,7 @@ LONG = {
         ("Wrong (<<findings>>). Try again", ", and ", TERSE),
         ("<<findings>>.\nOnce more:", "\n", LONG),
         ("No: <<findings>>", " and ", LONG),
+        ("I say: <<findings>>.", " / ", LONG),
         ("<<findings>> Answer again.", " ", {}),
     ],
 )
@@ -621,12 +622,21 @@ def test_joined_findings_are_learned_from_ordinary_mistakes(frame, separator, fi
     said = _framed(frame, separator, findings)
     found = derive(_joined_dialogues(said, 60, ORDINARY))
     assert sum("explains 100.0 % of" in line for line in found.summary) == 5
-    for formula in ("40+10+10+3", "1+10", "1+10+10+3+3", "1++10++10+3", "1)+40", "1+10+10+3"):
+    for formula in ("40+10+10+3", "1+10", "1+10+10+3+3", "1++10++10+3", "1)+40", "1*10+10+3"):
         rule, cards = FaceRule(*TEN), ["A", "10", "K", "3"]
         reply = json.dumps({"formula": formula})
         heard = verify(reply, cards, (1, 10, 10, 3)).info["findings"]
-        about = (heard, cards, (1, 10, 10, 3), rule, 24, formula, 1, 1)
-        assert found.wording.feedback_to(*about) == said.feedback_to(*about)
+        for target in (24, 36):
+            about = (heard, cards, (1, 10, 10, 3), rule, target, formula, 1, 1)
+            assert found.wording.feedback_to(*about) == said.feedback_to(*about)
+
+
+def test_a_finding_that_is_only_met_repeated_is_learned():
+    said = _framed("Not so, as <<findings>>! Try again", "; ", TERSE)
+    found = derive(_joined_dialogues(said, 30, (ORDINARY[3], ORDINARY[5]))).wording
+    assert found.findings_separator == "; "
+    assert found.findings["operator_order"] == TERSE["operator_order"]
+    assert set(found.feedback.values()) == {"Not so, as <<findings>>! Try again"}
 
 
 def test_findings_that_keep_the_own_sentence_in_a_frame_are_named():

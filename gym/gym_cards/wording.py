@@ -18,7 +18,7 @@ from typing import Any
 
 from gym_cards.align import Votes, find_values, listing_pattern, mark_number, put
 from gym_cards.formula import evaluate, find_faults, foreign_characters, tokenize
-from gym_cards.joined import Heard, learn_findings
+from gym_cards.joined import KINDS_SAID, Heard, learn_findings
 from gym_cards.prompts import OWN, Listing, Wording, kind_of, read_wording
 from gym_cards.rules import FACES, RANKS, FaceRule
 from gym_cards.solver import solve
@@ -136,6 +136,13 @@ def derive(dialogues: Iterable[Sequence[Message]]) -> Derived:
     )
     more = f" and {len(met) - 5} more" if len(met) > 5 else ""
     summary.append(f"rules met (J/Q/K): {counts}{more}")
+    kinds = {kind_of(rule) for rule in met}
+    if len(kinds) == 1:
+        other = "do not all count" if kinds == {"same"} else "all count"
+        summary.append(
+            f"rules: none where J, Q and K {other} the same was met; it is worded alike, which the "
+            "data does not show"
+        )
     share = sum(right) / total
     summary.append(f"prompt: explains {_percent(share)} of the dialogues")
     if share < MIN_SHARE:
@@ -340,6 +347,13 @@ def _derive_feedback(wording: Wording, examples: Sequence[Example]) -> tuple[Wor
     if findings:
         wording = replace(wording, findings_separator=joined.findings_separator)
         lines.append(f"feedback: names all of {', '.join(sorted(findings))}")
+        framed = [outcome for outcome, text in feedback.items() if "<<findings>>" in text]
+        own = {kind for outcome in framed for kind in KINDS_SAID[outcome]} - set(findings)
+        if own:
+            lines.append(
+                "feedback: in that frame the project's own sentence, as the data has none, for "
+                + ", ".join(sorted(own))
+            )
     return wording, lines
 
 

@@ -3,7 +3,8 @@
 Of the data it is known that a prompt holds numbered steps, the moves, and a log of observations and
 actions (`O_1: ...`, `A_1: ...`), and that a reply names what is observed, the step and the action.
 What these hold becomes placeholders; what stands around them is the wording. The most frequent
-template wins, and is then tested: it explains those dialogues that it gives back to the letter.
+template wins, and is then tested: from what it reads in a dialogue, the environment would write the
+same.
 """
 
 from __future__ import annotations
@@ -19,8 +20,8 @@ from gym_dialogue.messages import Message
 from gym_dialogue.parse import read_fields
 from gym_dialogue.templates import MARK, fill, refuse_marks, to_lines
 from gym_virl.geo import COMPASS, RELATIVE, SIDES
-from gym_virl.prompts import FORMAT, OWN, read_wording
-from gym_virl.rail import Position
+from gym_virl.prompts import FORMAT, OWN, RULES, Wording, read_wording
+from gym_virl.rail import Position, Stretch
 from gym_virl.routes import DESTINATION
 from gym_virl.verifier import REPLY_KEYS, read_action, says_intersection, verify
 
@@ -42,6 +43,7 @@ _MOVES = re.compile(r"(?m)^.*turn_direction\(.*$")
 class Example:
     """A dialogue of the data, taken apart."""
 
+    prompt: str
     frame: str
     """The prompt, with placeholders for what it holds."""
     dot: str
@@ -84,10 +86,15 @@ def derive_from_data(dialogues: Iterable[Sequence[Message]]) -> tuple[dict[str, 
     data: dict[str, Any] = {"format": FORMAT, "prompt": frame}
     data["step_line"] = f"<<number>>{dot} <<step>>\n"
     data |= _moves(examples, lines)
-    data["steps"] = _steps(examples)
-    data |= _observations(examples)
+    data["steps"] = _steps(examples, lines)
+    data |= _observations(examples, lines)
     data |= _reply(examples, data["step_line"], lines)
-    share = sum(_explains(data, e) for e in examples) / total
+    wording = read_wording(data, "the wording that was found")
+    rendered = [_render(wording, e) for e in examples]
+    share = sum(e.prompt == texts[0] for e, texts in zip(examples, rendered, strict=True)) / total
+    said = sum(e.replies[-1] == texts[1] for e, texts in zip(examples, rendered, strict=True))
+    if "reply" in data:
+        lines.append(f"reply: explains {100 * said / total:.1f} % of the last replies")
     lines.append(f"prompt: explains {100 * share:.1f} % of the dialogues")
     if share < MIN_SHARE:
         raise InputError(
@@ -132,6 +139,7 @@ def _read(messages: Sequence[Message]) -> Example | None:
     )
     dot = steps["dot"]
     return Example(
+        prompt,
         frame,
         dot,
         tuple(line.partition(f"{dot} ")[2] for line in steps[0].splitlines()),
@@ -201,7 +209,7 @@ def _renamed(text: str, old: Sequence[str], new: Sequence[str]) -> str:
 # The directions.
 
 
-def _steps(examples: Sequence[Example]) -> dict[str, str]:
+def _steps(examples: Sequence[Example], lines: list[str]) -> dict[str, str]:
     """Templates of the steps: turns and moves by turns, the last move to the destination."""
     turns, first_turns = [], []
     moves: dict[str, list[str]] = {"forward": [], "arrive": []}
@@ -223,6 +231,12 @@ def _steps(examples: Sequence[Example]) -> dict[str, str]:
         sighted = [text for text in texts if re.search(_SIDE, text)]
         plain = _most_common((text for text in texts if not re.search(_SIDE, text)), None)
         template = _sighted(sighted) if sighted else None
+        for found, name, other in ((plain, "without", "with"), (template, "with", "without")):
+            if found is None:
+                lines.append(
+                    f"steps: no move of the kind {kind} is {name} a landmark; worded after those "
+                    f"{other} one"
+                )
         steps[f"{kind}_sight"] = template or plain or OWN.steps[f"{kind}_sight"]
         steps[kind] = plain or re.sub(r",? (?:where|at|near)? ?<<sight>>", "", template or "")
     return {kind: text or OWN.steps[kind] for kind, text in steps.items()}
@@ -249,7 +263,7 @@ def _sighted(texts: Sequence[str]) -> str:
 # What is observed.
 
 
-def _observations(examples: Sequence[Example]) -> dict[str, Any]:
+def _observations(examples: Sequence[Example], lines: list[str]) -> dict[str, Any]:
     """How sights and crossings are said, and what is said where there is no sight."""
     by_role: dict[str, list[str]] = {
         role: [] for role in ("start", "between", "intersection", "destination")
@@ -271,6 +285,12 @@ def _observations(examples: Sequence[Example]) -> dict[str, Any]:
         plain = (t.removesuffix(tail) for t in texts if not _after_side(t) and t.endswith(tail))
         nothing[role] = _most_common(plain, None)
     usual = nothing["intersection"] or nothing["between"] or nothing["start"]
+    missing = [role for role, text in nothing.items() if text is None]
+    if missing:
+        lines.append(
+            f"observations: none without a landmark was met at {', '.join(missing)}; its text is "
+            "taken from another place"
+        )
     return {
         "observation": f"<<sight>>{prefix}<<crossing>>{suffix}",
         "crossing": {
@@ -319,7 +339,6 @@ def _reply(examples: Sequence[Example], step_line: str, lines: list[str]) -> dic
         lines.append("reply: no form is found; the project's own")
         return {}
     is_numbered = numbered > len(examples) / 2
-    lines.append(f"reply: explains {100 * max(forms.values()) / len(examples):.1f} %")
     return {
         "reply": forms.most_common(1)[0][0],
         "reply_step": step_line.strip() if is_numbered else "<<step>>",
@@ -353,28 +372,71 @@ def _position(example: Example) -> Position:
 # The test.
 
 
-def _explains(data: dict[str, Any], example: Example) -> bool:
-    """Whether the templates give a dialogue's prompt back to the letter."""
-    if data["prompt"] != example.frame or example.moves not in data["moves"].values():
-        return False
-    steps = data["steps"]
-    kinds = {"turn": ("turn", "first_turn"), "forward": ("forward", "forward_sight")}
-    kinds["arrive"] = ("arrive", "arrive_sight")
-    for number, step in enumerate(example.steps):
-        is_last = number == len(example.steps) - 1
-        kind = "turn" if number % 2 == 0 else "arrive" if is_last else "forward"
-        if not any(_matches(steps[k], step) for k in kinds[kind] if k in steps):
-            return False
-    return all(_is_observed(data, *seen, n) for n, seen in enumerate(example.observed))
+def _render(wording: Wording, example: Example) -> tuple[str | None, str | None]:
+    """(prompt, last reply) as the environment would write them, from what the templates read in a
+    dialogue; None for what they cannot read.
+    """
+    rule = next((rule for rule in RULES if wording.moves[rule] == example.moves), None)
+    stretches = _read_steps(wording, example.steps)
+    if rule is None or stretches is None:
+        return None, None
+    is_absolute = rule == "absolute"
+    steps = wording.instruction_steps(stretches)
+    sights = {stretch.sight for stretch in stretches if stretch.sight}
+    named = [wording.named_step(steps, number) for number in range(len(steps))]
+    step = named.index(example.fields[1]) if example.fields[1] in named else 0
+    positions = [
+        _read_position(wording, observation, action, number, step, sights)
+        for number, (observation, action) in enumerate(example.observed)
+    ]
+    if None in positions:
+        return None, None
+    parts = [wording.opening(steps, is_absolute, False)]
+    parts += [wording.left(n, p, is_absolute) for n, p in enumerate(positions[:-1], start=1)]
+    parts.append(wording.present(len(positions), positions[-1], None))
+    reply = wording.format_reply(positions[-1], steps, positions[-1].action(is_absolute))
+    return "".join(parts), reply
 
 
-def _is_observed(data: dict[str, Any], observation: str, action: str, number: int) -> bool:
+def _read_position(
+    wording: Wording, observation: str, action: str, number: int, step: int, sights: Iterable[str]
+) -> Position | None:
+    """The position where this is observed and done; None where neither the lack of a sight nor one
+    of the sights in the directions gives the observation.
+    """
     role = _role(number, action)
-    crossing = data["crossing"]["at" if role == "intersection" else "away"]
-    text = fill(data["observation"], {"crossing": crossing})
-    return _matches(text, observation) or observation == fill(
-        text, {"sight": data["nothing"][role]}
-    )
+    kind = {"between": "forward", "destination": "stop"}.get(role, "turn")
+    name = (read_action(action) or action).partition("(")[2].removesuffix(")")
+    at = role == "intersection"
+    for sight in (None, *sights):
+        position = Position(kind, (0.0, 0.0), 0.0, step, sight, at, (name, name))
+        if wording.observe(position)["observation"] == observation:
+            return position
+    return None
+
+
+def _read_steps(wording: Wording, steps: Sequence[str]) -> list[Stretch] | None:
+    """What the steps of a dialogue say; None where the templates do not read it, or read it as
+    something that the environment would not put there.
+    """
+    stretches = []
+    for number in range(0, len(steps) - 1, 2):
+        is_last = number + 2 == len(steps)
+        templates = [
+            wording.steps.get("first_turn" if number == 0 else "turn"),
+            wording.steps["turn"],
+        ]
+        turn = next((m for t in templates if t and (m := _match(t, steps[number]))), None)
+        if turn is None:
+            return None
+        kind, move, sight = "arrive" if is_last else "forward", steps[number + 1], None
+        if move != fill(wording.steps[kind], {}):
+            match = _match(wording.steps[f"{kind}_sight"], move)
+            sight = match and match.groupdict().get("sight")
+            if sight is None or (is_last and not sight.startswith(DESTINATION)):
+                return None
+        stretches.append(Stretch((turn["relative"], turn["compass"]), sight))
+    return stretches if len(steps) % 2 == 0 else None
 
 
 _VALUES = {
@@ -384,9 +446,12 @@ _VALUES = {
 }
 
 
-def _matches(template: str, text: str) -> bool:
-    pattern, end = "", 0
+def _match(template: str, text: str) -> re.Match[str] | None:
+    pattern, end, seen = "", 0, set()
     for mark in MARK.finditer(template):
-        pattern += re.escape(template[end : mark.start()]) + f"(?:{_VALUES[mark[1]]})"
+        name = mark[1]
+        value = f"(?P={name})" if name in seen else f"(?P<{name}>{_VALUES[name]})"
+        seen.add(name)
+        pattern += re.escape(template[end : mark.start()]) + value
         end = mark.end()
-    return re.fullmatch(pattern + re.escape(template[end:]), text) is not None
+    return re.fullmatch(pattern + re.escape(template[end:]), text)

@@ -554,3 +554,109 @@ def test_joined_findings_come_back(tmp_path):
     assert found.findings_separator == ", "
     assert {kind: found.findings[kind] for kind in style.findings} == style.findings
     assert set(found.feedback.values()) == {"Not right because <<findings>>."}
+
+
+def _joined_dialogues(said, count, mistakes, values=TEN):
+    """Dialogues with one of these mistakes, made of the hand's numbers, and a solution."""
+    rng = np.random.default_rng(0)
+    env = gymnasium.make(gym_cards.ENV_ID, face_rule=dict(zip("JQK", values, strict=True)))
+    dialogues = []
+    for number in range(count):
+        _, info = env.reset(seed=number)
+        cards, numbers = info["plain_cards"], info["numbers"]
+        order = rng.permutation(numbers)
+        formula = mistakes[number % len(mistakes)].format(*order, foreign=order[0] + 20)
+        findings = verify(json.dumps({"formula": formula}), cards, numbers).info["findings"]
+        sentence = said.feedback_to(findings, cards, numbers, FaceRule(*values), 24, formula, 1, 1)
+        texts = [Telegram().prompt(cards, values), Telegram().reply(cards, numbers, formula)]
+        texts += [sentence, Telegram().reply(cards, numbers, info["solution"])]
+        roles = ["user", "assistant"] * 2
+        dialogues.append([Message(r, t) for r, t in zip(roles, texts, strict=True)])
+    return dialogues
+
+
+def _framed(frame, separator, findings):
+    feedback = dict.fromkeys(KINDS, frame)
+    keys = {"feedback": feedback, "findings": findings, "findings_separator": separator}
+    return read_wording(OWN.to_json() | keys, "w")
+
+
+ORDINARY = (  # a number replaced, forgotten, used twice; signs and parentheses; a wrong value
+    "{foreign}+{1}+{2}+{3}",
+    "{0}+{1}+{2}",
+    "{0}+{1}+{2}+{3}+{0}",
+    "{0}++{1}++{2}++{3}",
+    "{0}+{1}+{2}+{3})",
+    "{0}-{1}-{2}-{3}",
+)
+TERSE = {
+    "foreign_numbers": "nobody dealt [<<offending>>]",
+    "overused_numbers": "too much of [<<offending>>] in it",
+    "unused_numbers": "where is [<<offending>>]",
+    "operator_order": "a sign too many",
+    "unmatched": "a parenthesis too many",
+    "wrong_value": "all of it is wrong",
+}
+LONG = {
+    "foreign_numbers": "no card has the numbers <<offending>>",
+    "overused_numbers": "there is only so much of <<offending>>",
+    "unused_numbers": "you forgot (<<offending>>)",
+    "operator_order": "you wrote a sign too many",
+    "unmatched": "you closed what was not open",
+    "wrong_value": "another number comes out",
+}
+
+
+@pytest.mark.parametrize(
+    ("frame", "separator", "findings"),
+    [
+        ("Not so, as <<findings>>! Try again", "; ", TERSE),
+        ("Wrong (<<findings>>). Try again", ", and ", TERSE),
+        ("<<findings>>.\nOnce more:", "\n", LONG),
+        ("No: <<findings>>", " and ", LONG),
+        ("I say: <<findings>>.", " / ", LONG),
+        ("<<findings>> Answer again.", " ", {}),
+    ],
+)
+def test_joined_findings_are_learned_from_ordinary_mistakes(frame, separator, findings):
+    said = _framed(frame, separator, findings)
+    found = derive(_joined_dialogues(said, 60, ORDINARY))
+    assert sum("explains 100.0 % of" in line for line in found.summary) == 5
+    for formula in ("40+10+10+3", "1+10", "1+10+10+3+3", "1++10++10+3", "1)+40", "1*10+10+3"):
+        rule, cards = FaceRule(*TEN), ["A", "10", "K", "3"]
+        reply = json.dumps({"formula": formula})
+        heard = verify(reply, cards, (1, 10, 10, 3)).info["findings"]
+        for target in (24, 36):
+            about = (heard, cards, (1, 10, 10, 3), rule, target, formula, 1, 1)
+            assert found.wording.feedback_to(*about) == said.feedback_to(*about)
+
+
+def test_a_finding_that_is_only_met_repeated_is_learned():
+    said = _framed("Not so, as <<findings>>! Try again", "; ", TERSE)
+    found = derive(_joined_dialogues(said, 30, (ORDINARY[3], ORDINARY[5]))).wording
+    assert found.findings_separator == "; "
+    assert found.findings["operator_order"] == TERSE["operator_order"]
+    assert set(found.feedback.values()) == {"Not so, as <<findings>>! Try again"}
+
+
+def test_findings_that_keep_the_own_sentence_in_a_frame_are_named():
+    said = _framed("Not so, as <<findings>>! Try again", "; ", TERSE)
+    found = derive(_joined_dialogues(said, 60, (*ORDINARY[:3], ORDINARY[5])))
+    assert found.summary[-1].startswith("feedback: names all of foreign_numbers")
+    assert "ILLEGAL_FORMULA (no example)" in found.summary[-2]
+    found = derive(_joined_dialogues(said, 60, ORDINARY))
+    assert found.summary[-1].endswith(
+        "the project's own sentence, as the data has none, for close_order, foreign_character, "
+        "number_order, open_order, unreadable"
+    )
+
+
+@pytest.mark.parametrize(
+    ("values", "line"),
+    [(TEN, "none where J, Q and K do not all count"), (RANK, "none where J, Q and K all count")],
+)
+def test_a_kind_of_rule_that_was_not_met_is_told(values, line):
+    met, both = (_joined_dialogues(OWN, 40, ORDINARY, v) for v in (values, (3, 3, 3)))
+    assert any(line in told for told in derive(met).summary)
+    rank = _joined_dialogues(OWN, 40, ORDINARY, RANK)
+    assert not any("none where" in told for told in derive(both + rank).summary)

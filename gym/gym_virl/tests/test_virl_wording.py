@@ -1,6 +1,7 @@
 """Wording files: what is read and refused, and deriving them from SFT data."""
 
 import json
+import re
 from dataclasses import replace
 
 import gymnasium
@@ -112,6 +113,48 @@ def test_relative_moves_are_worded_after_the_absolute_ones_where_data_lacks_them
     assert read_wording(data, "w").moves == FOREIGN.moves
     data, _ = derive(sft_data(tmp_path, FOREIGN, absolute_action=False), "virl_l")
     assert read_wording(data, "w").moves == FOREIGN.moves
+
+
+@pytest.mark.parametrize(
+    ("pattern", "put"),
+    [
+        ("where The destination", "where the destination"),  # not what a sight would be
+        (r"(?m)^(O_\d+): (.*)$", r'\1: "\2"'),  # a sight with the quote that opens the line
+        (r"(?m)^(A_\d+: turn_direction)\((.+)\)$", r"\1('\2')"),
+        ("\n", "\r\n"),
+    ],
+)
+def test_data_that_the_environment_would_not_write_so_is_refused(tmp_path, pattern, put):
+    path = sft_data(tmp_path, FOREIGN, 8)
+    items = json.loads(path.read_text())
+    for item in items:
+        for turn in item["conversations"]:
+            turn["value"] = re.sub(pattern, put, turn["value"])
+    path.write_text(json.dumps(items))
+    with pytest.raises(InputError, match=r"the most frequent prompt explains [0-4]?\d\.\d % of"):
+        derive(path, "virl_l")
+
+
+def test_texts_that_the_data_does_not_have_are_told(tmp_path):
+    path = sft_data(tmp_path, FOREIGN, 20)
+    lines = derive(path, "virl_l")[1]
+    assert not any(line.startswith("observations: ") and "intersection" in line for line in lines)
+    items = json.loads(path.read_text())
+    bare = ("Nothing to see; You see", "crossing.")
+    full = [i for i in items if not any(b in i["conversations"][0]["value"] for b in bare)]
+    assert len(full) > 5
+    path.write_text(json.dumps(full))
+    data, lines = derive(path, "virl_l")
+    assert any(
+        line.startswith("observations: none without a landmark was met at intersection")
+        and line.endswith("its text is taken from another place")
+        for line in lines
+    )
+    assert (
+        "steps: no move of the kind forward is without a landmark; worded after those with one"
+        in lines
+    )
+    assert read_wording(data, "w").steps["forward"] == "Go on to a crossing."
 
 
 def test_data_of_another_task_is_refused(tmp_path):

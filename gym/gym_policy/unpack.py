@@ -25,7 +25,8 @@ _DAMAGED = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, Runti
 
 def unpack(archive: Path) -> bool:
     """Unpack a zip into the folder of its name, unless that is there: False then. What its paths
-    begin with is left out: up to a folder of its own name, or to the one that holds `street_views`, say.
+    begin with is left out, up to a folder of its own name or the one that holds `street_views` and
+    the like.
 
     It is unpacked beside its place and then moved there, so that an interrupted unpacking is done
     again. Raises InputError, and leaves nothing, for a member that does not belong into the folder

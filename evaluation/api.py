@@ -14,7 +14,7 @@ import yaml
 from evaluation import report
 from evaluation.html import leave_report
 from evaluation.play import EvalConfig, check_eval_config, play_suites
-from evaluation.suites import EnvOptions, load_task, with_options
+from evaluation.suites import EnvOptions, load_task, playable, with_options
 from gym_dialogue import InputError
 from gym_dialogue.command import make_envs, run_command, start_run, with_prompt_file
 from gym_dialogue.files import write_atomically
@@ -79,7 +79,7 @@ def main(config: ApiConfig) -> None:
     the files of any evaluation, and usage.json. Raises InputError.
     """
     task = load_task(config.task)
-    task.suites = with_options(task.suites, config.env.kwargs)
+    task.suites = playable(with_options(task.suites, config.env.kwargs), config.prompt_file)
     check_eval_config(config.eval)
     if config.eval.sampling != "given":
         raise InputError(

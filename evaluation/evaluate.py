@@ -15,7 +15,7 @@ from typing import Literal
 from evaluation import report
 from evaluation.html import leave_report
 from evaluation.play import EvalConfig, check_eval_config, eval_flags, model_policies, play_suites
-from evaluation.suites import CONFIG_DIR, EnvOptions, load_task, with_options
+from evaluation.suites import CONFIG_DIR, EnvOptions, load_task, playable, with_options
 from gym_dialogue import InputError, shows_images
 from gym_dialogue.command import (
     Kwargs,
@@ -72,7 +72,7 @@ def main(config: CommandConfig) -> None:
     given = config.checkpoints or [_newest_run()]
     name = config.task or settings_of(given[0]).get("task") or "gp_l"
     task = load_task(name)
-    task.suites = with_options(task.suites, config.env.kwargs)
+    task.suites = playable(with_options(task.suites, config.env.kwargs), config.prompt_file)
     check_eval_config(config.eval)
     checkpoints = [c for path in given for c in saved_checkpoints(path)]
     given_kwargs, trusts = config.chat_template_kwargs, config.trust_remote_code

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
-from gym_dialogue import InputError
-from gym_dialogue.command import EnvConfig, Kwargs, parse_config
+from gym_dialogue import InputError, NothingToPlayError
+from gym_dialogue.command import EnvConfig, Kwargs, make_envs, parse_config, with_prompt_file
 
 CONFIG_DIR = Path(__file__).parent / "configs"
 
@@ -25,6 +25,9 @@ class SuiteConfig:
     """What the table calls it; the name if empty."""
     shift: Literal["none", "puzzle", "rule", "visual"] = "none"
     """What differs from training: nothing, held-out puzzles, the rule, or the looks."""
+    optional: bool = False
+    """Left out where its environment has nothing to play, such as a file of routes of which none is
+    held out; else that is an error."""
 
 
 @dataclass
@@ -80,6 +83,23 @@ def with_options(suites: Sequence[SuiteConfig], kwargs: Kwargs) -> list[SuiteCon
     return [
         replace(suite, env=EnvConfig(suite.env.id, suite.env.kwargs | kwargs)) for suite in suites
     ]
+
+
+def playable(suites: Sequence[SuiteConfig], prompt_file: str | None) -> list[SuiteConfig]:
+    """Suites without those optional ones that have nothing to play; a line is printed for each of
+    these. Raises InputError.
+    """
+    return [suite for suite in suites if not suite.optional or _has_episodes(suite, prompt_file)]
+
+
+def _has_episodes(suite: SuiteConfig, prompt_file: str | None) -> bool:
+    (env,) = make_envs(with_prompt_file(suite.env, prompt_file), 1)
+    try:
+        env.reset(seed=0)
+    except NothingToPlayError as error:
+        print(f"suite {suite.name}: left out: {error}")
+        return False
+    return True
 
 
 def _file_of(name_or_file: str) -> Path:

@@ -28,7 +28,7 @@ from evaluation.play import (
     read_records,
     summarize_records,
 )
-from evaluation.suites import TaskConfig, load_task
+from evaluation.suites import TaskConfig, load_task, playable
 from gym_dialogue import Episode, InputError, Message, Task, rollout, shows_images
 from gym_dialogue.command import (
     make_envs,
@@ -175,6 +175,7 @@ def train(config: Config) -> Path:
             print(note)
         return Path(config.run_dir)
     task = load_task(config.task)
+    task.suites = playable(task.suites, config.prompt_file)
     measured = [f"eval/{suite.name}/{d}" for suite in task.suites for d in config.monitor.decoding]
     if config.best_by not in measured:
         raise InputError(f"best_by={config.best_by}: must be one of {', '.join(measured)}")

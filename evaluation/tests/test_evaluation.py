@@ -21,10 +21,11 @@ from evaluation.play import (
 )
 from evaluation.replay import compare
 from evaluation.study.measure import Config as MeasureConfig
-from evaluation.suites import CONFIG_DIR, load_task, with_options
+from evaluation.suites import CONFIG_DIR, load_task, playable, with_options
 from gym_dialogue import (
     InputError,
     NoisyOraclePolicy,
+    NothingToPlayError,
     OraclePolicy,
     Policy,
     RandomPolicy,
@@ -33,6 +34,8 @@ from gym_dialogue import (
 from gym_dialogue.command import make_envs, parse_config
 from gym_dialogue.messages import BEYOND_CONTEXT
 from gym_policy import Renderer
+from gym_virl.city import City
+from gym_virl.routes import write_routes
 from sft.tiny import build_model, build_tokenizer
 
 
@@ -324,6 +327,43 @@ def test_the_suites_of_navigation_walk_where_they_say():
     for words, views in zip(task.suites, load_task("virl_vl").suites, strict=True):
         sees = {"language_only": False, "resolution": 43}
         assert views.env.kwargs == words.env.kwargs | sees
+
+
+@pytest.fixture
+def few_routes(tmp_path):
+    """Arguments of the suites as the paper's, in words, on two routes that are not held out."""
+    city = City("london")
+    routes = [r for r in map(city.route, range(4)) if not r.is_heldout][:2]
+    write_routes(tmp_path / "few.json", routes, [""] * 2)
+    paths = {"route_info_path": str(tmp_path / "few.json")}
+    return paths | {"relocation": False, "panorama_dir": None, "gps_to_pano_path": None}
+
+
+def test_an_optional_suite_with_nothing_to_play_is_left_out_with_one_line(few_routes, capsys):
+    suites = with_options(load_task("virl_l_paper").suites, few_routes)
+    assert [suite.name for suite in suites] == ["id", "rule_ood", "mini", "heldout"]
+    kept = playable(suites, None)
+    assert [suite.name for suite in kept] == ["id", "rule_ood", "mini"]
+    assert capsys.readouterr().out == "suite heldout: left out: none of 2 routes is held out\n"
+    for each_once in (False, True):  # what is asked for by name is an error, as before
+        config = EvalConfig(episodes=2, each_once=each_once, verify_iter=2)
+        records = play_suites({"greedy": OraclePolicy()}, kept, config, show_progress=False)
+        assert list(records["greedy"]) == ["id", "rule_ood", "mini"]
+        with pytest.raises(NothingToPlayError, match="none of 2 routes is held out"):
+            play_suites({"greedy": OraclePolicy()}, suites, config, show_progress=False)
+
+
+@pytest.mark.parametrize("task", ["gp_l_paper", "virl_l"])
+def test_suites_with_something_to_play_are_all_kept(task, capsys):
+    suites = load_task(task).suites
+    assert playable(suites, None) == suites
+    assert capsys.readouterr().out == ""
+
+
+def test_an_optional_suite_of_hands_that_no_draw_makes_is_left_out(capsys):
+    suites = with_options(load_task("gp_l_paper").suites, {"target_points": 999})
+    assert "heldout" not in [suite.name for suite in playable(suites, None)]
+    assert "suite heldout: left out: no hand of 4 cards that makes 999" in capsys.readouterr().out
 
 
 def test_a_table_of_what_is_seen_has_recognition(tmp_path):

@@ -88,6 +88,18 @@ def run(tmp_path, wording):
     return str(directory)
 
 
+def test_a_suite_with_nothing_to_play_in_a_run(run, tmp_path, monkeypatch, capsys):
+    file, out = tmp_path / "few.yaml", tmp_path / "out"
+    gone = {"name": "gone", "optional": True, "env": {"kwargs": {"target_points": 999}}}
+    file.write_text(yaml.safe_dump({"task": "few", "suites": [gone, {"name": "id"}]}))
+    argv = [f'--checkpoints=["{run}"]', f"--run_dir={out}", f"--task={file}", "--prompt_file=null"]
+    monkeypatch.setattr("sys.argv", ["evaluate", *argv])
+    main_with_run_settings(parse_config(CommandConfig, argv))
+    assert capsys.readouterr().out.count("suite gone: left out: no hand of 4 cards") == 1
+    turns = [json.loads(line) for line in (out / "turns.jsonl").read_text().splitlines()]
+    assert {turn["suite"] for turn in turns} == {"id"}
+
+
 @pytest.mark.parametrize(
     ("flags", "sentence"),
     [

@@ -36,7 +36,7 @@ from gym_cards.solver import all_solutions, solve
 from gym_cards.verifier import RewardMode, verify, verify_cards
 from gym_dialogue.checks import check_choice, is_integer
 from gym_dialogue.env import TEXT_CHARSET, DialogueEnv, Prompt, Verdict
-from gym_dialogue.errors import InputError
+from gym_dialogue.errors import InputError, NothingToPlayError
 from gym_dialogue.split import Split
 
 _MIN_RESOLUTION, _MAX_RESOLUTION = 56, 4096  # of images: what can be read, and what is of use
@@ -290,7 +290,9 @@ class GeneralPointsEnv(DialogueEnv):
         arguments = self.rule, self.target, self.num_cards, self.dealing
         found = puzzles(*arguments, self.split, self.needs_face)
         if not found:
-            raise InputError(f"each_once: no puzzle makes {self.target} (split {self.split!r})")
+            raise NothingToPlayError(
+                f"each_once: no puzzle makes {self.target} (split {self.split!r})"
+            )
         return [{"numbers": list(numbers)} for numbers in found]
 
     def _draw(self, suits: Sequence[str]) -> np.ndarray:

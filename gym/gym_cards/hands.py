@@ -13,7 +13,7 @@ import numpy as np
 
 from gym_cards.rules import FACES, RANKS, FaceRule
 from gym_cards.solver import solve
-from gym_dialogue.errors import InputError
+from gym_dialogue.errors import InputError, NothingToPlayError
 from gym_dialogue.split import Split, belongs, is_held_out
 
 SUITS = ("spades", "hearts", "diamonds", "clubs")
@@ -83,7 +83,7 @@ def deal(
 ) -> Hand:
     """A random solvable hand of a split, with at least one face card if `needs_face`.
 
-    Raises InputError if none turns up in 20,000 draws (a target that no hand makes, say).
+    Raises NothingToPlayError if none turns up in 20,000 draws (a target that no hand makes, say).
     """
     draw = DEALINGS[dealing]
     for _ in range(_MAX_DRAWS):
@@ -93,7 +93,7 @@ def deal(
         numbers = rule.numbers(hand.ranks)
         if in_split(numbers, split) and solve(numbers, target) is not None:
             return hand
-    raise InputError(
+    raise NothingToPlayError(
         f"no hand of {size} cards that makes {target} turned up in {_MAX_DRAWS} draws "
         f"(split {split!r}, {rule}): choose another target or rule"
     )

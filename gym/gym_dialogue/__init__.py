@@ -1,7 +1,7 @@
 """An episode is a dialogue between a verifier (the environment) and a policy."""
 
 from gym_dialogue.env import DialogueEnv, Prompt, Verdict, shows_images
-from gym_dialogue.errors import InputError
+from gym_dialogue.errors import InputError, NothingToPlayError
 from gym_dialogue.messages import Dialogue, Message, Reply
 from gym_dialogue.policy import (
     NoisyOraclePolicy,
@@ -19,6 +19,7 @@ __all__ = [
     "InputError",
     "Message",
     "NoisyOraclePolicy",
+    "NothingToPlayError",
     "OraclePolicy",
     "Policy",
     "Prompt",

@@ -11,10 +11,10 @@ import signal
 import sys
 import time
 import warnings
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, fields
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field, is_dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args, get_type_hints
 
 import gymnasium
 
@@ -80,8 +80,8 @@ def parse_config(config_class: type[Config], argv: list[str] | None = None) -> C
     """A configuration from `--config FILE` (YAML, can be repeated) and `--key=value` flags.
 
     Nested keys are dotted (`--env.kwargs.verify_iter=3`); later flags win over earlier ones and
-    over the files before them. A switch may stand alone (`--resume` is `--resume=true`). Unknown
-    keys, and values of the wrong type or out of their range, raise InputError.
+    over the files before them. A switch may stand alone (`--resume` is `--resume=true`), a nested
+    one too. Unknown keys, and values of the wrong type or out of their range, raise InputError.
     """
     from jsonargparse import ArgumentError, ArgumentParser, set_parsing_settings
 
@@ -93,9 +93,12 @@ def parse_config(config_class: type[Config], argv: list[str] | None = None) -> C
     )
     parser.add_argument("--config", action="config", help="A YAML file of these options.")
     parser.add_class_arguments(config_class, None, as_group=False)
-    switches = {f"--{f.name}" for f in fields(config_class) if f.default is False}
     argv = sys.argv[1:] if argv is None else argv
-    argv = [f"{argument}=true" if argument in switches else argument for argument in argv]
+    switches = set(_switches(config_class))
+    argv = [
+        f"{argument}=true" if argument in switches and after[:1] in ("", "-") else argument
+        for argument, after in zip(argv, [*argv[1:], ""], strict=False)
+    ]
     try:
         parsed = parser.parse_args(argv)
         parsed.pop("config", None)
@@ -104,6 +107,16 @@ def parse_config(config_class: type[Config], argv: list[str] | None = None) -> C
         raise InputError(f"configuration: {_one_line(error)}; --help lists every key") from error
     check_ranges(config)
     return config
+
+
+def _switches(config_class: type, prefix: str = "--") -> Iterator[str]:
+    """The flags of the fields that are true or false, those of dataclasses in it too."""
+    for name, hint in get_type_hints(config_class).items():
+        if hint is bool:
+            yield prefix + name
+        for part in (hint, *get_args(hint)):
+            if is_dataclass(part):
+                yield from _switches(part, f"{prefix}{name}.")
 
 
 def run_command(main: Callable[[Config], Any], config_class: type[Config]) -> None:

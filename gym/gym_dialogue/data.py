@@ -101,7 +101,7 @@ def _messages(record: Any, where: str, directory: Path) -> list[Message]:
         messages = _without_marker(messages, first, name is not None, where)
     else:
         name = named.pop(first)
-    if "images" in record or any(other is not None for other in named):
+    if record.get("images") or any(other is not None for other in named):
         raise InputError(f"{where}: has an image beside that of its first user message; give one")
     if name is None:
         return messages

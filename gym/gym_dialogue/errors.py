@@ -1,4 +1,4 @@
-"""The one exception that means: what the user gave cannot be used."""
+"""Exceptions that mean: what the user gave cannot be used."""
 
 
 class InputError(ValueError):
@@ -6,3 +6,7 @@ class InputError(ValueError):
 
     Libraries raise it like any ValueError; the commands print its line and exit with code 2.
     """
+
+
+class NothingToPlayError(InputError):
+    """An environment's arguments leave it no episode: no route, or no hand, is of its split."""

@@ -17,12 +17,17 @@ def require_released(name: str, value: Any) -> None:
     """Raises InputError, with the command that fetches it, if the setting `name` names a part of
     the released data that is not there.
     """
-    if isinstance(value, str) and is_released(value) and not Path(value).exists():
+    if not isinstance(value, str) or Path(value).exists():
+        return
+    if RELEASED_DIR.absolute() in Path(value).absolute().parents:
         raise InputError(
             f"{name}={value}: is not there; fetch it with: bash scripts/download.sh data"
         )
 
 
 def is_released(path: str | Path) -> bool:
-    """Whether a path is in the place of the released data."""
-    return RELEASED_DIR in Path(path).parents
+    """Whether a path is in a copy of the released data, wherever that is: it is known by its
+    folder's name, also in the hub's cache (datasets--OWNER--NAME).
+    """
+    names = (part.rpartition("--")[2].lower() for part in Path(path).parts[:-1])
+    return RELEASED_DIR.name.lower() in names

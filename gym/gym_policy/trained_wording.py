@@ -10,7 +10,7 @@ from typing import Any
 from gym_dialogue.released import RELEASED_DIR, is_released
 from gym_dialogue.resume import read_settings
 
-_RELEASED = re.compile(r"(?:GP|VIRL)-(?:L|VL)-(?:Init|RL\d+)")
+_RELEASED = re.compile(r"(?:GP|VIRL)-(?:L|VL)-(?:Init|RL\d+)", re.IGNORECASE)
 
 
 def settings_of(path: str) -> dict[str, Any]:
@@ -38,10 +38,13 @@ def wording_note(checkpoint: str, prompt_file: str | None) -> str | None:
     if before is None and data is not None and is_released(data) and prompt_file is None:
         return (
             f"note: {checkpoint} was trained on {data}; make its wording with "
-            f"`python -m gym_dialogue.wording {data} --task={_task(data)} --out wording.json` and "
+            f"`python -m gym_dialogue.wording {data} --task={_task(data) or 'TASK'} "
+            "--out wording.json` and "
             "give --prompt_file=wording.json"
         )
     if not settings or _content(before) == _content(prompt_file):
+        return None
+    if before is None and data is not None:  # learned from: its wording is not known to differ
         return None
     if before is None:
         return f"note: {checkpoint} was trained on this project's own wording, not {prompt_file}"
@@ -61,10 +64,10 @@ def _released_name(checkpoint: str) -> str | None:
     return None
 
 
-def _task(name: str) -> str:
-    """The task that a name tells: GP-VL-Init is of gp_vl."""
-    kind, sense = re.search(r"(gp|virl)-(vl|l)(?![a-z])", name.lower()).groups()
-    return f"{kind}_{sense}"
+def _task(name: str) -> str | None:
+    """The task that a name or a path tells last: GP-VL-Init is of gp_vl; None if none."""
+    found = re.findall(r"(?<![a-z])(gp|virl)[-_](vl|l)(?![a-z])", name.lower())
+    return "_".join(found[-1]) if found else None
 
 
 def _command(name: str) -> str:

@@ -7,6 +7,7 @@ import shutil
 import stat
 import zipfile
 import zlib
+from collections.abc import Collection
 from pathlib import Path, PurePosixPath
 
 from tqdm import tqdm
@@ -17,12 +18,15 @@ MAX_MEMBER = 2 * 2**30
 """Bytes of one file: far above any panorama or list of routes."""
 
 _LEFT_OUT = ("__MACOSX", ".DS_Store")  # what some archivers add
+_RELEASED = {"street_views", "route_infos.json", "gps_pano_mapping.pkl", "data.json"}
+"""What stands at the top of the released archives."""
 _DAMAGED = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, ValueError)
 
 
 def unpack(archive: Path) -> bool:
-    """Unpack a zip into the folder of its name, unless that is there: False then. Folders that hold
-    all of its files, such as one of its own name, are left out of their paths.
+    """Unpack a zip into the folder of its name, unless that is there: False then. What its paths
+    begin with is left out, up to a folder of its own name or the one that holds `street_views` and
+    the like.
 
     It is unpacked beside its place and then moved there, so that an interrupted unpacking is done
     again. Raises InputError, and leaves nothing, for a member that does not belong into the folder
@@ -34,7 +38,7 @@ def unpack(archive: Path) -> bool:
         return False
     partial = folder.with_name(f"{folder.name}.partial")
     try:
-        shutil.rmtree(partial, ignore_errors=True)
+        _remove(partial)
         with zipfile.ZipFile(archive) as opened:
             members = _members(opened, archive)
             total = sum(info.file_size for info in members.values())
@@ -53,8 +57,16 @@ def unpack(archive: Path) -> bool:
     except OSError as error:
         raise InputError(f"{archive}: cannot be unpacked: {error.strerror or error}") from error
     finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        _remove(partial)
     return True
+
+
+def _remove(partial: Path) -> None:
+    """Remove what an unpacking left, or a file or a link in its place; not what a link leads to."""
+    if partial.is_symlink() or partial.is_file():
+        partial.unlink()
+    else:
+        shutil.rmtree(partial, ignore_errors=True)
 
 
 def _members(opened: zipfile.ZipFile, archive: Path) -> dict[PurePosixPath, zipfile.ZipInfo]:
@@ -72,8 +84,20 @@ def _members(opened: zipfile.ZipFile, archive: Path) -> dict[PurePosixPath, zipf
             raise _refused(archive, info, "lies in what is a file as well")
     if not files:
         raise InputError(f"{archive}: holds no file")
+    top = _top(files, archive.stem)
+    return {path.relative_to(top): info for path, info in files.items()}
+
+
+def _top(files: Collection[PurePosixPath], name: str) -> PurePosixPath:
+    """The folder whose content is that of the archive called `name`. A folder that holds all files
+    is not enough: `street_views` may be the only one, and its name is a part of it.
+    """
     shared = PurePosixPath(os.path.commonpath([path.parent for path in files]) or ".")
-    return {path.relative_to(shared): info for path, info in files.items()}
+    for folder in (shared, *shared.parents):
+        inside = {path.relative_to(folder).parts[0] for path in files}
+        if inside & _RELEASED or folder.name.lower() == name.lower():
+            return folder
+    return PurePosixPath(".")
 
 
 def _safe_path(info: zipfile.ZipInfo, archive: Path) -> PurePosixPath:

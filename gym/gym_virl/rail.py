@@ -82,7 +82,7 @@ def lay_rail(
     the nearest known place or None, positions are moved there; milestones that have none stay where
     they are, points between them are left out, as are those within 8 m of either end.
     """
-    init_heading = route.init_heading or float(rng.integers(1, 360))
+    init_heading = route.init_heading % 360 if route.init_heading else float(rng.integers(1, 360))
     way = [route.start, *(milestone.place for milestone in route.milestones)]
     moved = [(relocate(place) or place) if relocate else place for place in way]
     positions: list[Position] = []

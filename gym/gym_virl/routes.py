@@ -21,9 +21,10 @@ from gym_virl.geo import COMPASS, SIDES, Place, compass, distance, is_heading, i
 NO_LANDMARK = "No landmark nearby"
 _SPLIT_SALT = "V-IRL-heldout-1"  # never change it: the split is fixed for all time
 
-_LINE = re.compile(r'\s*"(\w+)"\s*:\s*"(.*)"\s*,?\s*')
+_LINE = re.compile(r'\s*"(\w+)"\s*:\s*(?:"(.*)"|(-?\d[^",]*))\s*,?\s*')
 _HEADING = "to_next_intersection_heading"
-_DEGREES = re.compile(r"\s*(?P<degrees>-?\d{1,3}(?:\.\d+)?)\b[^(]*(?:\(\s*(?P<name>\w+).*)?")
+_DEGREES = re.compile(r"\s*(?P<degrees>-?\d{1,3}(?:\.\d+)?)\b[^(]*(?:\((?P<name>.*))?")
+_NAME = re.compile(r"\s*(north|south)?[\s_\u2010-\u2015-]*(east|west)?", re.IGNORECASE)
 _SIGHT = re.compile(rf"(?P<name>.+) is on your (?P<side>{'|'.join(sorted(SIDES, key=len)[::-1])})")
 DESTINATION = "The destination "
 
@@ -44,7 +45,9 @@ class Milestone:
 
 @dataclass(frozen=True)
 class Route:
-    """A way to walk. `init_heading` is that of the agent at the start; 0: any, to be drawn."""
+    """A way to walk. `init_heading` is that of the agent at the start, 360 for north; 0: any, to be
+    drawn.
+    """
 
     name: str
     start: Place
@@ -148,7 +151,7 @@ def _read_route(data: Any, name: str, where: str) -> Route:
     return Route(
         name,
         way[0],
-        float(init_heading) % 360,
+        float(init_heading) % 360 or (360.0 if init_heading else 0.0),
         tuple(milestones),
         str(start.get("name", "start")),
         str(named or name_in(milestones[-1].sight) or "the destination"),
@@ -166,7 +169,7 @@ def _read_milestone(block: dict[str, str], place: Place, where: str) -> Mileston
     if match is None:
         raise InputError(f"{where}, {_HEADING}: {text!r} does not start with a number of degrees")
     degrees = float(match["degrees"]) % 360
-    named = (match["name"] or "").lower()
+    named = "".join(part or "" for part in _NAME.match(match["name"] or "").groups()).lower()
     sight = block.get("landmarks", "").strip().rstrip(".")
     return Milestone(
         place,
@@ -178,15 +181,16 @@ def _read_milestone(block: dict[str, str], place: Place, where: str) -> Mileston
 
 def read_blocks(text: str) -> list[dict[str, str]]:
     """The blocks of `milestone_info`, which look like JSON objects and are not: every line in
-    braces ends in a comma, the last one too, and quotes in names are not escaped.
+    braces ends in a comma, the last one too, quotes in names are not escaped, and a number may
+    stand without quotes.
     """
     blocks: list[dict[str, str]] = []
-    for line in text.splitlines():
+    for line in text.split("\n"):  # nowhere else: a name may hold another separator of lines
         if line.strip().startswith("{"):
             blocks.append({})
         match = _LINE.fullmatch(line)
         if match and blocks:
-            blocks[-1][match[1]] = match[2]
+            blocks[-1][match[1]] = match[2] if match[3] is None else match[3]
     return [block for block in blocks if block]
 
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from gym_dialogue.errors import InputError
+from gym_dialogue.errors import InputError, NothingToPlayError
 from gym_dialogue.split import Split, belongs
 from gym_virl.city import City, city_of
 from gym_virl.geo import Place
@@ -71,9 +73,22 @@ def city_world(name: str, seed: int, count: int, max_legs: int, side: int | None
     return World(routes, panoramas)
 
 
-@lru_cache(maxsize=4)
 def file_world(routes: str, directory: str | None, table: str | None) -> World:
-    """The world of released data, or of data in its form."""
+    """The world of released data, or of data in its form; kept until one of its files changes."""
+    return _file_world(routes, directory, table, (_version(routes), _version(table)))
+
+
+def _version(file: str | None) -> tuple[int, int] | None:
+    """What tells one content of a file from the next; None where there is no file."""
+    try:
+        found = None if file is None else os.stat(file)
+    except OSError:  # reading it says so
+        return None
+    return found and (found.st_mtime_ns, found.st_size)
+
+
+@lru_cache(maxsize=4)
+def _file_world(routes: str, directory: str | None, table: str | None, versions: Any) -> World:
     if (directory is None) != (table is None):
         raise InputError(
             "panorama_dir and gps_to_pano_path: one is of no use without the other; give both"
@@ -112,17 +127,23 @@ class Atlas:
         return set("".join(texts)) - set(known)
 
     def numbers(self, split: Split) -> list[int]:
-        """The numbers of all routes of a split. Raises InputError if there are none."""
+        """The numbers of all routes of a split. Raises NothingToPlayError if there are none."""
         every = range(len(self))
         found = [number for number in every if belongs(self[number][1].is_heldout, split)]
         if not found:
-            raise InputError(f"split={split}: none of {len(self)} routes is in it")
+            raise self._has_none(split)
         return found
 
     def draw(self, rng: np.random.Generator, split: Split) -> int:
-        """The number of a random route of a split. Raises InputError if it seems to have none."""
+        """The number of a random route of a split. Raises NothingToPlayError if it seems to have
+        none.
+        """
         for _ in range(_MAX_DRAWS):
             number = int(rng.integers(len(self)))
             if belongs(self[number][1].is_heldout, split):
                 return number
-        raise InputError(f"split={split}: none of {len(self)} routes is in it")
+        raise self._has_none(split)
+
+    def _has_none(self, split: Split) -> NothingToPlayError:
+        of_it = {"train": "for training", "heldout": "held out", "all": "there"}[split]
+        return NothingToPlayError(f"none of {len(self)} routes is {of_it}")

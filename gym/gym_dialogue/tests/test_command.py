@@ -26,6 +26,10 @@ class Inner:
 
     lr: float = 1e-3
     """Learning rate."""
+    quiet: bool = False
+    """A switch."""
+    whole: bool = True
+    """A switch that is on."""
 
 
 @dataclass
@@ -47,6 +51,23 @@ def test_later_values_win(tmp_path):
     assert (found.seed, found.inner.lr) == (3, 1e-4)
     assert found.env.kwargs == {"verify_iter": 2, "split": "train"}
     assert isinstance(found.inner, Inner)
+
+
+@pytest.mark.parametrize(
+    ("argv", "quiet", "whole"),
+    [
+        ([], False, True),
+        (["--inner.quiet"], True, True),
+        (["--inner.quiet", "--seed=3"], True, True),
+        (["--inner.quiet", "true", "--inner.whole", "false"], True, False),
+        (["--inner.whole=false", "--inner.whole"], False, True),
+        (["--inner.quiet", "--inner.quiet=false"], False, True),
+        (["--inner={quiet: true}"], True, True),
+    ],
+)
+def test_a_switch_may_stand_alone_wherever_it_is(argv, quiet, whole):
+    inner = parse_config(Settings, argv).inner
+    assert (inner.quiet, inner.whole) == (quiet, whole)
 
 
 @pytest.mark.parametrize(

@@ -42,6 +42,14 @@ def test_a_byte_order_mark_and_any_line_end_are_accepted(form, mark, end, tmp_pa
     assert read_json(tmp_path / "b.json", "b") == [1]
 
 
+@pytest.mark.parametrize("none", [{"images": None}, {"images": []}, {"image": None}])
+def test_an_image_that_is_null_is_none(none, tmp_path):
+    turns = [{"from": "human", "value": "a"}, {"from": "gpt", "value": "b"}]
+    (tmp_path / "a.json").write_text(json.dumps([{"conversations": turns} | none]))
+    ((first, _),) = read_dialogues(tmp_path / "a.json")
+    assert (first.text, first.image) == ("a", None)
+
+
 @pytest.mark.parametrize("name", ["a\0b.png", "a\ud800.png", "\0", "x" * 5000, ".", "a/../.."])
 def test_names_that_are_no_image(name, tmp_path):  # 16: 11
     (tmp_path / "a.jsonl").write_text(json.dumps(_dialogue(image=name)))

@@ -17,6 +17,8 @@ GP_DATA = "data/SFTvsRL_Data/SFT_Data/gp-l/data.json --task=gp_l"
         ("tianzhechu/GP-L-Init", GP_DATA),
         ("tianzhechu/GP-L-RL20", GP_DATA),
         ("/models/GP-L-Init", GP_DATA),
+        ("tianzhechu/gp-l-init", GP_DATA),
+        ("/models/virl-vl-rl20", "CLONE_OF_SFTvsRL --task=virl_vl"),
         ("/hub/models--tianzhechu--GP-L-Init/snapshots/5d", GP_DATA),
         ("tianzhechu/VIRL-L-Init", "data/SFTvsRL_Data/SFT_Data/virl-l/data.json --task=virl_l"),
         ("tianzhechu/GP-VL-Init", "CLONE_OF_SFTvsRL --task=gp_vl"),
@@ -78,8 +80,27 @@ def test_a_run_without_a_wording(run, tmp_path):
     assert f"this project's own wording, not {other}" in wording_note(checkpoint, other)
 
 
-def test_a_run_on_released_data(run):
-    data = "data/SFTvsRL_Data/SFT_Data/virl-l/data.json"
+@pytest.mark.parametrize("data", ["mine.json", "data/SFTvsRL_Data/SFT_Data/gp-l/data.json"])
+def test_nothing_is_said_of_a_wording_that_data_may_have(run, data):
+    assert wording_note(run(data_file=data, prompt_file=None), "wording.json") is None
+
+
+def test_a_run_on_released_data_of_a_task_that_no_name_tells(run):
+    note = wording_note(run(data_file="/a/SFTvsRL_Data/SFT_Data/data.json"), None)
+    assert "/a/SFTvsRL_Data/SFT_Data/data.json --task=TASK --out" in note
+
+
+@pytest.mark.parametrize(
+    "place",
+    [
+        "data/SFTvsRL_Data",
+        "/home/gp-l/data/SFTvsRL_Data",
+        "../sftvsrl_data",
+        "/hub/datasets--tianzhechu--SFTvsRL_Data/snapshots/5d",
+    ],
+)
+def test_a_run_on_released_data(run, place):
+    data = f"{place}/SFT_Data/virl-l/data.json"
     note = wording_note(run(data_file=data), None)
     assert f"trained on {data}; make its wording with" in note
     assert f"{data} --task=virl_l --out" in note

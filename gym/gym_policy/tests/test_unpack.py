@@ -34,6 +34,40 @@ def test_the_folder_is_the_same_whatever_the_zip_begins_with(top, tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["VLN_mini", "VLN_mini.zip"]
 
 
+@pytest.mark.parametrize(
+    ("top", "members", "left"),
+    [
+        ("", ["street_views/a.jpg"], ["street_views/a.jpg"]),
+        ("", ["street_views/a.jpg", "street_views/b/c.jpg"], None),
+        ("VLN_mini/", ["street_views/a.jpg"], None),
+        ("me/vln_mini/", ["street_views/a.jpg"], None),
+        ("VLN_mini-main/", ["gps_pano_mapping.pkl", "street_views/a.jpg"], None),
+        ("VLN_mini/routes/", ["route_infos.json", "x/y"], None),
+        ("x/y/", ["street_views/a.jpg"], None),
+        ("x/", ["street_views/a.jpg", "other.json"], ["other.json", "street_views/a.jpg"]),
+        ("", ["other/a.jpg", "other/b.jpg"], None),
+    ],
+)
+def test_only_a_folder_around_the_released_ones_is_left_out(top, members, left, tmp_path):
+    _zip(tmp_path / "VLN_mini.zip", {top + name: b"x" for name in members})
+    assert unpack(tmp_path / "VLN_mini.zip")
+    assert sorted(_files(tmp_path / "VLN_mini")) == (left or members)
+
+
+@pytest.mark.parametrize("leads", ["to_folder", "to_file", "nowhere"])
+def test_a_link_in_the_place_of_the_partial_is_not_written_through(leads, tmp_path):
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "mine").write_text("mine")
+    target = {"to_folder": elsewhere, "to_file": elsewhere / "mine", "nowhere": tmp_path / "no"}
+    (tmp_path / "a.partial").symlink_to(target[leads])
+    assert unpack(_zip(tmp_path / "a.zip", ROUTES))
+    assert _files(tmp_path / "a") == ROUTES
+    assert not (tmp_path / "a").is_symlink()
+    assert _files(elsewhere) == {"mine": b"mine"}
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "a.zip", "elsewhere"]
+
+
 def test_what_is_unpacked_is_left_and_what_is_begun_is_done_again(tmp_path, monkeypatch):
     archive = _zip(tmp_path / "a.zip", ROUTES)
     with monkeypatch.context() as broken:

@@ -319,6 +319,67 @@ def test_only_what_is_needed_of_a_route_must_be_there(tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("value", "heading", "direction"),
+    [
+        ("298,", 298, "northwest"),
+        ("298", 298, "northwest"),
+        ("-62.5,\r", 297.5, "northwest"),
+        ('"298",', 298, "northwest"),
+        ('"298 (north west)",', 298, "northwest"),
+        ('"298 (north-west)",', 298, "northwest"),
+        ('"298 ( North_West )",', 298, "northwest"),
+        ('"298 (North\u2011West)",', 298, "northwest"),
+        ('"298 (west)",', 298, "west"),  # its name decides
+        ('"26 (north, by the park)",', 26, "north"),
+        ('"26 (ahead)",', 26, "northeast"),
+        ('"26 ()",', 26, "northeast"),
+    ],
+)
+def test_ways_to_write_a_heading(value, heading, direction, tmp_path):
+    written = f'"to_next_intersection_heading": {value}'
+    text = BLOCKS.replace('"to_next_intersection_heading": "350 (north)",', written)
+    (route,) = read_routes(saved(tmp_path, [released(milestone_info=text)]))
+    assert (route.milestones[0].heading, route.milestones[0].direction) == (heading, direction)
+
+
+@pytest.mark.parametrize("inside", ["\u2028", "\u2029", "\x85", "\x0b"])
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_a_line_of_a_block_ends_at_a_newline_and_nowhere_else(inside, end, tmp_path):
+    text = BLOCKS.replace("Union Bank", f"Union{inside}Bank").replace("\n", end)
+    (route,) = read_routes(saved(tmp_path, [released(milestone_info=text)]))
+    sight = f"The destination Union{inside}Bank is on your right"
+    assert [m.sight for m in route.milestones][1:] == [None, sight]
+    assert [m.heading for m in route.milestones] == [350, 10, 102]
+
+
+@pytest.mark.parametrize("north", [360, -360, 360.0])
+def test_a_start_that_faces_north_is_not_drawn(north, tmp_path):
+    (route,) = read_routes(saved(tmp_path, [released(init_heading=north)]))
+    rails = [lay_rail(route, np.random.default_rng(seed)) for seed in range(3)]
+    assert {rail.positions[0].heading for rail in rails} == {0}
+    assert rails[0].stretches[0].turn == ("slightly left", "north")  # from 0 degrees to 350
+    write_routes(tmp_path / "again.json", [route], [""])
+    assert read_routes(tmp_path / "again.json")[0].init_heading == 360
+
+
+def test_a_start_at_0_is_drawn(tmp_path):
+    (route,) = read_routes(saved(tmp_path, [released(init_heading=0)]))
+    rails = [lay_rail(route, np.random.default_rng(seed)) for seed in range(3)]
+    assert len({rail.positions[0].heading for rail in rails}) == 3
+
+
+def test_a_file_that_was_written_anew_is_read_anew(tmp_path):
+    def first_sight():
+        env = NavigationEnv(str(tmp_path / "route_infos.json"), drop_rate=1.0)
+        return env.atlas[0][1].milestones[0].sight
+
+    saved(tmp_path, [released()])
+    assert "Pen" in first_sight()
+    saved(tmp_path, [released(milestone_info=BLOCKS.replace("the Pen", "a much longer name"))])
+    assert "a much longer name" in first_sight()
+
+
+@pytest.mark.parametrize(
     ("sight", "step"),
     [
         ("The destination A is on your left", "until the destination A, on your left."),

@@ -190,6 +190,8 @@ def _train(config: Config, task: TaskConfig, accelerator: Accelerator, stop: Sto
     is_main = accelerator.is_main_process
     found = [resume_from(config) if config.resume and is_main else None]
     checkpoint = broadcast_object_list(found)[0]  # rank 0 alone reads all that it checks
+    if checkpoint is None and config.resume and is_main:
+        print(f"Nothing to resume in {config.run_dir}: starting the run")
     if checkpoint is None:
         start = saved_checkpoints(config.model)[-1]
     else:  # what the run itself has kept, wherever its start is now

@@ -16,6 +16,16 @@ make_environment() {
   for file in "$@"; do files+=(-r "$file"); done
   wanted=$(cat "$@" gym/pyproject.toml)
   [[ -f $place/made-from && $(<"$place/made-from") == "$wanted" ]] && return
+  local lock=
+  if command -v flock >/dev/null; then  # one launcher makes it, others wait
+    mkdir -p .cache && exec {lock}>.cache/environment.lock
+    flock --nonblock "$lock" ||
+      { echo "Waiting for another launcher, which makes $place" >&2 && flock "$lock"; }
+    if [[ -f $place/made-from && $(<"$place/made-from") == "$wanted" ]]; then
+      exec {lock}>&-
+      return
+    fi
+  fi
   "$base" -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null ||
     fail "$base: Python 3.10 or newer is needed; name one with PYTHON=/path/to/python"
   echo "Making the environment $place from $* (minutes, the first time only)"
@@ -24,6 +34,7 @@ make_environment() {
   "$place/bin/python" -m pip install --quiet --disable-pip-version-check "${files[@]}" -e ./gym ||
     fail "$place: pip could not install $*; its message is above"
   printf '%s\n' "$wanted" >"$place/made-from"
+  [[ -z $lock ]] || exec {lock}>&-
 }
 
 # choose_environment: sets `python` to that of the virtual or conda environment that is activated

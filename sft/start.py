@@ -83,9 +83,11 @@ class Config(TrainConfig):
 
 
 _FIRST_SETTINGS = frozenset(
-    "adam_beta2 batch_size data_file dtype lr lr_schedule max_grad_norm max_new_tokens model "
-    "num_dialogues num_steps probe_episodes probe_every save_every seed sources stop_at task warmup "
-    "weight_decay".split()
+    (
+        *("adam_beta2", "batch_size", "data_file", "dtype", "lr", "lr_schedule", "max_grad_norm"),
+        *("max_new_tokens", "model", "num_dialogues", "num_steps", "probe_episodes", "probe_every"),
+        *("save_every", "seed", "sources", "stop_at", "task", "warmup", "weight_decay"),
+    )
 )
 """What every recipe's name is made of. Never add to it: the shipped checkpoints would be lost."""
 

@@ -338,6 +338,8 @@ def check_config(config: Config) -> None:
         raise InputError(
             f"microbatch_size={config.microbatch_size}: must divide batch_size={config.batch_size}"
         )
+    if config.data_file is None and sum(source.share for source in config.sources) <= 0:
+        raise InputError("sources: need at least one, with a share above 0")
     if config.image_folder is not None and config.data_file is None:
         raise InputError(f"image_folder={config.image_folder}: is of a data_file; name that too")
     for name in ("data_file", "prompt_file"):
@@ -365,6 +367,8 @@ def _train(config: Config, state: PartialState, stop: StopRequest) -> Path:
             print(f"The run in {run_dir} is finished: {saved.checkpoint}")
         state.destroy_process_group()
         return run_dir
+    if saved is None and config.resume and state.is_main_process:
+        print(f"Nothing to resume in {run_dir}: starting the run")
     start = saved_checkpoints(config.model)[-1] if saved is None else str(saved.checkpoint)
     renderer = load_renderer(start, config.chat_template_kwargs, config.trust_remote_code)
     model = load_start(config, start)

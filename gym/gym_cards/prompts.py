@@ -16,7 +16,7 @@ from typing import Any, Literal
 from gym_cards.formula import tokenize
 from gym_cards.printed import longest_opening
 from gym_cards.rules import FACES, FaceRule
-from gym_cards.verifier import FEEDBACK, FINDINGS, Finding, verify, verify_cards
+from gym_cards.verifier import FEEDBACK, FINDINGS, SPACE, Finding, verify, verify_cards
 from gym_dialogue.checks import is_integer, read_json
 from gym_dialogue.errors import InputError
 from gym_dialogue.templates import (
@@ -57,6 +57,7 @@ _PLACEHOLDERS = {
     "findings_separator": (),
 }
 _DETAILED = "<<findings>> Answer again."
+_SPACES = "The formula must have no spaces. Answer again."
 
 
 @dataclass(frozen=True)
@@ -169,6 +170,8 @@ class Wording:
         """
         outcome = findings[0].outcome
         own = _DETAILED if names_all and FEEDBACK[outcome] else FEEDBACK[outcome]
+        if not names_all and SPACE in findings[0].offending:
+            own = _SPACES  # a rule that costs reward is named
         text = self.feedback.get(outcome, own)
         if not MARK.search(text):  # the usual case, made quick
             return text

@@ -68,7 +68,7 @@ FINDINGS = {
 """What may be found in a reply -> what is said of it by feedback that names everything found.
 `<<offending>>` stands for the numbers, or characters, that it is about."""
 
-_SPACE = "a space"
+SPACE = "a space"
 
 REPLY_FIELDS = {"cards": list, "number": list, "formula": str}
 
@@ -153,7 +153,7 @@ def _findings(formula: str | None, numbers: Sequence[int], target: int) -> list[
     formula = formula.split("=", 1)[0]
     foreign = foreign_characters(formula)
     if foreign:
-        named = tuple(_SPACE if character == " " else character for character in foreign)
+        named = tuple(SPACE if character == " " else character for character in foreign)
         return [Finding(ILLEGAL_FORMULA, "foreign_character", named)]
     tokens = tokenize(formula)
     faults, left_open = find_faults(tokens)

@@ -13,7 +13,13 @@ from transformers import MllamaConfig, PreTrainedConfig, PreTrainedModel
 
 from gym_dialogue.errors import InputError
 from gym_policy.adapter import CONFIG_FILE, base_of
-from gym_policy.load import auto_class, load_config, saved_checkpoints
+from gym_policy.load import (
+    LOAD_ERRORS,
+    auto_class,
+    load_config,
+    load_reason,
+    saved_checkpoints,
+)
 
 _FILES = ("config.json", CONFIG_FILE)
 _IMAGE_SIDE = {
@@ -115,10 +121,17 @@ def text_sizes(config: PreTrainedConfig) -> TextSizes:
 
 def empty_model(config: PreTrainedConfig) -> PreTrainedModel:
     """The model of a configuration with parameters that have shapes but no memory (device meta).
-    Tied weights are one parameter, as in the real one.
+    Tied weights are one parameter, as in the real one. Raises InputError for a configuration of
+    which no model can be made.
     """
-    with torch.device("meta"):
-        return auto_class(config).from_config(config)
+    try:
+        with torch.device("meta"):
+            return auto_class(config).from_config(config)
+    except LOAD_ERRORS as error:
+        raise InputError(
+            f"model {config.name_or_path}: no model can be made of its config.json: "
+            f"{load_reason(error)}"
+        ) from error
 
 
 def text_parameters(model: PreTrainedModel) -> list[nn.Parameter]:

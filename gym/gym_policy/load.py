@@ -7,6 +7,7 @@ import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -41,7 +42,7 @@ FALLBACK_CHAT_TEMPLATE = (
 """For base models, whose tokenizer brings no chat template."""
 
 
-_LOAD_ERRORS = (
+LOAD_ERRORS = (
     OSError,
     ValueError,
     RuntimeError,
@@ -52,6 +53,8 @@ _LOAD_ERRORS = (
     ArithmeticError,
     AssertionError,
     MemoryError,
+    RecursionError,
+    UnpicklingError,
     SafetensorError,
     HfHubHTTPError,
     StrictDataclassError,
@@ -60,7 +63,7 @@ TRAINING_DIR = "training"
 MODEL_FILES = ("config.json", "adapter_config.json")
 # The largest that is taken for a size, far beyond any model's.
 _SIZES = {
-    "num_hidden_layers": 10_000,
+    "num_hidden_layers": 1_000,
     "num_attention_heads": 10_000,
     "num_key_value_heads": 10_000,
     "hidden_size": 1_000_000,
@@ -152,8 +155,8 @@ def load_tokenizer(path: str, trust_remote_code: bool = False) -> PreTrainedToke
         require(path)
     try:
         tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=trust_remote_code)
-    except _LOAD_ERRORS as error:
-        raise InputError(f"tokenizer of {path}: cannot be loaded: {_reason(error)}") from error
+    except LOAD_ERRORS as error:
+        raise InputError(f"tokenizer of {path}: cannot be loaded: {load_reason(error)}") from error
     if tokenizer.eos_token_id is None:
         raise InputError(f"tokenizer of {path}: has no end-of-text token (eos_token)")
     if tokenizer.pad_token_id is None:
@@ -204,7 +207,7 @@ def _end_tokens(path: str) -> list[int]:
             file = cached_file(base_of(path), "generation_config.json", **options)
         found = {} if file is None else json.loads(Path(file).read_text(encoding="utf-8"))
         listed = found.get("eos_token_id")
-    except _LOAD_ERRORS as error:
+    except LOAD_ERRORS as error:
         raise InputError(f"{what}: cannot be read: {_first_line(error)}") from error
     ends = listed if isinstance(listed, list) else [] if listed is None else [listed]
     if not all(isinstance(token, int) for token in ends):
@@ -220,9 +223,9 @@ def _load_processor(
         if not any(cached_file(path, name, **options) for name in _PROCESSOR_FILES):
             return None
         processor = AutoProcessor.from_pretrained(path, trust_remote_code=trust_remote_code)
-    except _LOAD_ERRORS as error:
+    except LOAD_ERRORS as error:
         raise InputError(
-            f"image processor of {path}: cannot be loaded: {_reason(error)}"
+            f"image processor of {path}: cannot be loaded: {load_reason(error)}"
         ) from error
     if getattr(processor, "image_processor", None) is None:
         return None
@@ -257,7 +260,10 @@ def load_model(
     if (Path(path) / "adapter_config.json").is_file():
         from gym_policy.adapter import base_of, load_adapter
 
-        base = load_model(base_of(path), dtype, trust_remote_code)
+        named = base_of(path)
+        if (Path(named) / "adapter_config.json").is_file():
+            raise InputError(f"adapter {path}: its base {named} is itself an adapter; name a model")
+        base = load_model(named, dtype, trust_remote_code)
         return _checked(load_adapter(base, path).eval(), path)
     if not Path(path).is_dir():
         require(path)
@@ -273,8 +279,8 @@ def load_model(
         )
     except InputError:
         raise
-    except _LOAD_ERRORS as error:
-        raise InputError(f"checkpoint {path}: cannot be loaded: {_reason(error)}") from error
+    except LOAD_ERRORS as error:
+        raise InputError(f"checkpoint {path}: cannot be loaded: {load_reason(error)}") from error
     for kind in ("missing_keys", "mismatched_keys", "unexpected_keys"):
         keys = sorted(str(key) for key in report.get(kind) or ())
         if keys:
@@ -292,10 +298,15 @@ def load_config(path: str | Path, trust_remote_code: bool = False) -> PreTrained
     """
     try:
         config = AutoConfig.from_pretrained(path, trust_remote_code=trust_remote_code)
-    except _LOAD_ERRORS as error:
-        raise InputError(f"model {path}: config.json cannot be read: {_reason(error)}") from error
+    except LOAD_ERRORS as error:
+        raise InputError(
+            f"model {path}: config.json cannot be read: {load_reason(error)}"
+        ) from error
     parts = [config.get_text_config(), getattr(config, "vision_config", None)]
     for part in parts:
+        dtype = getattr(part, "dtype", None)
+        if dtype is not None and not isinstance(dtype, torch.dtype):
+            raise InputError(f"model {path}: config.json: dtype={dtype!r}: is no type of weights")
         for name in _SIZES:
             size = getattr(part, name, None)
             if isinstance(size, int) and not 0 < size <= _SIZES[name]:
@@ -327,7 +338,7 @@ def _processor_template(path: str) -> str | None:
     try:
         file = cached_file(path, "chat_template.json", _raise_exceptions_for_missing_entries=False)
         return None if file is None else json.loads(Path(file).read_text())["chat_template"]
-    except (*_LOAD_ERRORS, TypeError) as error:
+    except (*LOAD_ERRORS, TypeError) as error:
         raise InputError(f"chat_template.json of {path}: {_first_line(error)}") from error
 
 
@@ -337,21 +348,30 @@ def _refuse_foreign(path: str) -> None:
         return
     try:
         config = json.loads(config_file.read_text())
-    except (ValueError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"checkpoint {path}: config.json is not JSON: {error}") from error
     if not isinstance(config, dict) or "model_type" not in config:
         raise InputError(f"checkpoint {path}: config.json names no model_type")
 
 
-def _reason(error: Exception) -> str:
+def load_reason(error: Exception) -> str:
+    """Why something could not be loaded, in one line that a user can act on."""
     if "trust_remote_code" in str(error):
         return (
             "it needs Python code that comes with it, which is not run unasked; if you trust it, "
             "pass --trust_remote_code"
         )
+    if isinstance(error, UnpicklingError):
+        return "it is a pickle that asks for more than weights; save it as safetensors"
     return _first_line(error)
 
 
 def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__
+    """What an error says, in one line: its first, and the next ones where that ends in a colon."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    said = lines[0] if lines else type(error).__name__
+    for line in lines[1:4]:
+        if not said.endswith(":"):
+            break
+        said += f" {line}"
+    return f"{type(error).__name__} {said}" if isinstance(error, KeyError) else said

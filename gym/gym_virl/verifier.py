@@ -40,8 +40,8 @@ _DIRECTIONS = {name.replace(" ", ""): name for name in (*COMPASS, *RELATIVE)}
 _INTERSECTION = re.compile(r"\bintersections?\b")
 _DENIAL = re.compile(r"\b(?:no|not|without|never|nor|neither|cannot|\w+n't|until|before)\b")
 _CLAUSE_END = re.compile(
-    r"[.;,:!?\n]"
-    r"|\b(?:but|yet|while|whereas|although|though|however|because|since|so)\b"
+    r"[.;,:!?\n()\[\]/&|\u2013\u2014]|\s-+\s"
+    r"|\b(?:but|while|whereas|although|though|however|because|since|plus|then|as)\b"
     # "no shop and intersection" denies both.
     r"|\band\b(?!\s+intersections?\b)"
 )

@@ -660,3 +660,12 @@ def test_a_kind_of_rule_that_was_not_met_is_told(values, line):
     assert any(line in told for told in derive(met).summary)
     rank = _joined_dialogues(OWN, 40, ORDINARY, RANK)
     assert not any("none where" in told for told in derive(both + rank).summary)
+
+
+def test_a_formula_with_spaces_hears_so():
+    env = gymnasium.make(gym_cards.ENV_ID).unwrapped
+    env.reset(seed=0, options={"cards": ["A", "10", "K", "3"]})
+    for formula, said in (("10 + 10", "no spaces"), ("10+x", "no legal formula")):
+        obs, reward, *_ = env.step(json.dumps({"formula": formula}))
+        assert reward == -3
+        assert said in obs["text"]

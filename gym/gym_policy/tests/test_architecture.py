@@ -10,7 +10,7 @@ from tiny_models import tiny_llama, tiny_mllama, tiny_tokenizer
 from transformers import LlamaConfig, MllamaConfig
 
 from gym_dialogue import InputError
-from gym_policy import architecture
+from gym_policy import architecture, load_model
 from gym_policy.architecture import empty_model, load_architecture, text_parameters, text_sizes
 from gym_policy.reach import freeze_unreached
 
@@ -155,3 +155,30 @@ def test_empty_models_take_no_memory():
     model = empty_model(config)
     assert count(model.parameters()) > 10**9
     assert all(p.device == torch.device("meta") for p in model.parameters())
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"hidden_act": "nothing"}, "no model can be made of its config.json: KeyError 'nothing'"),
+        ({"pad_token_id": 10**6}, "no model can be made of its config.json: Padding_idx"),
+        ({"dtype": 3}, "config.json: dtype=3: is no type of weights"),
+        ({"num_hidden_layers": 9999}, "num_hidden_layers=9999: must be from 1 to 1000"),
+    ],
+)
+def test_a_configuration_of_no_model_is_one_line(tmp_path, settings, said):
+    """Issue 16.19: each of these ended in a traceback, or did not end."""
+    LlamaConfig(hidden_size=32, num_attention_heads=2, num_hidden_layers=1).save_pretrained(
+        tmp_path
+    )
+    file = tmp_path / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | settings))
+    with pytest.raises(InputError, match=re.escape(said)):
+        empty_model(load_architecture(str(tmp_path)))
+
+
+def test_an_adapter_of_an_adapter_is_one_line(tmp_path):
+    settings = {"base_model_name_or_path": str(tmp_path), "peft_type": "LORA"}
+    (tmp_path / "adapter_config.json").write_text(json.dumps(settings))
+    with pytest.raises(InputError, match="is itself an adapter"):
+        load_model(str(tmp_path))

@@ -197,6 +197,13 @@ def test_feedback_tells_the_outcomes_apart():
     [
         (AT, True),
         (NOT_AT, False),
+        ("I see no landmark, and I'm not yet at an intersection", False),
+        ("No landmark nearby - you are at an intersection", True),
+        ("No landmark nearby \u2014 you are at an intersection", True),
+        ("No landmark nearby (you are at an intersection)", True),
+        ("No landmark nearby / you are at an intersection", True),
+        ("No landmark nearby, plus you are at an intersection", True),
+        ("Not at a well-known intersection", False),
         ("At the intersection of two streets", True),
         ("There is no intersection here", False),
         ("Move forward until the next intersection", False),

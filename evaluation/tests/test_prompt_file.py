@@ -90,7 +90,7 @@ def run(tmp_path, wording):
 
 def test_a_suite_with_nothing_to_play_in_a_run(run, tmp_path, monkeypatch, capsys):
     file, out = tmp_path / "few.yaml", tmp_path / "out"
-    gone = {"name": "gone", "optional": True, "env": {"kwargs": {"target_points": 999}}}
+    gone = {"name": "gone", "optional": True, "env": {"kwargs": {"target_points": 989}}}
     file.write_text(yaml.safe_dump({"task": "few", "suites": [gone, {"name": "id"}]}))
     argv = [f'--checkpoints=["{run}"]', f"--run_dir={out}", f"--task={file}", "--prompt_file=null"]
     monkeypatch.setattr("sys.argv", ["evaluate", *argv])

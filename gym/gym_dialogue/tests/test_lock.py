@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+from contextlib import ExitStack, contextmanager
 
 import pytest
 
@@ -23,14 +24,20 @@ with locked(Path(sys.argv[1]), lambda: print("waiting", flush=True)):
 _PAUSE = "while True: __import__('time').sleep(0.01)"
 
 
+@contextmanager
 def _python(source, *arguments):
-    return subprocess.Popen(
+    """A process that runs a source; it is ended with the block, also by a test that fails."""
+    with subprocess.Popen(
         [sys.executable, "-c", source, *map(str, arguments)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-    )
+    ) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
 
 
 @pytest.mark.parametrize("end", ["killed", "ended"])
@@ -58,10 +65,10 @@ def test_a_directory_has_one_writer_for_as_long_as_that_lives(end, tmp_path):  #
 
 def test_who_finds_a_lock_held_waits_for_it_even_if_the_file_is_removed(tmp_path):  # 16: 14
     file = tmp_path / "made.lock"
-    with locked(file):
-        other = _python(_WAIT, file)
-        assert other.stdout.readline() == "waiting\n"
-    with other:
+    with ExitStack() as stack:
+        with locked(file):
+            other = stack.enter_context(_python(_WAIT, file))
+            assert other.stdout.readline() == "waiting\n"
         assert other.stdout.readline() == "held\n"
         assert other.wait() == 0
     assert not file.exists()
@@ -98,7 +105,7 @@ subprocess.Popen([sys.executable, "-c", "print('up', flush=True); input()"],
 def test_ctrl_c_of_a_launch_is_one_line_and_code_130(says):  # 16: 18
     leaves = "signal.signal(signal.SIGTERM, lambda *_: sys.exit(143));" if says else ""
     # A signal between the two would be lost on one long pause.
-    child = f"import signal, sys; {leaves} print('up', flush=True)\n{_PAUSE}"
+    child = f"import os, signal, sys; {leaves} os.write(1, b'up\\n')\n{_PAUSE}"
     source = (
         "import os, sys; from gym_dialogue.launch import launch;"
         "sys.exit(launch(2, [sys.executable, '-c', sys.argv[1]], dict(os.environ)))"

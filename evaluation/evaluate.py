@@ -133,17 +133,17 @@ def main_with_run_settings(config: CommandConfig) -> None:
     The wording is that of the run in either case.
     """
     given = config.checkpoints or [_newest_run()]
-    flags = sys.argv[1:]
+    flags, settings = sys.argv[1:], settings_of(given[0])
     if config.settings is None:
-        defaults = eval_flags(settings_of(given[0]).get("eval") or {})
+        defaults = eval_flags(settings.get("eval") or {})
     else:
         file = _settings_file(config, given[0])
         defaults = [f"--config={file}"]
         flags.append(f"--task={load_settings(file).task}")
-    prompt_file = settings_of(given[0]).get("prompt_file")
+    prompt_file = settings.get("prompt_file")
     if prompt_file is not None:
         defaults.append(f"--prompt_file={prompt_file}")
-    template_kwargs = settings_of(given[0]).get("chat_template_kwargs")
+    template_kwargs = settings.get("chat_template_kwargs")
     if template_kwargs:
         defaults.append(f"--chat_template_kwargs={json.dumps(template_kwargs)}")
     main(parse_config(CommandConfig, [*defaults, *flags]))

@@ -36,11 +36,11 @@ from gym_dialogue.command import (
     start_run,
     with_prompt_file,
 )
-from gym_dialogue.files import append_json
+from gym_dialogue.files import append_json, write_atomically
 from gym_dialogue.images import Image, save_image
 from gym_dialogue.lock import sole_writer
 from gym_dialogue.messages import messages_to_json
-from gym_dialogue.resume import cut_logs, flat_settings, write_atomically
+from gym_dialogue.resume import cut_logs, flat_settings
 from gym_policy import ModelPolicy, Renderer, load_model, load_renderer
 from gym_policy.adapter import add_adapter, base_of, check_base, fingerprint, is_adapted
 from gym_policy.compute import LEARNED, SAMPLED, num_parameters

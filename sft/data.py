@@ -126,11 +126,16 @@ def make_dialogues(
     return [every[i] for i in order]
 
 
+def check_shares(shares: Sequence[float]) -> None:
+    """Raises InputError for shares of sources that describe no mix."""
+    if not shares or min(shares) < 0 or not 0 < sum(shares) < math.inf:
+        raise InputError("sources: need at least one, with shares from 0 up and one above it")
+
+
 def _sizes(shares: Sequence[float], count: int) -> list[int]:
     """How many of `count` fall to each share; they add up to it."""
+    check_shares(shares)
     total = sum(shares)
-    if not shares or min(shares) < 0 or not 0 < total < math.inf:
-        raise InputError("sources: need at least one, with shares from 0 up and one above it")
     ends = [round(count * end / total) for end in itertools.accumulate(shares)]
     return [end - begin for begin, end in itertools.pairwise([0, *ends])]
 

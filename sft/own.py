@@ -25,10 +25,10 @@ from gym_dialogue.command import (
     start_run,
     with_prompt_file,
 )
+from gym_dialogue.files import write_atomically
 from gym_dialogue.images import Image, save_image
 from gym_dialogue.messages import messages_to_json
 from gym_dialogue.ranges import Count, Length, Seed, Temperature, check_ranges
-from gym_dialogue.resume import write_atomically
 from gym_policy import ModelPolicy, load_model, load_renderer
 from gym_policy.compute import SAMPLED, num_parameters
 from gym_policy.load import saved_checkpoints

@@ -73,6 +73,7 @@ from sft.data import (
     PadRight,
     SourceConfig,
     TrainingOrder,
+    check_shares,
     hold_back,
     make_dialogues,
     write_jsonl,
@@ -338,8 +339,8 @@ def check_config(config: Config) -> None:
         raise InputError(
             f"microbatch_size={config.microbatch_size}: must divide batch_size={config.batch_size}"
         )
-    if config.data_file is None and sum(source.share for source in config.sources) <= 0:
-        raise InputError("sources: need at least one, with a share above 0")
+    if config.data_file is None:
+        check_shares([source.share for source in config.sources])
     if config.image_folder is not None and config.data_file is None:
         raise InputError(f"image_folder={config.image_folder}: is of a data_file; name that too")
     for name in ("data_file", "prompt_file"):

@@ -15,8 +15,8 @@ from evaluation.study.config import ArmConfig, Config
 from evaluation.study.layout import START, Place
 from evaluation.study.steps import Steps
 from gym_dialogue import InputError
+from gym_dialogue.files import write_atomically
 from gym_dialogue.lock import sole_writer
-from gym_dialogue.resume import write_atomically
 from gym_policy.load import checkpoint_dir, saved_checkpoints
 
 

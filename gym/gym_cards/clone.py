@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from gym_cards.align import find_values, put
-from gym_cards.prompts import FORMAT, PARTLY_RIGHT, Listing, kind_of, read_wording
+from gym_cards.prompts import FORMAT, PARTLY_RIGHT, kind_of, read_wording
 from gym_cards.verifier import (
     FEEDBACK,
     FINDINGS,
@@ -26,6 +26,7 @@ from gym_dialogue.source import (
     Source,
     choose,
     fields_of,
+    find_constant,
     format_parts,
     plain,
     read_source,
@@ -37,7 +38,7 @@ from gym_dialogue.templates import refuse_marks, to_lines
 PROMPT, IMAGE_PROMPT, REPLY = "Q_GeneralPoint_EQN_L", "Q_GeneralPoint_EQN_VL", "ResponseEqn"
 """Names of the constants that the released configurations use."""
 
-_LIST = Listing("'", ", ")  # a Python list of cards, as the released code puts it into a prompt
+_LIST = {"quote": "'", "separator": ", "}  # how the released code writes a list of cards
 _CARDS, _NUMBERS = "[<<cards>>]", "[<<numbers>>]"
 _TARGETS = ("target_number", "target_points", "target")
 _WORDS = {"one": 1, "two": 2, "three": 3, "four": 4, "five": 5}
@@ -51,7 +52,7 @@ def derive_from_clone(
     what is not found in it.
     """
     source = read_source(root)
-    data: dict[str, Any] = {"format": FORMAT, "cards": {"quote": "'", "separator": ", "}}
+    data: dict[str, Any] = {"format": FORMAT, "cards": _LIST}
     phrases: dict[str, dict[str, str]] = {}
     names = {
         "prompt": _constant(source, prompt, PROMPT, ("cards",), ()),
@@ -71,7 +72,7 @@ def derive_from_clone(
     reply = _constant(source, None, REPLY, ("cards", "numbers", "formula"), ())
     if reply is not None:
         data["reply"] = _reply(source.constants[reply])
-        data["reply_cards"] = {"quote": "'", "separator": ", "}
+        data["reply_cards"] = _LIST
         summary.append(f"reply: constant {reply}; with the target after the formula")
     else:
         summary.append("reply: not found; the project's own")
@@ -94,17 +95,9 @@ def _constant(
     """The name of the constant to use: the one that is asked for, the usual one, or the first that
     has the fields of its kind; None if there is none.
     """
-    if name is not None:
-        if name not in source.constants:
-            raise InputError(f"{source.root}: no constant named {name} is in its files")
-        return name
-    if usual in source.constants:
-        return usual
-    if usual in source.varying:
-        raise InputError(
-            f"{source.root}: {usual} is not one constant text in its files: write it as one, or "
-            "name another constant with --prompt or --image_prompt"
-        )
+    found = find_constant(source, name, usual)
+    if found is not None:
+        return found
     for other, text in source.constants.items():
         try:
             fields = fields_of(format_parts(text, other))

@@ -120,6 +120,21 @@ def plain(parts: Parts) -> str | None:
     return "".join(parts) if all(isinstance(part, str) for part in parts) else None
 
 
+def find_constant(source: Source, name: str | None, usual: str) -> str | None:
+    """The name of a constant: the one that is asked for, else the usual one; None if neither asked
+    for nor there. Raises InputError for one that is asked for and not there, and for a usual one
+    that is not one text.
+    """
+    if name is not None and name not in source.constants:
+        raise InputError(f"{source.root}: no constant named {name} is in its files")
+    if name is None and usual not in source.constants and usual in source.varying:
+        raise InputError(
+            f"{source.root}: {usual} is not one constant text in its files: write it as one, or "
+            "name another constant with --prompt or --image_prompt"
+        )
+    return name or (usual if usual in source.constants else None)
+
+
 def holds_at(condition: str, index: int) -> bool | None:
     """Whether a test of one variable holds where that is `index`; None where it is no such test."""
     node = ast.parse(condition, mode="eval").body

@@ -17,6 +17,7 @@ from gym_dialogue.source import (
     choose,
     choose_at,
     fields_of,
+    find_constant,
     format_parts,
     plain,
     read_source,
@@ -76,7 +77,7 @@ def derive_from_clone(
         ("prompt", prompt, PROMPT, present),
         ("image_prompt", image_prompt, IMAGE_PROMPT, image_present or ""),
     ):
-        constant = _constant(source, name, usual)
+        constant = find_constant(source, name, usual)
         if constant is not None:
             data[key] = _prompt(source, constant, last)
         summary.append(f"{key}: {f'constant {constant}' if constant else 'not found'}")
@@ -99,17 +100,6 @@ def derive_from_clone(
     data = {key: to_lines(value) for key, value in data.items()}
     read_wording(data, f"the wording of {root}")
     return data, summary
-
-
-def _constant(source: Source, name: str | None, usual: str) -> str | None:
-    if name is not None and name not in source.constants:
-        raise InputError(f"{source.root}: no constant named {name} is in its files")
-    if name is None and usual in source.varying:
-        raise InputError(
-            f"{source.root}: {usual} is not one constant text in its files: write it as one, or "
-            "name another constant with --prompt or --image_prompt"
-        )
-    return name or (usual if usual in source.constants else None)
 
 
 def _prompt(source: Source, name: str, present: str) -> str:

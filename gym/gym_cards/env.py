@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 import numpy as np
-from gymnasium import spaces
 
 from gym_cards.hands import (
     DEALINGS,
@@ -35,7 +32,7 @@ from gym_cards.rules import RANKS, FaceRule, random_rule
 from gym_cards.solver import all_solutions, solve
 from gym_cards.verifier import RewardMode, verify, verify_cards
 from gym_dialogue.checks import check_choice, is_integer
-from gym_dialogue.env import TEXT_CHARSET, DialogueEnv, Prompt, Verdict
+from gym_dialogue.env import DialogueEnv, Prompt, Verdict
 from gym_dialogue.errors import InputError, NothingToPlayError
 from gym_dialogue.split import Split
 
@@ -215,10 +212,7 @@ class GeneralPointsEnv(DialogueEnv):
                 "cards as text only"
             )
         written = set().union(*(each.charset() for each in self.wordings))
-        charset = TEXT_CHARSET + "".join(sorted(written - set(TEXT_CHARSET)))
-        text = spaces.Text(self.max_text_length, min_length=0, charset=charset)
-        self.observation_space = spaces.Dict({**self.observation_space.spaces, "text": text})
-        self._foreign = re.compile(f"[^{re.escape(charset)}]")
+        self._admit(written)
 
     def _begin(self, options: dict[str, Any]) -> Prompt:
         cards = options.pop("cards", None)
@@ -324,8 +318,7 @@ class GeneralPointsEnv(DialogueEnv):
             remaining=self._remaining - 1,
             names_all=self.feedback == "findings",
         )
-        # What it repeats of the reply may hold any character; an observation may not.
-        return replace(verdict, feedback=self._foreign.sub("?", sentence))
+        return self._worded(verdict, sentence)
 
     def oracle_reply(self) -> str:
         """The solver's solution, in the form that the prompt asks for; with `recognition_only`

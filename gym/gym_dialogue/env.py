@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import string
 from abc import abstractmethod
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import gymnasium as gym
@@ -89,11 +90,11 @@ class DialogueEnv(gym.Env[dict[str, Any], str]):
         if not is_integer(verify_iter) or verify_iter < 1:
             raise InputError(f"verify_iter={verify_iter!r}: must be an integer of at least 1")
         self.verify_iter = verify_iter
-        text = spaces.Text(self.max_text_length, min_length=0, charset=TEXT_CHARSET)
-        parts: dict[str, spaces.Space] = {"text": text, "new_dialogue": spaces.Discrete(2)}
+        parts: dict[str, spaces.Space] = {"new_dialogue": spaces.Discrete(2)}
         if image_shape is not None:
             parts["image"] = spaces.Box(0, 255, image_shape, np.uint8)
         self.observation_space = spaces.Dict(parts)
+        self._admit(set())
         self.action_space = spaces.Text(4096, min_length=0, charset=TEXT_CHARSET)
         self._remaining = 0
         self._has_failed = False
@@ -118,6 +119,20 @@ class DialogueEnv(gym.Env[dict[str, Any], str]):
         once, in order. Raises InputError where there is no list of them.
         """
         raise InputError(f"each_once: {type(self).__name__} has no list of its puzzles")
+
+    def _admit(self, characters: set[str]) -> str:
+        """Let more characters stand in observations; returns all that may."""
+        charset = TEXT_CHARSET + "".join(sorted(characters - set(TEXT_CHARSET)))
+        text = spaces.Text(self.max_text_length, min_length=0, charset=charset)
+        self.observation_space = spaces.Dict({**self.observation_space.spaces, "text": text})
+        self._foreign = re.compile(f"[^{re.escape(charset)}]")
+        return charset
+
+    def _worded(self, verdict: Verdict, sentence: str) -> Verdict:
+        """The verdict with this sentence as feedback. What that repeats of the reply may hold any
+        character; an observation may not.
+        """
+        return replace(verdict, feedback=self._foreign.sub("?", sentence))
 
     @abstractmethod
     def oracle_reply(self) -> str:

@@ -205,12 +205,9 @@ class NavigationEnv(DialogueEnv):
             self.atlas = Atlas(
                 [city_world(name, city_seed, num_routes, max_legs, side) for name in names]
             )
-        written = set().union(*(each.charset() for each in self.wordings)) - set(TEXT_CHARSET)
+        written = set().union(*(each.charset() for each in self.wordings))
         written |= self.atlas.foreign_characters(TEXT_CHARSET)
-        charset = TEXT_CHARSET + "".join(sorted(written))
-        self._foreign = re.compile(f"[^{re.escape(charset)}]")
-        text = spaces.Text(self.max_text_length, min_length=0, charset=charset)
-        self.observation_space = spaces.Dict({**self.observation_space.spaces, "text": text})
+        charset = self._admit(written)
         self.action_space = spaces.Text(self.action_space.max_length, min_length=0, charset=charset)
 
     def _begin(self, options: dict[str, Any]) -> Prompt:
@@ -293,8 +290,7 @@ class NavigationEnv(DialogueEnv):
             used=self.verify_iter - self._remaining + 1,
             remaining=self._remaining - 1,
         )
-        # What it repeats of the reply may hold any character; an observation may not.
-        return replace(verdict, feedback=self._foreign.sub("?", sentence))
+        return self._worded(verdict, sentence)
 
     def oracle_reply(self) -> str:
         """The right action, after what there is to see and the step that is followed."""

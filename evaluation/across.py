@@ -17,9 +17,9 @@ import numpy as np
 
 from evaluation.metrics import NUM_RESAMPLES, Interval, Resampled, percentile_interval
 from evaluation.report import format_interval, table_rows
+from gym_command.command import run_command
 from gym_dialogue import InputError
 from gym_dialogue.checks import json_lines, read_text
-from gym_dialogue.command import run_command
 
 
 @dataclass

@@ -15,10 +15,11 @@ from evaluation import report
 from evaluation.html import leave_report
 from evaluation.play import EvalConfig, check_eval_config, play_suites
 from evaluation.suites import EnvOptions, load_task, playable, with_options
+from gym_command.command import run_command
+from gym_command.files import write_atomically
+from gym_command.run_dir import run_settings, start_run
 from gym_dialogue import InputError
-from gym_dialogue.command import make_envs, run_command, start_run, with_prompt_file
-from gym_dialogue.files import write_atomically
-from gym_dialogue.resume import run_settings
+from gym_dialogue.make import make_envs, with_prompt_file
 from gym_policy.api import ApiPolicy, MaxTokensField, Setting
 from gym_policy.endpoint import Endpoint
 from gym_policy.journal import Journal

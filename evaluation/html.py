@@ -24,9 +24,9 @@ from evaluation.metrics import Interval, count_replies
 from evaluation.replay import Comparison, Played, Utterance, compare, encode_image
 from evaluation.report import Results, format_interval, reply_blocks, table_rows
 from evaluation.suites import load_task, with_options
+from gym_command.command import run_command
+from gym_command.run_dir import read_settings
 from gym_dialogue import InputError
-from gym_dialogue.command import run_command
-from gym_dialogue.resume import read_settings
 
 __all__ = [
     "Comparison",

@@ -20,9 +20,9 @@ from tqdm import tqdm
 
 from evaluation.metrics import episode_record, summarize
 from evaluation.suites import SuiteConfig
+from gym_command.ranges import Count, Length, Range, Seed, check_ranges
 from gym_dialogue import InputError, Policy, Task, rollout
-from gym_dialogue.command import EnvConfig, make_envs, with_prompt_file
-from gym_dialogue.ranges import Count, Length, Range, Seed, check_ranges
+from gym_dialogue.make import EnvConfig, make_envs, with_prompt_file
 from gym_policy import ModelPolicy, Renderer
 
 Decoding = Literal["sampled", "greedy"]

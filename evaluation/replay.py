@@ -18,8 +18,8 @@ from evaluation.metrics import episode_record, same_episodes
 from evaluation.play import Records, suite_env
 from evaluation.suites import SuiteConfig
 from gym_dialogue import Episode, InputError, RecordedPolicy, Task, rollout
-from gym_dialogue.command import make_envs
 from gym_dialogue.images import Image, open_image
+from gym_dialogue.make import make_envs
 
 MAX_IMAGE_SIDE = 512
 """Pixels: a larger image is shrunk."""

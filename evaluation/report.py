@@ -17,7 +17,7 @@ from evaluation.metrics import (
 )
 from evaluation.play import Records, summarize_records
 from evaluation.suites import SuiteConfig
-from gym_dialogue.files import atomic_file, write_atomically
+from gym_command.files import atomic_file, write_atomically
 
 MANY = 0.1
 """The share of replies from which on it is said what may be done about them."""

@@ -7,8 +7,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
+from gym_command.command import parse_config
 from gym_dialogue import InputError, NothingToPlayError
-from gym_dialogue.command import EnvConfig, Kwargs, make_envs, parse_config, with_prompt_file
+from gym_dialogue.make import EnvConfig, Kwargs, make_envs, with_prompt_file
 
 CONFIG_DIR = Path(__file__).parent / "configs"
 

@@ -8,9 +8,7 @@ from typing import Annotated, Literal
 from accelerate.utils import LoggerType
 
 from evaluation.play import EvalConfig, check_eval_config
-from gym_dialogue import InputError
-from gym_dialogue.command import EnvConfig, Kwargs
-from gym_dialogue.ranges import (
+from gym_command.ranges import (
     Count,
     Length,
     Natural,
@@ -23,6 +21,8 @@ from gym_dialogue.ranges import (
     Temperature,
     check_ranges,
 )
+from gym_dialogue import InputError
+from gym_dialogue.make import EnvConfig, Kwargs
 from gym_policy.parts import Part
 from gym_policy.sampler import SamplerName
 

@@ -26,7 +26,7 @@ from peft.tuners.lora import LoraLayer
 from transformers import PreTrainedConfig
 
 from gym_dialogue import Message, NoisyOraclePolicy, Task, rollout, shows_images
-from gym_dialogue.command import make_envs, with_prompt_file
+from gym_dialogue.make import make_envs, with_prompt_file
 from gym_policy import Renderer, load_tokenizer
 from gym_policy.adapter import add_adapter
 from gym_policy.architecture import (

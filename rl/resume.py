@@ -5,8 +5,8 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+from gym_command.run_dir import check_same_run
 from gym_dialogue import InputError
-from gym_dialogue.resume import check_same_run
 from rl.checkpoint import newest_whole
 from rl.config import Config
 

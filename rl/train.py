@@ -29,18 +29,14 @@ from evaluation.play import (
     summarize_records,
 )
 from evaluation.suites import TaskConfig, load_task, playable
+from gym_command.command import run_command
+from gym_command.files import append_json, write_atomically
+from gym_command.lock import sole_writer
+from gym_command.run_dir import cut_logs, flat_settings, start_run
 from gym_dialogue import Episode, InputError, Message, Task, rollout, shows_images
-from gym_dialogue.command import (
-    make_envs,
-    run_command,
-    start_run,
-    with_prompt_file,
-)
-from gym_dialogue.files import append_json, write_atomically
 from gym_dialogue.images import Image, save_image
-from gym_dialogue.lock import sole_writer
+from gym_dialogue.make import make_envs, with_prompt_file
 from gym_dialogue.messages import messages_to_json
-from gym_dialogue.resume import cut_logs, flat_settings
 from gym_policy import ModelPolicy, Renderer, load_model, load_renderer
 from gym_policy.adapter import add_adapter, base_of, check_base, fingerprint, is_adapted
 from gym_policy.compute import LEARNED, SAMPLED, num_parameters

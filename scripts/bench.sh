@@ -36,4 +36,4 @@ if [[ $asked == *" peer "* ]]; then
   make_environment .venv-peer requirements.txt rl/bench/peer_requirements.txt
   python=.venv-peer/bin/python
 fi
-"$python" -m rl.bench "${options[@]}"
+run rl.bench "${options[@]}"

@@ -104,10 +104,16 @@ use_all_gpus() {
   PROCESSES=$found
 }
 
-# launch MODULE ARGS...: as many processes as `spread` says. It takes the place of the shell, so that
-# a signal to the launcher reaches the processes.
+# run MODULE ARGS...: a command that takes the place of the shell, so that a signal to the launcher
+# reaches it. Ctrl-C is its own business: one line, even while it is still importing.
+run() {
+  trap '' INT
+  exec "$python" -m gym_command.process "$@"
+}
+
+# launch MODULE ARGS...: the same in as many processes as `spread` says.
 launch() {
-  exec "$python" -m gym_dialogue.launch "$(spread)" "$@"
+  run gym_command.launch "$(spread)" "$@"
 }
 
 # start_checkpoint TASK SCALE SEED: prints the directory of the start checkpoint, made if it neither

@@ -12,4 +12,4 @@
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/env.sh"
 
-exec "$python" -m evaluation.api "$@"
+run evaluation.api "$@"

@@ -12,4 +12,4 @@ for argument in "$@"; do
   if [[ $argument == --* ]]; then options+=("$argument"); else runs+=("$argument"); fi
 done
 list=$("$python" -c 'import json, sys; print(json.dumps(sys.argv[1:]))' "${runs[@]}")
-"$python" -m evaluation.html --runs="$list" "${options[@]}"
+run evaluation.html --runs="$list" "${options[@]}"

@@ -9,7 +9,7 @@
 #SBATCH --signal=TERM@900
 #SBATCH --requeue
 # Purpose:  runs a training launcher on several machines under Slurm: one task a machine, in which
-#           gym_dialogue.launch starts a process for each GPU. 15 minutes before the end of its time
+#           gym_command.launch starts a process for each GPU. 15 minutes before the end of its time
 #           every process gets SIGTERM: the run saves, ends, is queued again and goes on.
 # Usage:    sbatch [--nodes=N] scripts/slurm.sh train_rl_gp_l.sh paper --run_dir=runs/NAME [...]
 #           (--run_dir must be on a disk that all machines see, as must this project; make .venv

@@ -16,4 +16,4 @@ set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/env.sh"
 
 if [[ " $* " =~ " --scale"[=\ ]"small " ]]; then "$python" -m gym_policy.smollm >/dev/null; fi
-exec "$python" -m evaluation.study --processes="$(spread)" "$@"
+run evaluation.study --processes="$(spread)" "$@"

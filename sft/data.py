@@ -17,6 +17,8 @@ from accelerate import PartialState
 from accelerate.utils import gather_object
 from tqdm import tqdm
 
+from gym_command.files import atomic_file
+from gym_command.ranges import NotNegative, Share
 from gym_dialogue import (
     Episode,
     InputError,
@@ -26,11 +28,9 @@ from gym_dialogue import (
     Task,
     rollout,
 )
-from gym_dialogue.command import EnvConfig, make_envs
-from gym_dialogue.files import atomic_file
 from gym_dialogue.images import Image, image_size, save_image
+from gym_dialogue.make import EnvConfig, make_envs
 from gym_dialogue.messages import messages_to_json
-from gym_dialogue.ranges import NotNegative, Share
 from gym_policy.renderer import Rendered, Renderer
 from gym_policy.vision import Picture, blank, join_pictures
 

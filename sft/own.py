@@ -16,19 +16,14 @@ import numpy as np
 from accelerate import PartialState
 from tqdm import tqdm
 
+from gym_command.command import run_command
+from gym_command.files import write_atomically
+from gym_command.ranges import Count, Length, Seed, Temperature, check_ranges
+from gym_command.run_dir import start_run
 from gym_dialogue import Episode, InputError, Task, rollout, shows_images
-from gym_dialogue.command import (
-    EnvConfig,
-    Kwargs,
-    make_envs,
-    run_command,
-    start_run,
-    with_prompt_file,
-)
-from gym_dialogue.files import write_atomically
 from gym_dialogue.images import Image, save_image
+from gym_dialogue.make import EnvConfig, Kwargs, make_envs, with_prompt_file
 from gym_dialogue.messages import messages_to_json
-from gym_dialogue.ranges import Count, Length, Seed, Temperature, check_ranges
 from gym_policy import ModelPolicy, load_model, load_renderer
 from gym_policy.compute import SAMPLED, num_parameters
 from gym_policy.load import saved_checkpoints

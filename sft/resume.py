@@ -17,9 +17,9 @@ from typing import Any
 
 from accelerate import PartialState
 
+from gym_command.run_dir import check_same_run, cut_logs
 from gym_dialogue import InputError
 from gym_dialogue.checks import is_integer, read_json
-from gym_dialogue.resume import check_same_run, cut_logs
 from gym_policy.checkpoint import damage, listed, newest_whole, take_out
 from gym_policy.load import (
     TRAINING_DIR,

@@ -26,12 +26,13 @@ from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 from transformers import PreTrainedModel, TrainerCallback
 
+from gym_command.command import run_command
+from gym_command.files import append_json, to_disk
+from gym_command.lock import locked
+from gym_command.ranges import Count, Length, NotNegative, Positive
 from gym_dialogue import Message, Task, rollout
-from gym_dialogue.command import EnvConfig, make_envs, run_command, with_prompt_file
-from gym_dialogue.files import append_json, to_disk
 from gym_dialogue.images import open_image
-from gym_dialogue.lock import locked
-from gym_dialogue.ranges import Count, Length, NotNegative, Positive
+from gym_dialogue.make import EnvConfig, make_envs, with_prompt_file
 from gym_policy import ModelPolicy, Renderer, load_model, load_renderer
 from gym_policy.checkpoint import writing
 from gym_policy.load import save_renderer, saved_checkpoints

@@ -24,18 +24,10 @@ from transformers import (
 )
 from transformers.trainer import TRAINER_STATE_NAME
 
-from gym_dialogue import InputError, Message, shows_images
-from gym_dialogue.command import (
-    Kwargs,
-    make_envs,
-    run_command,
-    start_run,
-    with_prompt_file,
-)
-from gym_dialogue.data import read_dialogues
-from gym_dialogue.files import append_json
-from gym_dialogue.lock import sole_writer
-from gym_dialogue.ranges import (
+from gym_command.command import run_command
+from gym_command.files import append_json
+from gym_command.lock import sole_writer
+from gym_command.ranges import (
     Count,
     Natural,
     NotNegative,
@@ -45,6 +37,10 @@ from gym_dialogue.ranges import (
     ShareBelowOne,
     check_ranges,
 )
+from gym_command.run_dir import start_run
+from gym_dialogue import InputError, Message, shows_images
+from gym_dialogue.data import read_dialogues
+from gym_dialogue.make import Kwargs, make_envs, with_prompt_file
 from gym_dialogue.released import require_released
 from gym_policy import Renderer, load_model, load_renderer
 from gym_policy.checkpoint import begin, publish, writing

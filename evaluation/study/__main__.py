@@ -16,10 +16,10 @@ from evaluation.study.config import Config, check_config, study_file
 from evaluation.study.figures import draw
 from evaluation.study.run import places, run_study
 from evaluation.study.text import claims, format_table, table_columns, table_rows
+from gym_command.command import parse_config, run_command
+from gym_command.files import write_atomically
+from gym_command.run_dir import run_settings, start_run
 from gym_dialogue import InputError
-from gym_dialogue.command import parse_config, run_command, start_run
-from gym_dialogue.files import write_atomically
-from gym_dialogue.resume import run_settings
 
 _MAY_CHANGE = ("arms", "only", "list_jobs", "analyse", "processes", "seeds", "run_dir")
 

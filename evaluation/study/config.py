@@ -9,8 +9,8 @@ from typing import Literal
 import yaml
 
 from evaluation.play import EvalConfig, check_eval_config
+from gym_command.ranges import Count, Natural, Seed, check_ranges
 from gym_dialogue import InputError
-from gym_dialogue.ranges import Count, Natural, Seed, check_ranges
 
 CONFIG_DIR = Path(__file__).parent / "configs"
 

@@ -15,8 +15,8 @@ from pathlib import Path
 
 from evaluation.learning import read_metrics
 from evaluation.play import Records
+from gym_command.files import atomic_file
 from gym_dialogue import InputError
-from gym_dialogue.files import atomic_file
 from gym_policy.load import run_checkpoints
 
 START = "start"

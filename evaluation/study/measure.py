@@ -13,8 +13,9 @@ from evaluation.divergence import divergence, play
 from evaluation.play import EvalConfig, evaluation_tasks, model_policies, play_suites
 from evaluation.study.layout import Measured, write_measured
 from evaluation.suites import load_task
+from gym_command.command import run_command
 from gym_dialogue import InputError
-from gym_dialogue.command import make_envs, run_command, with_prompt_file
+from gym_dialogue.make import make_envs, with_prompt_file
 from gym_policy import load_model, load_renderer
 from gym_policy.zero import join_processes
 

@@ -14,9 +14,9 @@ from evaluation.play import eval_flags
 from evaluation.study.config import ArmConfig, Config
 from evaluation.study.layout import START, Place
 from evaluation.study.steps import Steps
+from gym_command.files import write_atomically
+from gym_command.lock import sole_writer
 from gym_dialogue import InputError
-from gym_dialogue.files import write_atomically
-from gym_dialogue.lock import sole_writer
 from gym_policy.load import checkpoint_dir, saved_checkpoints
 
 
@@ -199,4 +199,4 @@ def _measure(
 
 
 def _launch(config: Config, module: str) -> Sequence[str]:
-    return [sys.executable, "-m", "gym_dialogue.launch", config.processes, module]
+    return [sys.executable, "-m", "gym_command.launch", config.processes, module]

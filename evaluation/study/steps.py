@@ -13,11 +13,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from gym_command.files import append_json
+from gym_command.launch import ASKING
+from gym_command.lock import ends_with_parent
 from gym_dialogue import InputError
 from gym_dialogue.checks import json_lines
-from gym_dialogue.files import append_json
-from gym_dialogue.launch import ASKING
-from gym_dialogue.lock import ends_with_parent
 
 _GLANCE = 2.0  # seconds between looks at how far a command is
 

@@ -21,7 +21,7 @@ import torch
 import yaml
 
 from evaluation import api, evaluate
-from gym_dialogue.command import parse_config, run_command
+from gym_command.command import parse_config, run_command
 
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "gym" / "gym_policy" / "tests"))

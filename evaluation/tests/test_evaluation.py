@@ -22,6 +22,7 @@ from evaluation.play import (
 from evaluation.replay import compare
 from evaluation.study.measure import Config as MeasureConfig
 from evaluation.suites import CONFIG_DIR, load_task, playable, with_options
+from gym_command.command import parse_config
 from gym_dialogue import (
     InputError,
     NoisyOraclePolicy,
@@ -31,7 +32,7 @@ from gym_dialogue import (
     RandomPolicy,
     Reply,
 )
-from gym_dialogue.command import make_envs, parse_config
+from gym_dialogue.make import make_envs
 from gym_dialogue.messages import BEYOND_CONTEXT
 from gym_policy import Renderer
 from gym_virl.city import City

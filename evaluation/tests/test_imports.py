@@ -1,4 +1,4 @@
-"""Imports run one way: dialogue <- environments, policies <- evaluation, sft; evaluation <- rl."""
+"""Imports run one way: dialogue <- command <- environments, policies <- evaluation, sft <- rl."""
 
 import ast
 from pathlib import Path
@@ -6,12 +6,13 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-GYM = {"gym_dialogue", "gym_cards", "gym_virl", "gym_policy"}
+GYM = {"gym_dialogue", "gym_command", "gym_cards", "gym_virl", "gym_policy"}
 MAY_IMPORT = {
     "gym/gym_dialogue": set(),
-    "gym/gym_cards": {"gym_dialogue"},
-    "gym/gym_virl": {"gym_dialogue"},
-    "gym/gym_policy": {"gym_dialogue"},
+    "gym/gym_command": {"gym_dialogue"},
+    "gym/gym_cards": {"gym_dialogue", "gym_command"},
+    "gym/gym_virl": {"gym_dialogue", "gym_command"},
+    "gym/gym_policy": {"gym_dialogue", "gym_command"},
     "evaluation": GYM,
     "sft": GYM,
     "rl": GYM | {"evaluation"},

@@ -12,8 +12,9 @@ from evaluation.suites import SuiteConfig, load_task
 from gym_cards.env import GeneralPointsEnv
 from gym_cards.prompts import OWN
 from gym_cards.verifier import FEEDBACK
+from gym_command.command import parse_config
 from gym_dialogue import InputError, OraclePolicy, Policy, Reply
-from gym_dialogue.command import EnvConfig, parse_config
+from gym_dialogue.make import EnvConfig
 from sft.tiny import build_model, build_tokenizer
 
 ILLEGAL = "Illegal, says the file."

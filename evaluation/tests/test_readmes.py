@@ -110,7 +110,7 @@ def launched(script: Path) -> str:
     """The module that a launcher runs."""
     text = re.sub(r"#.*", "", script.read_text("utf-8"))
     train = re.search(r"^train (\w+) \w+", text, re.MULTILINE)
-    return f"{train[1]}.train" if train else re.findall(r"(?:-m|launch) ([a-z_.]+)", text)[-1]
+    return f"{train[1]}.train" if train else re.findall(r"(?:-m|launch|run) ([a-z_.]+)", text)[-1]
 
 
 def commands() -> set[str]:
@@ -198,7 +198,7 @@ def launcher_faults(script: Path, arguments: list[str]) -> Iterator[str]:
 
 
 def module_faults(module: str, arguments: list[str]) -> Iterator[str]:
-    if module == "gym_dialogue.launch":
+    if module == "gym_command.launch":
         yield from module_faults(arguments[1], arguments[2:])
     elif not is_command(module):
         yield f"{module}: there is no such command"
@@ -334,7 +334,7 @@ def test_the_front_page_is_python_that_prints_what_it_says(tmp_path, capsys):
         ("`python -m rl.ppo`", "no such command"),
         ("`python -m gym_cards.wording DATA.json --output x`", "no such option"),
         (
-            "`python -m gym_dialogue.launch 2 sft.start --config sft/configs/gone.yaml`",
+            "`python -m gym_command.launch 2 sft.start --config sft/configs/gone.yaml`",
             "there is no sft",
         ),
         ("`--eval.each_time=true`", "no command has such an option"),

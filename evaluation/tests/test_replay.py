@@ -13,7 +13,7 @@ from evaluation.play import EvalConfig, evaluation_tasks, play_suites, suite_env
 from evaluation.replay import compare, encode_image
 from evaluation.suites import load_task
 from gym_dialogue import InputError, NoisyOraclePolicy, RecordedPolicy, Task, rollout
-from gym_dialogue.command import make_envs
+from gym_dialogue.make import make_envs
 
 
 def _played(task, episodes=10, verify_iter=2):

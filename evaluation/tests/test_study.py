@@ -19,10 +19,10 @@ from evaluation.study.run import places, run_study
 from evaluation.study.steps import Steps
 from evaluation.study.text import claims, format_table
 from evaluation.suites import load_task
+from gym_command.command import parse_config
+from gym_command.files import append_json
+from gym_command.lock import locked, sole_writer
 from gym_dialogue import InputError
-from gym_dialogue.command import parse_config
-from gym_dialogue.files import append_json
-from gym_dialogue.lock import locked, sole_writer
 
 SUITES = [suite.name for suite in load_task("gp_l").suites]
 EPISODES = 200
@@ -242,7 +242,7 @@ def test_bad_files(tmp_path):
 @pytest.mark.skipif(sys.platform != "linux", reason="Linux only")
 def test_what_a_study_runs_ends_with_it_however_that_dies(tmp_path):  # 16: 14
     trains = (
-        "import sys, time; from gym_dialogue.lock import sole_writer\n"
+        "import sys, time; from gym_command.lock import sole_writer\n"
         "with sole_writer('run'):\n print('up', file=sys.stderr, flush=True); time.sleep(600)"
     )
     study = (

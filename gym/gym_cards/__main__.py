@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from gym_cards.env import GeneralPointsEnv
-from gym_dialogue.command import run_command
+from gym_command.command import run_command
 
 
 @dataclass

@@ -10,3 +10,8 @@ class InputError(ValueError):
 
 class NothingToPlayError(InputError):
     """An environment's arguments leave it no episode: no route, or no hand, is of its split."""
+
+
+def one_line(error: Exception) -> str:
+    """Return an error's message without line breaks; its type's name where it has none."""
+    return " ".join(str(error).split()) or type(error).__name__

@@ -28,7 +28,7 @@ from huggingface_hub.utils import enable_progress_bars, validate_repo_id
 from safetensors import SafetensorError, safe_open
 from tqdm import tqdm
 
-from gym_dialogue.command import run_command
+from gym_command.command import run_command
 from gym_dialogue.errors import InputError
 from gym_dialogue.released import DATA_DIR, RELEASED_DIR
 from gym_policy.unpack import unpack

@@ -22,7 +22,7 @@ from safetensors import SafetensorError
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from gym_dialogue.command import run_command
+from gym_command.command import run_command
 from gym_dialogue.errors import InputError
 from gym_policy.load import load_model, load_tokenizer
 from gym_policy.renderer import Renderer

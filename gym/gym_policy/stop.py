@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 
-from gym_dialogue.launch import ASKING
+from gym_command.launch import ASKING
 
 
 class StopRequest:

@@ -7,8 +7,8 @@ import re
 from pathlib import Path
 from typing import Any
 
+from gym_command.run_dir import read_settings
 from gym_dialogue.released import RELEASED_DIR, is_released
-from gym_dialogue.resume import read_settings
 
 _RELEASED = re.compile(r"(?:GP|VIRL)-(?:L|VL)-(?:Init|RL\d+)", re.IGNORECASE)
 

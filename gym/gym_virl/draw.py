@@ -13,11 +13,12 @@ from pathlib import Path
 
 import numpy as np
 
+from gym_command.command import run_command
+from gym_command.ranges import Count, Seed, Share
 from gym_dialogue import Episode, NoisyOraclePolicy, Policy, RecordedPolicy, Task, rollout
 from gym_dialogue.checks import json_lines, read_text
-from gym_dialogue.command import EnvConfig, Kwargs, make_envs, run_command
 from gym_dialogue.errors import InputError
-from gym_dialogue.ranges import Count, Seed, Share
+from gym_dialogue.make import EnvConfig, Kwargs, make_envs
 from gym_virl import ENV_ID
 from gym_virl.env import NavigationEnv
 from gym_virl.geo import EARTH_RADIUS

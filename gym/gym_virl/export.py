@@ -16,7 +16,7 @@ from typing import Literal
 import numpy as np
 from tqdm import tqdm
 
-from gym_dialogue.command import run_command
+from gym_command.command import run_command
 from gym_dialogue.errors import InputError
 from gym_virl.city import city_of
 from gym_virl.geo import NearestPlace, between, distance

@@ -20,8 +20,8 @@ from typing import Any, Protocol
 import numpy as np
 import PIL.Image
 
+from gym_command.command import run_command
 from gym_dialogue.checks import read_json, read_text
-from gym_dialogue.command import run_command
 from gym_dialogue.errors import InputError
 from gym_virl.geo import NearestPlace, Place, is_heading, is_place
 from gym_virl.streetview import Panorama

@@ -1,6 +1,6 @@
 """`python -m rl.bench`."""
 
-from gym_dialogue.command import run_command
+from gym_command.command import run_command
 from rl.bench.command import main
 from rl.bench.config import Config
 

@@ -13,7 +13,7 @@ import torch
 from accelerate import Accelerator
 
 from gym_dialogue import rollout
-from gym_dialogue.command import EnvConfig, make_envs
+from gym_dialogue.make import EnvConfig, make_envs
 from gym_policy import ModelPolicy, Renderer, load_model, load_renderer
 from gym_policy.load import saved_checkpoints
 from rl.actor_critic import ActorCritic

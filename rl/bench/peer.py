@@ -14,7 +14,7 @@ from accelerate import Accelerator
 
 import gym_cards
 from gym_dialogue import InputError, Message, Task, rollout
-from gym_dialogue.command import EnvConfig, make_envs
+from gym_dialogue.make import EnvConfig, make_envs
 from gym_policy import ModelPolicy, Renderer, load_model, load_renderer
 from gym_policy.load import saved_checkpoints
 from rl.actor_critic import ActorCritic

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from gym_dialogue import rollout
-from gym_dialogue.command import EnvConfig, make_envs
+from gym_dialogue.make import EnvConfig, make_envs
 from gym_policy import ModelPolicy, load_model, load_renderer
 from gym_policy.load import saved_checkpoints
 from rl.bench.config import Config, seconds

@@ -10,7 +10,7 @@ from transformers import MllamaProcessor
 from transformers.models.mllama.image_processing_pil_mllama import MllamaImageProcessorPil
 
 from gym_dialogue import rollout
-from gym_dialogue.command import EnvConfig, make_envs
+from gym_dialogue.make import EnvConfig, make_envs
 from gym_policy import ModelPolicy, Renderer, load_tokenizer
 from gym_policy.adapter import add_adapter
 from gym_policy.architecture import load_architecture

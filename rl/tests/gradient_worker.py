@@ -9,7 +9,7 @@ import torch
 from rl_parts import collect, make_learner, small_config
 
 import gym_cards
-from gym_dialogue.command import EnvConfig, make_envs
+from gym_dialogue.make import EnvConfig, make_envs
 from rl.checkpoint import _full_states
 from rl.config import PPOConfig
 from rl.experience import to_experience

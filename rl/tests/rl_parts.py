@@ -54,7 +54,7 @@ def command(*arguments, processes=1):
     """Run a module of this project as a user does."""
     module = list(arguments)
     if processes > 1:
-        module = ["gym_dialogue.launch", str(processes), *module]
+        module = ["gym_command.launch", str(processes), *module]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": PATH}
     return subprocess.run(
         [sys.executable, "-m", *module],

@@ -10,8 +10,8 @@ import pytest
 import torch
 from rl_parts import SMALL, command
 
+from gym_command.launch import from_accelerate
 from gym_dialogue import InputError
-from gym_dialogue.launch import from_accelerate
 from rl import backend
 from rl.config import Config, LoraSettings
 
@@ -21,7 +21,7 @@ ACCELERATE = ROOT / "scripts" / "accelerate"
 
 def _gradient(how, microbatch_size, out):
     done = subprocess.run(
-        [sys.executable, "-m", "gym_dialogue.launch", how, "gradient_worker", out, microbatch_size],
+        [sys.executable, "-m", "gym_command.launch", how, "gradient_worker", out, microbatch_size],
         cwd=ROOT,
         env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": f"{ROOT}:{Path(__file__).parent}"},
         capture_output=True,
@@ -134,7 +134,7 @@ def test_stage_0_of_deepspeed_is_refused(start, tmp_path):  # 16: 13
     (tmp_path / "zero0.yaml").write_text(text)
     run = tmp_path / "run"
     options = [f"--model={start}", f"--run_dir={run}", *SMALL]
-    done = command("gym_dialogue.launch", str(tmp_path / "zero0.yaml"), "rl.train", *options)
+    done = command("gym_command.launch", str(tmp_path / "zero0.yaml"), "rl.train", *options)
     assert done.returncode == 2
     assert [line for line in done.stderr.splitlines() if "error" in line] == [
         "error: zero_stage: 0 of DeepSpeed partitions nothing: set 1, 2 or 3, or for the same "

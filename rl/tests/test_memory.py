@@ -13,7 +13,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from evaluation.play import EvalConfig
 from gym_dialogue import Dialogue, InputError, Message, RandomPolicy, Task, rollout
-from gym_dialogue.command import EnvConfig, make_envs
+from gym_dialogue.make import EnvConfig, make_envs
 from gym_policy import ModelPolicy, Renderer
 from gym_policy.adapter import add_adapter
 from gym_policy.architecture import text_parameters, text_sizes

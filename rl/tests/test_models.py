@@ -11,8 +11,8 @@ import yaml
 from rl_parts import SMALL, tiny_llama, tiny_tokenizer
 
 from evaluation import evaluate
+from gym_command.command import parse_config, run_command
 from gym_dialogue import InputError
-from gym_dialogue.command import parse_config, run_command
 from gym_policy import load_model
 from gym_policy.load import load_renderer
 from rl.config import Config

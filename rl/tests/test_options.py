@@ -7,9 +7,10 @@ import pytest
 
 from evaluation.evaluate import CommandConfig
 from evaluation.study.config import Config as StudyConfig
+from gym_command.command import parse_config
+from gym_command.ranges import check_ranges
 from gym_dialogue import InputError
-from gym_dialogue.command import EnvConfig, make_envs, parse_config
-from gym_dialogue.ranges import check_ranges
+from gym_dialogue.make import EnvConfig, make_envs
 from rl.config import Config as RLConfig
 from rl.config import check_config
 from sft.own import Config as OwnConfig

@@ -12,7 +12,8 @@ from tiny_models import tiny_mllama_processor
 from evaluation.evaluate import CommandConfig, load_settings
 from evaluation.play import evaluation_tasks
 from evaluation.suites import CONFIG_DIR, load_task
-from gym_dialogue.command import EnvConfig, InputError, make_envs, parse_config
+from gym_command.command import InputError, parse_config
+from gym_dialogue.make import EnvConfig, make_envs
 from gym_policy import Renderer
 from gym_policy.load import save_renderer
 from gym_virl import export

@@ -14,9 +14,9 @@ import pytest
 import yaml
 from safetensors import safe_open
 
+from gym_command.command import parse_config
+from gym_command.lock import sole_writer
 from gym_dialogue import InputError
-from gym_dialogue.command import parse_config
-from gym_dialogue.lock import sole_writer
 from gym_policy import load_model
 from gym_policy.checkpoint import SUMS_FILE
 from gym_policy.load import run_checkpoints
@@ -133,7 +133,7 @@ def _wait_until(process, condition):
 def test_a_signal_saves_and_leaves(number, start, uninterrupted, tmp_path):  # 16: 18
     run = tmp_path / "run"
     file = _config(start, run, save_every=0)
-    process = _start(file, launcher=("-m", "gym_dialogue.launch", "1"))
+    process = _start(file, launcher=("-m", "gym_command.launch", "1"))
     _wait_until(process, (run / "metrics.jsonl").exists)
     process.send_signal(number)
     output, errors = process.communicate(timeout=300)
@@ -154,7 +154,7 @@ def test_a_run_has_one_writer(start, tmp_path):  # 16: 14
     run = tmp_path / "run"
     file = _config(start, run)
     with sole_writer(run):
-        process = _start(file, "--resume", launcher=("-m", "gym_dialogue.launch", "2"))
+        process = _start(file, "--resume", launcher=("-m", "gym_command.launch", "2"))
         _, errors = process.communicate(timeout=300)
     assert process.returncode == 2
     said = "another process is writing it; wait for it, or stop it"

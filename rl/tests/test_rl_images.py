@@ -12,8 +12,8 @@ from safetensors import safe_open
 from evaluation.evaluate import CommandConfig
 from evaluation.evaluate import main as evaluate
 from evaluation.play import EvalConfig
+from gym_command.command import parse_config
 from gym_dialogue import InputError
-from gym_dialogue.command import parse_config
 from gym_policy import Renderer, load_model
 from gym_policy.load import save_renderer
 from gym_policy.parts import Part, part_of
@@ -92,7 +92,7 @@ def test_a_run_in_images_over_zero3(seeing, tmp_path):
     flags = [f"--model={seeing / 'mllama'}", f"--run_dir={run}", f"--task={seeing / 'task.yaml'}"]
     flags += [*SMALL, *IMAGES, "--num_steps=4", "--num_envs=4", "--eval_every=0"]
     flags += ["--gradient_checkpointing", "--eval.decoding=[sampled]"]
-    done = command("gym_dialogue.launch", deepspeed(3), "rl.train", *flags)
+    done = command("gym_command.launch", deepspeed(3), "rl.train", *flags)
     assert done.returncode == 0, done.stderr
     for line in (run / "metrics.jsonl").read_text().splitlines():
         assert json.loads(line)["logprob_gap"] < 1e-4

@@ -12,8 +12,8 @@ from rl_parts import SMALL, command, deepspeed, tiny_llama, tiny_tokenizer
 from evaluation.evaluate import CommandConfig, main_with_run_settings
 from evaluation.evaluate import main as evaluate
 from evaluation.play import EvalConfig
+from gym_command.command import parse_config, run_command
 from gym_dialogue import InputError, Task
-from gym_dialogue.command import parse_config, run_command
 from gym_policy import load_model, load_tokenizer
 from rl.config import Config
 from rl.train import TaskStream, train
@@ -114,7 +114,7 @@ def test_a_run_of_every_kind_is_evaluated_and_goes_on(how, flags, start, tmp_pat
         if how is None:  # in this process, which is quicker
             train(parse_config(Config, [*flags, *more]))
             return capsys.readouterr().out
-        done = command("gym_dialogue.launch", how, "rl.train", *flags, *more)
+        done = command("gym_command.launch", how, "rl.train", *flags, *more)
         assert done.returncode == 0, done.stderr
         return done.stdout
 

@@ -13,9 +13,9 @@ from gym_cards.prompts import OWN
 from gym_cards.verifier import FEEDBACK
 from gym_cards.wording import derive
 from gym_dialogue import InputError
-from gym_dialogue.command import EnvConfig, make_envs, with_prompt_file
 from gym_dialogue.data import read_dialogues
 from gym_dialogue.images import save_image
+from gym_dialogue.make import EnvConfig, make_envs, with_prompt_file
 from gym_policy import Renderer, load_model, load_tokenizer
 from sft.data import DialogueItems, SourceConfig, hold_back, make_dialogues, write_jsonl
 from sft.start import Config as StartConfig

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from gym_dialogue.command import EnvConfig
 from gym_dialogue.data import read_dialogues
 from gym_dialogue.images import save_image
+from gym_dialogue.make import EnvConfig
 from gym_policy import Renderer, load_model, load_renderer
 from gym_policy.load import save_renderer
 from gym_policy.tests.tiny_models import (

@@ -6,9 +6,9 @@ from dataclasses import replace
 import pytest
 
 from gym_dialogue import InputError
-from gym_dialogue.command import EnvConfig, make_envs
 from gym_dialogue.data import read_dialogues
 from gym_dialogue.images import open_image
+from gym_dialogue.make import EnvConfig, make_envs
 from gym_dialogue.policy import NoisyOraclePolicy
 from gym_policy import ModelPolicy, Renderer, load_model
 from gym_policy.tests.tiny_models import (

@@ -14,9 +14,9 @@ import torch
 import yaml
 
 from gym_dialogue import InputError
-from gym_dialogue.command import EnvConfig
 from gym_dialogue.data import read_dialogues
 from gym_dialogue.images import MAX_PIXELS, open_image, save_image
+from gym_dialogue.make import EnvConfig
 from gym_policy import load_model, load_renderer
 from gym_policy.load import saved_checkpoints
 from gym_policy.parts import part_of
@@ -218,7 +218,7 @@ def test_batches_without_images_keep_deepspeed_in_step(start, tmp_path):
     )
     (tmp_path / "run.yaml").write_text(yaml.safe_dump(asdict(settings)))
     how = str(ROOT / "scripts" / "accelerate" / "cpu_zero2_2proc.yaml")
-    command = [sys.executable, "-m", "gym_dialogue.launch", how, "sft.train"]
+    command = [sys.executable, "-m", "gym_command.launch", how, "sft.train"]
     done = subprocess.run(
         [*command, f"--config={tmp_path / 'run.yaml'}"],
         cwd=ROOT,

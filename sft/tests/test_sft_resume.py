@@ -12,9 +12,10 @@ import pytest
 import torch
 import yaml
 
+from gym_command.command import run_command
 from gym_dialogue import InputError, Message
-from gym_dialogue.command import EnvConfig, run_command
 from gym_dialogue.data import read_dialogues
+from gym_dialogue.make import EnvConfig
 from gym_policy import Renderer, load_model, load_renderer
 from gym_policy.checkpoint import publish
 from gym_policy.compute import num_parameters

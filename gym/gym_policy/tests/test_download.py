@@ -23,7 +23,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save
 
-from gym_dialogue.command import run_command
+from gym_command.command import run_command
 from gym_dialogue.errors import InputError
 from gym_policy import download
 

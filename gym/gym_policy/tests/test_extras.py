@@ -13,7 +13,7 @@ import pytest
 tomllib = pytest.importorskip("tomllib")
 
 GYM = Path(__file__).parents[2]
-OWN = ("gym_dialogue", "gym_cards", "gym_virl", "gym_policy")
+OWN = ("gym_command", "gym_dialogue", "gym_cards", "gym_virl", "gym_policy")
 # Imported where they are asked for alone: an engine, a file format, drawing.
 OPTIONAL = {"deepspeed", "gguf", "matplotlib"}
 
@@ -54,7 +54,7 @@ BASE, EXTRAS = PROJECT["dependencies"], PROJECT["optional-dependencies"]
 
 def test_the_environments_need_no_extra():
     """Issue 16.22: their commands need those of the extra `commands`."""
-    modules = set().union(*map(_imported, ("gym_dialogue", "gym_cards", "gym_virl")))
+    modules = set().union(*map(_imported, ("gym_dialogue", "gym_command", "gym_cards", "gym_virl")))
     extra = _missing(modules, *BASE)
     assert not _missing(extra - OPTIONAL, *EXTRAS["commands"], *EXTRAS["torch"])
     block = f"import sys; sys.modules.update(dict.fromkeys({sorted(extra)}))"

@@ -10,8 +10,8 @@ from tiny_models import tiny_llama
 from tokenizers import pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
+from gym_command.command import run_command
 from gym_dialogue import Message
-from gym_dialogue.command import run_command
 from gym_policy import Renderer, load_model, load_tokenizer
 from gym_policy.smollm import Config, main
 

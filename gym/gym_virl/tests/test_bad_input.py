@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from gym_dialogue.command import run_command
+from gym_command.command import run_command
 from gym_virl import draw, export, panoramas
 
 VIEWS = ("--env_kwargs.language_only=false", "--env_kwargs.resolution=16")

@@ -2,8 +2,9 @@
 
 import pytest
 
+from gym_command.command import parse_config
 from gym_dialogue import InputError
-from gym_dialogue.command import EnvConfig, make_envs, parse_config
+from gym_dialogue.make import EnvConfig, make_envs
 from gym_virl import export
 
 

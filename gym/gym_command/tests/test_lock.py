@@ -8,16 +8,16 @@ from contextlib import ExitStack, contextmanager
 
 import pytest
 
+from gym_command.lock import locked, sole_writer
 from gym_dialogue import InputError
-from gym_dialogue.lock import locked, sole_writer
 
 _HOLD = """
-import sys; from pathlib import Path; from gym_dialogue.lock import *
+import sys; from pathlib import Path; from gym_command.lock import *
 with sole_writer(sys.argv[1]):
     print("held", flush=True); sys.stdin.read()
 """
 _WAIT = """
-import sys; from pathlib import Path; from gym_dialogue.lock import *
+import sys; from pathlib import Path; from gym_command.lock import *
 with locked(Path(sys.argv[1]), lambda: print("waiting", flush=True)):
     print("held", flush=True)
 """
@@ -85,7 +85,7 @@ def test_errors_within_the_block_are_those_of_the_block(tmp_path):
 @pytest.mark.skipif(sys.platform != "linux", reason="Linux only")
 def test_a_process_ends_with_its_parent(tmp_path):  # 16: 14
     source = """
-import subprocess, sys; from gym_dialogue.lock import ends_with_parent
+import subprocess, sys; from gym_command.lock import ends_with_parent
 subprocess.Popen([sys.executable, "-c", "print('up', flush=True); input()"],
                  stdin=sys.stdin, start_new_session=True, preexec_fn=ends_with_parent()).wait()
 """
@@ -94,7 +94,7 @@ subprocess.Popen([sys.executable, "-c", "print('up', flush=True); input()"],
         parent.kill()
         assert parent.stdout.read() == ""  # the end of the file: nobody holds it any more
     orphan = (
-        "import os; from gym_dialogue.lock import ends_with_parent; ask = ends_with_parent();"
+        "import os; from gym_command.lock import ends_with_parent; ask = ends_with_parent();"
         "os.getppid = lambda: 1; ask()"
     )
     with _python(orphan) as late:
@@ -107,7 +107,7 @@ def test_ctrl_c_of_a_launch_is_one_line_and_code_130(says):  # 16: 18
     # A signal between the two would be lost on one long pause.
     child = f"import os, signal, sys; {leaves} os.write(1, b'up\\n')\n{_PAUSE}"
     source = (
-        "import os, sys; from gym_dialogue.launch import launch;"
+        "import os, sys; from gym_command.launch import launch;"
         "sys.exit(launch(2, [sys.executable, '-c', sys.argv[1]], dict(os.environ)))"
     )
     with _python(source, child) as launcher:
@@ -120,7 +120,7 @@ def test_ctrl_c_of_a_launch_is_one_line_and_code_130(says):  # 16: 18
 
 def test_ctrl_c_of_a_command_is_one_line_and_code_130():  # 16: 18
     source = (
-        "from gym_dialogue.command import *\n"
+        "from gym_command.command import *; from gym_dialogue.make import *\n"
         f"def main(config):\n print('up', flush=True)\n {_PAUSE}\n"
         "run_command(main, EnvConfig)"
     )

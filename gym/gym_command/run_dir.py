@@ -9,9 +9,28 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from gym_command.files import write_atomically
 from gym_dialogue.checks import json_lines
 from gym_dialogue.errors import InputError
-from gym_dialogue.files import write_atomically
+
+
+def start_run(run_dir: str | Path, config: Any) -> Path:
+    """Make a run's directory and write its resolved configuration there (config.yaml).
+
+    Raises InputError if it cannot be written, or already holds another run.
+    """
+    import yaml
+
+    path = Path(run_dir)
+    if holds_run(path):
+        raise InputError(
+            f"run directory {path}: already holds a run; name another with --run_dir, or remove it"
+        )
+    try:
+        write_atomically(path / "config.yaml", yaml.safe_dump(asdict(config), sort_keys=False))
+    except InputError as error:
+        raise InputError(f"run directory: {error}; name another with --run_dir") from error
+    return path
 
 
 def check_same_run(config: Any, may_change: Collection[str]) -> bool:

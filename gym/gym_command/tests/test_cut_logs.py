@@ -2,7 +2,7 @@
 
 import json
 
-from gym_dialogue.resume import cut_logs
+from gym_command.run_dir import cut_logs
 
 
 def test_logs_are_cut_where_the_checkpoint_was(tmp_path):

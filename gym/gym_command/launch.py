@@ -1,4 +1,4 @@
-"""Runs a command as several processes: `python -m gym_dialogue.launch HOW MODULE ARGUMENTS`.
+"""Runs a command as several processes: `python -m gym_command.launch HOW MODULE ARGUMENTS`.
 
 HOW is a number of processes on this machine, or an accelerate configuration file (as written by
 `accelerate config`), read by accelerate itself. What differs from `accelerate launch`: a bad input
@@ -16,8 +16,8 @@ import sys
 import time
 from pathlib import Path
 
+from gym_command.lock import ends_with_parent
 from gym_dialogue.errors import InputError
-from gym_dialogue.lock import ends_with_parent
 
 ASKING = (signal.SIGTERM, signal.SIGINT)
 """Signals that ask a process to end, when it has saved what it has."""
@@ -193,7 +193,8 @@ def main(how: str, module: str, arguments: list[str]) -> int:
     if processes < 1:
         print(f"error: PROCESSES={processes}: must be at least 1", file=sys.stderr)
         return 2
-    return launch(processes, [sys.executable, "-m", module, *arguments], env, machines)
+    command = [sys.executable, "-m", "gym_command.process", module, *arguments]
+    return launch(processes, command, env, machines)
 
 
 if __name__ == "__main__":

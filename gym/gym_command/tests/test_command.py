@@ -8,16 +8,11 @@ from dataclasses import dataclass, field
 import pytest
 from tqdm import tqdm
 
+from gym_command.command import parse_config, run_command
+from gym_command.launch import launch
+from gym_command.run_dir import start_run
 from gym_dialogue import InputError
-from gym_dialogue.command import (
-    EnvConfig,
-    make_envs,
-    parse_config,
-    run_command,
-    start_run,
-    with_prompt_file,
-)
-from gym_dialogue.launch import launch
+from gym_dialogue.make import EnvConfig, make_envs, with_prompt_file
 
 
 @dataclass
@@ -192,7 +187,8 @@ def test_the_launcher_ends_processes_as_their_code_asks(source, code, said, capf
 
 def test_bad_input_is_said_once_however_late_a_process_is(capfd):
     source = (
-        "import os, time; from gym_dialogue import InputError; from gym_dialogue.command import *;"
+        "import os, time; from gym_dialogue import InputError; from gym_command.command import *;"
+        "from gym_dialogue.make import *;"
         "time.sleep(5 * (os.environ['RANK'] == '0'))\n"
         "def main(config): raise InputError('no such thing')\n"
         "run_command(main, EnvConfig)"

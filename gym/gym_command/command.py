@@ -1,4 +1,4 @@
-"""What every command shares: its configuration, its run directory, and its way to say no."""
+"""What every command shares: how its configuration is read, and how it refuses bad input."""
 
 from __future__ import annotations
 
@@ -6,23 +6,16 @@ import contextlib
 import errno
 import logging
 import os
-import re
 import signal
 import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field, is_dataclass
-from pathlib import Path
+from dataclasses import is_dataclass
 from typing import Any, TypeVar, get_args, get_type_hints
 
-import gymnasium
-
-from gym_dialogue.errors import InputError
-from gym_dialogue.files import write_atomically
-from gym_dialogue.ranges import check_ranges
-from gym_dialogue.released import require_released
-from gym_dialogue.resume import holds_run
+from gym_command.ranges import check_ranges
+from gym_dialogue.errors import InputError, one_line
 
 Config = TypeVar("Config")
 
@@ -30,50 +23,6 @@ _REFUSED = (
     *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EIO),
     *(errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.ENOTEMPTY, errno.ENAMETOOLONG),
 )
-
-Plain = bool | int | float | str | None
-Kwargs = dict[str, Plain | list[Plain] | dict[str, Plain | list[Plain] | dict[str, Plain]]]
-"""Keyword arguments from a file or a flag: plain data only, so nothing can be imported by it."""
-
-
-@dataclass
-class EnvConfig:
-    """A registered environment and how it is made."""
-
-    id: str = "gym_cards/GeneralPoint-oneline-v0"
-    """Gymnasium id. The package that registers it is imported first: the one before the colon in
-    `package:id`, else the id's namespace."""
-    kwargs: Kwargs = field(default_factory=dict)
-    """Keyword arguments of the environment."""
-
-
-def make_envs(config: EnvConfig, count: int) -> list[gymnasium.Env]:
-    """`count` environments. Raises InputError for an unknown id or an argument it does not take."""
-    for name, value in config.kwargs.items():
-        require_released(name, value)
-    namespace, slash, _ = config.id.partition("/")
-    env_id = config.id if ":" in config.id or not slash else f"{namespace}:{config.id}"
-    module, colon, _ = env_id.rpartition(":")
-    if colon and not all(part.isidentifier() for part in module.split(".")):
-        raise InputError(
-            f"environment {config.id!r}: must be NAME-vN, NAMESPACE/NAME-vN or MODULE:ID"
-        )
-    try:
-        return [gymnasium.make(env_id, **config.kwargs) for _ in range(count)]
-    except (gymnasium.error.Error, ModuleNotFoundError) as error:
-        raise InputError(f"environment {config.id}: {_one_line(error)}") from error
-    except TypeError as error:
-        if not re.search("unexpected keyword argument|multiple values", str(error)):
-            raise
-        name = str(error).rpartition("argument ")[2].split("'")[1]
-        raise InputError(f"environment {config.id}: takes no argument {name!r}") from error
-
-
-def with_prompt_file(config: EnvConfig, prompt_file: str | None) -> EnvConfig:
-    """The environment with the wording of a file, unless it names one itself."""
-    if prompt_file is None or "prompt_file" in config.kwargs:
-        return config
-    return EnvConfig(config.id, config.kwargs | {"prompt_file": prompt_file})
 
 
 def parse_config(config_class: type[Config], argv: list[str] | None = None) -> Config:
@@ -104,7 +53,7 @@ def parse_config(config_class: type[Config], argv: list[str] | None = None) -> C
         parsed.pop("config", None)
         config = config_class(**vars(parser.instantiate(parsed)))
     except ArgumentError as error:
-        raise InputError(f"configuration: {_one_line(error)}; --help lists every key") from error
+        raise InputError(f"configuration: {one_line(error)}; --help lists every key") from error
     check_ranges(config)
     return config
 
@@ -140,7 +89,7 @@ def run_command(main: Callable[[Config], Any], config_class: type[Config]) -> No
                 raise
             line = f"{error.filename or 'the disk'}: cannot be used: {error.strerror}"
         else:
-            line = _one_line(error)
+            line = one_line(error)
         if not is_first:
             time.sleep(4)  # the launcher ends this process where rank 0 has said it
             line = f"rank {os.environ['RANK']}: {line}"
@@ -174,29 +123,6 @@ def _is_unsaid() -> bool:
         return bool(os.read(int(os.environ["BAD_INPUT_TOKEN"]), 1))
     except BlockingIOError:
         return False
-
-
-def start_run(run_dir: str | Path, config: Any) -> Path:
-    """Make a run's directory and write its resolved configuration there (config.yaml).
-
-    Raises InputError if it cannot be written, or already holds another run.
-    """
-    import yaml
-
-    path = Path(run_dir)
-    if holds_run(path):
-        raise InputError(
-            f"run directory {path}: already holds a run; name another with --run_dir, or remove it"
-        )
-    try:
-        write_atomically(path / "config.yaml", yaml.safe_dump(asdict(config), sort_keys=False))
-    except InputError as error:
-        raise InputError(f"run directory: {error}; name another with --run_dir") from error
-    return path
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
 
 
 def _quiet_libraries() -> None:

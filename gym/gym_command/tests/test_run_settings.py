@@ -5,8 +5,8 @@ from dataclasses import asdict, dataclass, field
 import pytest
 import yaml
 
+from gym_command.run_dir import check_same_run, read_settings
 from gym_dialogue import InputError
-from gym_dialogue.resume import check_same_run, read_settings
 
 
 @dataclass

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 
 import pytest
 
+from gym_command import files as files_module
+from gym_command.command import run_command
+from gym_command.files import append_json, atomic_file, write_atomically
+from gym_command.run_dir import check_same_run, cut_logs, start_run
 from gym_dialogue import InputError
-from gym_dialogue import files as files_module
-from gym_dialogue.command import run_command, start_run
-from gym_dialogue.files import append_json, atomic_file, write_atomically
-from gym_dialogue.resume import check_same_run, cut_logs
 
 
 @dataclass

@@ -1,0 +1,1 @@
+"""What commands are made of: configuration, launching of processes, run directories, locks."""

@@ -19,7 +19,7 @@ from evaluation.metrics import NUM_RESAMPLES, Interval, Resampled, percentile_in
 from evaluation.report import format_interval, table_rows
 from gym_command.command import run_command
 from gym_dialogue import InputError
-from gym_dialogue.checks import json_lines, read_text
+from gym_dialogue.checks import json_records, read_text
 
 
 @dataclass
@@ -38,21 +38,20 @@ def read_results(run: str | Path) -> tuple[dict[str, Any], dict[str, Any]]:
     directory = Path(run)
     try:
         summary = json.loads((directory / "summary.json").read_text())
-        lines = json_lines(read_text(directory / "turns.jsonl"))
+        rows = json_records(read_text(directory / "turns.jsonl"))
     except (OSError, ValueError) as error:
         raise InputError(
             f"run {run}: has no readable summary.json and turns.jsonl: name a finished run"
         ) from error
     results: dict[str, Any] = {}
-    for number, line in enumerate(lines, start=1):
+    for number, row in rows:
         try:
-            row = json.loads(line)
             suite = results.setdefault(row["checkpoint"], {}).setdefault(row["decoding"], {})
             episodes = suite.setdefault(row["suite"], {})
             shared = {key: row[key] for key in ("puzzle", "env_seed", "is_success")}
             shared |= {key: row[key] for key in ("options",) if key in row}
             episodes.setdefault(row["episode"], shared | {"turns": []})["turns"].append(row)
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
+        except (TypeError, KeyError, AttributeError) as error:
             raise InputError(
                 f"{directory / 'turns.jsonl'}, line {number}: is no turn of an evaluation"
             ) from error

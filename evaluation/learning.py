@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 from gym_dialogue import InputError
-from gym_dialogue.checks import is_integer, json_lines, read_text
+from gym_dialogue.checks import is_integer, json_records, read_text
 
 _PANELS = {
     "reward_per_turn": "reward per reply",
@@ -30,11 +29,7 @@ def read_metrics(run_dir: str | Path) -> list[dict[str, Any]]:
     except (OSError, ValueError) as error:
         raise InputError(f"{file}: cannot be read: {error}") from error
     rows = []
-    for number, line in enumerate(json_lines(text), start=1):
-        try:
-            row = json.loads(line)
-        except ValueError:
-            row = None
+    for number, row in json_records(text):
         if not isinstance(row, dict) or not is_integer(row.get("update")):
             raise InputError(f"{file}, line {number}: is no record of an update; remove the line")
         rows.append(row)

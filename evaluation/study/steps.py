@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import shlex
 import signal
 import subprocess
@@ -17,7 +16,7 @@ from gym_command.files import append_json
 from gym_command.launch import ASKING
 from gym_command.lock import ends_with_parent
 from gym_dialogue import InputError
-from gym_dialogue.checks import json_lines
+from gym_dialogue.checks import json_records
 
 _GLANCE = 2.0  # seconds between looks at how far a command is
 
@@ -43,9 +42,8 @@ class Steps:
         self.total = len(self.waiting)
         self.took: dict[str, list[float]] = {}
         if account.is_file():
-            for line in json_lines(account.read_text(encoding="utf-8", errors="replace")):
+            for _, step in json_records(account.read_text(encoding="utf-8", errors="replace")):
                 with contextlib.suppress(ValueError, TypeError, KeyError):  # only an estimate
-                    step = json.loads(line)
                     self.took.setdefault(step["kind"], []).append(float(step["seconds"]))
 
     def skip(self, kind: str) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Collection
 from dataclasses import asdict
@@ -10,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from gym_command.files import write_atomically
-from gym_dialogue.checks import json_lines
+from gym_dialogue.checks import json_records
 from gym_dialogue.errors import InputError
 
 
@@ -105,13 +104,14 @@ def cut_logs(run_dir: Path, update: int) -> None:
         if not file.is_file():
             continue
         kept, damaged = [], 0
-        lines = json_lines(file.read_text(encoding="utf-8", errors="replace"))
-        for number, line in enumerate(lines, start=1):
+        text = file.read_text(encoding="utf-8", errors="replace")
+        lines, records = text.split("\n"), json_records(text)
+        for number, record in records:
             try:
-                if json.loads(line)["update"] <= update:
-                    kept.append(f"{line}\n")
-            except (ValueError, TypeError, KeyError):
-                damaged += number < len(lines)  # the last one was being written
+                if record["update"] <= update:
+                    kept.append(f"{lines[number - 1]}\n")
+            except (TypeError, KeyError):
+                damaged += number < records[-1][0]  # the last one was being written
         if damaged:
             print(f"warning: {file}: {damaged} damaged lines are dropped", file=sys.stderr)
         write_atomically(file, "".join(kept))

@@ -30,12 +30,22 @@ def read_text(path: str | Path) -> str:
     return Path(path).read_text(encoding="utf-8-sig")
 
 
-def json_lines(text: str) -> list[str]:
-    """The lines of JSONL, which end at a newline and nowhere else: str.splitlines also takes what
-    may stand inside a JSON string, such as U+2028, for the end of a line.
+def json_records(text: str) -> list[tuple[int, Any]]:
+    """Read JSONL: (line number from 1, value) of each line that is not blank, with None as the value
+    of a line that is no JSON.
+
+    Lines end at a newline and nowhere else: str.splitlines also takes what may stand inside a JSON
+    string, such as U+2028, for the end of a line.
     """
-    lines = text.split("\n")
-    return lines if lines[-1].strip() else lines[:-1]
+    records = []
+    for number, line in enumerate(text.split("\n"), start=1):
+        if not line.strip():
+            continue
+        try:
+            records.append((number, json.loads(line)))
+        except (ValueError, RecursionError):  # nested beyond the decoder's stack
+            records.append((number, None))
+    return records
 
 
 def read_json(path: str | Path, where: str) -> Any:

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from gym_dialogue.checks import json_lines, read_text
+from gym_dialogue.checks import json_records, read_text
 from gym_dialogue.errors import InputError
 from gym_dialogue.images import check_image
 from gym_dialogue.messages import Message
@@ -60,11 +60,8 @@ def _records(path: str | Path) -> Iterator[tuple[str, Any]]:
             name = f" (id {record['id']!r})" if isinstance(record, dict) and "id" in record else ""
             yield f"item {index}{name}", record
     else:
-        for number, line in enumerate(json_lines(text), start=1):
-            try:
-                yield f"line {number}", json.loads(line)
-            except (ValueError, RecursionError):
-                yield f"line {number}", None
+        for number, record in json_records(text):
+            yield f"line {number}", record
 
 
 def _messages(record: Any, where: str, directory: Path) -> list[Message]:

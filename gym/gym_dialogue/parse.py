@@ -22,8 +22,10 @@ _DECODER = json.JSONDecoder()
 _OBJECT = re.compile(r"\{\s*\"")
 _SPACE = re.compile(r"\s*")
 _THINKING = re.compile(
-    r"(?i:<(?P<slash>/?)(?:think|thinking|thought|reasoning)>)"
+    r"(?i:<\s?(?P<slash>/?)(?:\w{1,16}:)?(?:think|thinking|thought|reasoning)\s?>)"  # <seed:think>
     r"|\[(?P<mark>/?)THINK\]"
+    r"|◁(?P<slant>/?)think▷"  # Kimi
+    r"|<\|(?:begin|(?P<ends>end))_of_thought\|>"
     r"|<\|channel\|>(?P<channel>analysis|commentary|final)"
 )
 _STRING = re.compile(r"\s{0,64}(?:\"([^\"\n]*)\"|'([^'\n]*)'|([^\s\"',}][^\n,}]*))")
@@ -89,7 +91,8 @@ def _without_thinking(reply: str) -> str:
     blocks: list[tuple[int, int]] = []
     opened = None
     for tag in _THINKING.finditer(reply):
-        closes = tag["slash"] or tag["mark"] or tag["channel"] == "final"
+        closes = any(tag[part] for part in ("slash", "mark", "slant", "ends"))
+        closes = closes or tag["channel"] == "final"
         if closes:
             if opened is None:
                 blocks, opened = [], 0

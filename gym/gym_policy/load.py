@@ -305,7 +305,8 @@ def load_config(path: str | Path, trust_remote_code: bool = False) -> PreTrained
     parts = [config.get_text_config(), getattr(config, "vision_config", None)]
     for part in parts:
         dtype = getattr(part, "dtype", None)
-        if dtype is not None and not isinstance(dtype, torch.dtype):
+        is_of_weights = isinstance(dtype, torch.dtype) and dtype.is_floating_point
+        if dtype is not None and not is_of_weights:
             raise InputError(f"model {path}: config.json: dtype={dtype!r}: is no type of weights")
         for name in _SIZES:
             size = getattr(part, name, None)

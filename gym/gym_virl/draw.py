@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-import json
 import textwrap
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,7 +15,7 @@ import numpy as np
 from gym_command.command import run_command
 from gym_command.ranges import Count, Seed, Share
 from gym_dialogue import Episode, NoisyOraclePolicy, Policy, RecordedPolicy, Task, rollout
-from gym_dialogue.checks import json_lines, read_text
+from gym_dialogue.checks import json_records, read_text
 from gym_dialogue.errors import InputError
 from gym_dialogue.make import EnvConfig, Kwargs, make_envs
 from gym_virl import ENV_ID
@@ -60,7 +59,7 @@ class Config:
 def read_replies(path: str, seed: int, checkpoint: str | None) -> list[str]:
     """What turns.jsonl has of an episode, in its first suite and decoding. Raises InputError."""
     try:
-        rows = [json.loads(line) for line in json_lines(read_text(path))]
+        rows = [row for _, row in json_records(read_text(path))]
         rows = [row for row in rows if row["env_seed"] == seed]
         labels = [row["checkpoint"] for row in rows]
         label = checkpoint or (labels[-1] if labels else None)

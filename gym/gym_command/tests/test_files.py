@@ -105,7 +105,19 @@ def test_a_configuration_that_the_disk_does_not_take_blocks_nothing(limited, tmp
 
 def test_damaged_lines_of_a_log_are_dropped_and_counted(tmp_path, capsys):  # 16: 17
     good = [json.dumps({"update": update}) for update in (1, 2, 3)]
-    lines = [good[0], "[]", "3", "{}", '{"update": "x"}', "\0\0", "", good[1], good[2], '{"upd']
+    lines = [
+        good[0],
+        "[]",
+        "3",
+        "{}",
+        '{"update": "x"}',
+        "\0\0",
+        "[" * 10**5,
+        "",
+        good[1],
+        good[2],
+        '{"upd',
+    ]
     (tmp_path / "metrics.jsonl").write_text("\n".join(lines))
     cut_logs(tmp_path, 2)
     assert (tmp_path / "metrics.jsonl").read_text() == f"{good[0]}\n{good[1]}\n"

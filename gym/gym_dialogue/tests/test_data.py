@@ -10,7 +10,7 @@ import pytest
 from PIL.PngImagePlugin import MAX_TEXT_CHUNK, PngInfo
 
 from gym_dialogue import InputError
-from gym_dialogue.checks import json_lines, read_json
+from gym_dialogue.checks import json_records, read_json
 from gym_dialogue.data import read_dialogues
 from gym_dialogue.images import open_image
 
@@ -26,7 +26,7 @@ def test_a_line_ends_at_a_newline_and_nowhere_else(inside, tmp_path):  # 16: 11
     line = json.dumps(_dialogue(text), ensure_ascii=False)
     (tmp_path / "a.jsonl").write_text(f"{line}\n{line}", encoding="utf-8")
     assert [d[0].text for d in read_dialogues(tmp_path / "a.jsonl")] == [text] * 2
-    assert json_lines(f'"{inside}"\n"b"\n') == [f'"{inside}"', '"b"']
+    assert json_records(f'"{inside}"\n\n"b"\n{{') == [(1, inside), (3, "b"), (4, None)]
 
 
 @pytest.mark.parametrize("end", ["\n", "\r\n", ""])

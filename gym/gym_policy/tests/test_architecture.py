@@ -163,6 +163,7 @@ def test_empty_models_take_no_memory():
         ({"hidden_act": "nothing"}, "no model can be made of its config.json: KeyError 'nothing'"),
         ({"pad_token_id": 10**6}, "no model can be made of its config.json: Padding_idx"),
         ({"dtype": 3}, "config.json: dtype=3: is no type of weights"),
+        ({"dtype": "uint8"}, "config.json: dtype=torch.uint8: is no type of weights"),
         ({"num_hidden_layers": 9999}, "num_hidden_layers=9999: must be from 1 to 1000"),
     ],
 )

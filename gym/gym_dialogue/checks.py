@@ -31,8 +31,8 @@ def read_text(path: str | Path) -> str:
 
 
 def json_records(text: str) -> list[tuple[int, Any]]:
-    """Read JSONL: (line number from 1, value) of each line that is not blank, with None as the value
-    of a line that is no JSON.
+    """Read JSONL: (line number from 1, value) of each line that is not blank. The value is None for
+    a line that is no JSON.
 
     Lines end at a newline and nowhere else: str.splitlines also takes what may stand inside a JSON
     string, such as U+2028, for the end of a line.

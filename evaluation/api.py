@@ -20,9 +20,9 @@ from gym_command.files import write_atomically
 from gym_command.run_dir import run_settings, start_run
 from gym_dialogue import InputError
 from gym_dialogue.make import make_envs, with_prompt_file
-from gym_policy.api import ApiPolicy, MaxTokensField, Setting
-from gym_policy.endpoint import Endpoint
-from gym_policy.journal import Journal
+from gym_policy.api.endpoint import Endpoint
+from gym_policy.api.journal import Journal
+from gym_policy.api.policy import ApiPolicy, MaxTokensField, Setting
 
 JOURNAL_FILE = "replies.jsonl"
 

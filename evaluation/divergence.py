@@ -26,17 +26,17 @@ from transformers import PreTrainedModel
 
 from evaluation.play import evaluation_tasks
 from evaluation.suites import load_task
+from gym_command.checkpoints import saved_checkpoints
 from gym_command.command import run_command
 from gym_command.files import write_atomically
 from gym_dialogue import Episode, InputError, Task, rollout, shows_images
 from gym_dialogue.make import EnvConfig, Kwargs, make_envs, with_prompt_file
 from gym_policy import ModelPolicy, load_model, load_renderer
-from gym_policy.load import saved_checkpoints
+from gym_policy.distributed import join_processes
 from gym_policy.logprobs import states_at_once, tempered_logprobs
-from gym_policy.reach import check_linear_head
 from gym_policy.renderer import Rendered
+from gym_policy.training.freezing import check_linear_head
 from gym_policy.vision import image_inputs, join_pictures
-from gym_policy.zero import join_processes
 
 _SCORED_TOGETHER = 16  # dialogues in one forward pass
 

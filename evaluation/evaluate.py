@@ -16,14 +16,14 @@ from evaluation import report
 from evaluation.html import leave_report
 from evaluation.play import EvalConfig, check_eval_config, eval_flags, model_policies, play_suites
 from evaluation.suites import CONFIG_DIR, EnvOptions, load_task, playable, with_options
+from gym_command.checkpoints import run_checkpoints, saved_checkpoints
 from gym_command.command import parse_config, run_command
 from gym_command.run_dir import start_run
 from gym_dialogue import InputError, shows_images
 from gym_dialogue.make import Kwargs, make_envs, with_prompt_file
 from gym_policy import load_model, load_renderer
-from gym_policy.load import run_checkpoints, saved_checkpoints
-from gym_policy.trained_wording import settings_of, wording_note
-from gym_policy.zero import join_processes
+from gym_policy.distributed import join_processes
+from gym_policy.training.trained_wording import settings_of, wording_note
 
 
 @dataclass

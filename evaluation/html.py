@@ -18,11 +18,11 @@ import jinja2
 import numpy as np
 import PIL.Image
 
-from evaluation.across import read_results
-from evaluation.learning import plot_learning, read_metrics
+from evaluation.curves import plot_learning, read_metrics
 from evaluation.metrics import Interval, count_replies
 from evaluation.replay import Comparison, Played, Utterance, compare, encode_image
 from evaluation.report import Results, format_interval, reply_blocks, table_rows
+from evaluation.seeds import read_results
 from evaluation.suites import load_task, with_options
 from gym_command.command import run_command
 from gym_command.run_dir import read_settings

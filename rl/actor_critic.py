@@ -12,8 +12,8 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import PreTrainedModel
 
+from gym_command.checkpoints import training_file
 from gym_dialogue import InputError
-from gym_policy.load import training_file
 from gym_policy.logprobs import score_states
 from gym_policy.vision import Images, image_inputs, image_token_id
 

@@ -9,7 +9,7 @@ from accelerate import Accelerator
 from torch import nn
 
 from gym_dialogue import InputError
-from gym_policy.zero import join_processes, runs_on_cpu, with_deepspeed
+from gym_policy.distributed import join_processes, runs_on_cpu, with_deepspeed
 from rl.config import Config
 
 

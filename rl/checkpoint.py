@@ -2,8 +2,8 @@
 a run needs to go on.
 
 The folder itself holds the model alone; the value head, the optimizer's state and the rest of the
-training state are in `training/` (`gym_policy.load.training_file`). Checkpoints of earlier versions
-have these beside the model, and are read all the same.
+training state are in `training/` (`gym_command.checkpoints.training_file`). Checkpoints of earlier
+versions have these beside the model, and are read all the same.
 
 A checkpoint that can be seen is whole: it is written under another name, and SHA256SUMS lists every
 file in it. The training state is that of the whole model by parameter name, so that a run can go on
@@ -24,21 +24,22 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import nn
 
-from gym_dialogue import InputError
-from gym_policy import Renderer, checkpoint
-from gym_policy.adapter import restore_adapter, save_adapter
-from gym_policy.checkpoint import begin, damage, listed, publish, take_out, writing
-from gym_policy.load import (
+from gym_command.checkpoints import (
     TRAINING_DIR,
     checkpoint_dir,
     drop_checkpoints_after,
     remove_checkpoint,
     run_checkpoints,
-    save_renderer,
     training_file,
     update_of,
 )
-from gym_policy.zero import whole_weights
+from gym_dialogue import InputError
+from gym_policy import Renderer
+from gym_policy.distributed import whole_weights
+from gym_policy.models.adapter import restore_adapter, save_adapter
+from gym_policy.models.load import save_renderer
+from gym_policy.training import checkpoint
+from gym_policy.training.checkpoint import begin, damage, listed, publish, take_out, writing
 from rl.actor_critic import ActorCritic
 
 STATE_FILE = "training_state.json"

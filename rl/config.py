@@ -24,7 +24,7 @@ from gym_command.ranges import (
 from gym_dialogue import InputError
 from gym_dialogue.make import EnvConfig, Kwargs
 from gym_policy.parts import Part
-from gym_policy.sampler import SamplerName
+from gym_policy.samplers.model_policy import SamplerName
 
 RatioLevel = Literal["turn", "token"]
 

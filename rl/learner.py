@@ -12,9 +12,9 @@ import torch
 from accelerate import Accelerator
 
 from gym_dialogue import Episode, InputError
+from gym_policy.distributed import whole_weights
 from gym_policy.out_of_memory import is_out_of_memory, release_memory
 from gym_policy.parts import parameter_groups
-from gym_policy.zero import whole_weights
 from rl.actor_critic import ActorCritic
 from rl.advantages import explained_variance, standardised
 from rl.backend import accumulation_steps, prepare, zero_stage

@@ -28,8 +28,9 @@ from transformers import PreTrainedConfig
 from gym_dialogue import Message, NoisyOraclePolicy, Task, rollout, shows_images
 from gym_dialogue.make import make_envs, with_prompt_file
 from gym_policy import Renderer, load_tokenizer
-from gym_policy.adapter import add_adapter
-from gym_policy.architecture import (
+from gym_policy.logprobs import states_at_once
+from gym_policy.models.adapter import add_adapter
+from gym_policy.models.architecture import (
     TextSizes,
     empty_model,
     load_architecture,
@@ -37,7 +38,6 @@ from gym_policy.architecture import (
     text_parameters,
     text_sizes,
 )
-from gym_policy.logprobs import states_at_once
 from gym_policy.parts import freeze_parts
 from rl.actor_critic import ActorCritic
 from rl.backend import check_stage

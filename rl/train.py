@@ -1,6 +1,7 @@
 """Trains a policy from a verifier: collect -> advantages -> update -> log, evaluate, save.
 
-To read one step: `train` here, then gym_dialogue/rollout.py, gym_policy/sampler.py, rl/ppo.py.
+To read one step: `train` here, then gym_dialogue/rollout.py,
+gym_policy/samplers/model_policy.py, rl/ppo.py.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from evaluation.play import (
     summarize_records,
 )
 from evaluation.suites import TaskConfig, load_task, playable
+from gym_command.checkpoints import checkpoint_dir, saved_checkpoints
 from gym_command.command import run_command
 from gym_command.files import append_json, write_atomically
 from gym_command.lock import sole_writer
@@ -38,17 +40,16 @@ from gym_dialogue.images import Image, save_image
 from gym_dialogue.make import make_envs, with_prompt_file
 from gym_dialogue.messages import messages_to_json
 from gym_policy import ModelPolicy, Renderer, load_model, load_renderer
-from gym_policy.adapter import add_adapter, base_of, check_base, fingerprint, is_adapted
 from gym_policy.compute import LEARNED, SAMPLED, num_parameters
+from gym_policy.distributed import whole_weights
 from gym_policy.limits import check_sequence
-from gym_policy.load import checkpoint_dir, saved_checkpoints
+from gym_policy.models.adapter import add_adapter, base_of, check_base, fingerprint, is_adapted
 from gym_policy.parts import check_parts, freeze_parts, part_of
-from gym_policy.reach import check_linear_head, freeze_unreached
 from gym_policy.renderer import Rendered
-from gym_policy.stop import StopRequest
-from gym_policy.trained_wording import wording_note
+from gym_policy.training.freezing import check_linear_head, freeze_unreached
+from gym_policy.training.stop import StopRequest
+from gym_policy.training.trained_wording import wording_note
 from gym_policy.vision import checkpoint_activations
-from gym_policy.zero import whole_weights
 from rl.actor_critic import ActorCritic
 from rl.backend import check_stage, load_dtype, make_accelerator, zero_stage
 from rl.checkpoint import (
@@ -404,7 +405,7 @@ def make_actor_critic(
     if is_adapted(model):
         raise InputError(
             f"model {path}: is an adapter on another model; merge the two first: "
-            f"python -m gym_policy.adapter {path} DIRECTORY"
+            f"python -m gym_policy.models.merge {path} DIRECTORY"
         )
     model = model.to(accelerator.device)
     if config.gradient_checkpointing:

@@ -6,4 +6,4 @@ set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/env.sh"
 
 list=$("$python" -c 'import json, sys; print(json.dumps(sys.argv[1:]))' "$@")
-run evaluation.across --runs="$list"
+run evaluation.seeds --runs="$list"

@@ -16,4 +16,4 @@ for argument in "$@"; do
   if [[ $argument == -* ]]; then options+=("$argument"); else names+=("$argument"); fi
 done
 list=$("$python" -c 'import json, sys; print(json.dumps(sys.argv[1:]))' "${names[@]}")
-run gym_policy.download --names="$list" "${options[@]}"
+run gym_policy.models.download --names="$list" "${options[@]}"

@@ -122,7 +122,7 @@ start_checkpoint() {
   local config=sft/configs/$1_start.yaml
   if [[ $2 == small ]]; then
     config=sft/configs/$1_small_start.yaml
-    "$python" -m gym_policy.smollm >/dev/null
+    "$python" -m gym_policy.models.smollm >/dev/null
   fi
   echo "Start checkpoint of $1, scale $2, seed $3: as shipped, from the cache, or made now (tiny: minutes)" >&2
   ACCELERATE_CONFIG='' launch sft.start --config "$config" --seed="$3"

@@ -15,5 +15,5 @@
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/env.sh"
 
-if [[ " $* " =~ " --scale"[=\ ]"small " ]]; then "$python" -m gym_policy.smollm >/dev/null; fi
+if [[ " $* " =~ " --scale"[=\ ]"small " ]]; then "$python" -m gym_policy.models.smollm >/dev/null; fi
 run evaluation.study --processes="$(spread)" "$@"

@@ -2,7 +2,7 @@
 
 While a run is not finished, its newest checkpoints have in `training/` the optimizer, the schedule
 and the random streams, as transformers.Trainer writes them, and in training_state.json the step and
-how the run was spread. A checkpoint is whole, or is not there (`gym_policy.checkpoint`).
+how the run was spread. A checkpoint is whole, or is not there (`gym_policy.training.checkpoint`).
 """
 
 from __future__ import annotations
@@ -17,11 +17,7 @@ from typing import Any
 
 from accelerate import PartialState
 
-from gym_command.run_dir import check_same_run, cut_logs
-from gym_dialogue import InputError
-from gym_dialogue.checks import is_integer, read_json
-from gym_policy.checkpoint import damage, listed, newest_whole, take_out
-from gym_policy.load import (
+from gym_command.checkpoints import (
     TRAINING_DIR,
     checkpoint_dir,
     drop_checkpoints_after,
@@ -29,7 +25,11 @@ from gym_policy.load import (
     training_file,
     update_of,
 )
-from gym_policy.zero import with_deepspeed
+from gym_command.run_dir import check_same_run, cut_logs
+from gym_dialogue import InputError
+from gym_dialogue.checks import is_integer, read_json
+from gym_policy.distributed import with_deepspeed
+from gym_policy.training.checkpoint import damage, listed, newest_whole, take_out
 
 STATE_FILE = "training_state.json"
 _STATES_KEPT = 2  # one to go back to, if the newest is damaged

@@ -26,6 +26,7 @@ from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 from transformers import PreTrainedModel, TrainerCallback
 
+from gym_command.checkpoints import saved_checkpoints
 from gym_command.command import run_command
 from gym_command.files import append_json, to_disk
 from gym_command.lock import locked
@@ -34,9 +35,9 @@ from gym_dialogue import Message, Task, rollout
 from gym_dialogue.images import open_image
 from gym_dialogue.make import EnvConfig, make_envs, with_prompt_file
 from gym_policy import ModelPolicy, Renderer, load_model, load_renderer
-from gym_policy.checkpoint import writing
-from gym_policy.load import save_renderer, saved_checkpoints
-from gym_policy.zero import join_processes
+from gym_policy.distributed import join_processes
+from gym_policy.models.load import save_renderer
+from gym_policy.training.checkpoint import writing
 from sft.tiny import (
     INITIALIZER_RANGE,
     build_model,

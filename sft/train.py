@@ -24,6 +24,7 @@ from transformers import (
 )
 from transformers.trainer import TRAINER_STATE_NAME
 
+from gym_command.checkpoints import TRAINING_DIR, checkpoint_dir, saved_checkpoints
 from gym_command.command import run_command
 from gym_command.files import append_json
 from gym_command.lock import sole_writer
@@ -43,26 +44,26 @@ from gym_dialogue.data import read_dialogues
 from gym_dialogue.make import Kwargs, make_envs, with_prompt_file
 from gym_dialogue.released import require_released
 from gym_policy import Renderer, load_model, load_renderer
-from gym_policy.checkpoint import begin, publish, writing
 from gym_policy.compute import LEARNED, num_parameters
-from gym_policy.limits import check_sequence, not_numbers
-from gym_policy.load import TRAINING_DIR, checkpoint_dir, save_renderer, saved_checkpoints
-from gym_policy.parts import Part, check_parts, freeze_parts, parameter_groups
-from gym_policy.reach import freeze_unreached
-from gym_policy.stop import StopRequest
-from gym_policy.trained_wording import wording_note
-from gym_policy.vision import (
-    Images,
-    attends_to_images,
-    checkpoint_activations,
-    image_inputs,
-)
-from gym_policy.zero import (
+from gym_policy.distributed import (
     is_partitioned,
     join_processes,
     runs_on_cpu,
     whole_weights,
     with_deepspeed,
+)
+from gym_policy.limits import check_sequence, not_numbers
+from gym_policy.models.load import save_renderer
+from gym_policy.parts import Part, check_parts, freeze_parts, parameter_groups
+from gym_policy.training.checkpoint import begin, publish, writing
+from gym_policy.training.freezing import freeze_unreached
+from gym_policy.training.stop import StopRequest
+from gym_policy.training.trained_wording import wording_note
+from gym_policy.vision import (
+    Images,
+    attends_to_images,
+    checkpoint_activations,
+    image_inputs,
 )
 from sft.data import (
     DialogueItems,

@@ -2,7 +2,7 @@
 verifier replies, and the KL divergence from the start against what was forgotten.
 
 Every number is a mean over seeds. Its 95 % interval is from a bootstrap that draws seeds, and
-within each drawn seed its puzzles (evaluation.across); changes are taken within a seed, paired by
+within each drawn seed its puzzles (evaluation.seeds); changes are taken within a seed, paired by
 puzzle.
 """
 
@@ -16,8 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from evaluation.across import average
 from evaluation.metrics import Interval, Resampled, position_kinds, same_episodes, says_what_it_sees
+from evaluation.seeds import average
 from evaluation.study.config import Config
 from evaluation.study.layout import (
     START,

@@ -36,7 +36,7 @@ class ArmConfig:
     others, as --key=value: an overfit one, or none to speak of."""
     own_replies: Natural = 0
     """Above 0: what it learns from are so many replies of the start itself that the verifier
-    accepted (`sft.own`); sampling them counts as compute."""
+    accepted (`sft.rejection`); sampling them counts as compute."""
 
     def updates(self) -> list[int]:
         """The updates (RL) or steps (SFT) whose checkpoints are evaluated, the last one the end. A

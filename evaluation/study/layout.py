@@ -13,11 +13,11 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from evaluation.learning import read_metrics
+from evaluation.curves import read_metrics
 from evaluation.play import Records
+from gym_command.checkpoints import run_checkpoints
 from gym_command.files import atomic_file
 from gym_dialogue import InputError
-from gym_policy.load import run_checkpoints
 
 START = "start"
 """The arm that trains nothing: the start checkpoint itself."""

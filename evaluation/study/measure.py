@@ -17,7 +17,7 @@ from gym_command.command import run_command
 from gym_dialogue import InputError
 from gym_dialogue.make import make_envs, with_prompt_file
 from gym_policy import load_model, load_renderer
-from gym_policy.zero import join_processes
+from gym_policy.distributed import join_processes
 
 _DIVERGENCE_STREAM = 0xD1  # beside the suites' numbers: its episodes are none of theirs
 

@@ -14,10 +14,10 @@ from evaluation.play import eval_flags
 from evaluation.study.config import ArmConfig, Config
 from evaluation.study.layout import START, Place
 from evaluation.study.steps import Steps
+from gym_command.checkpoints import checkpoint_dir, saved_checkpoints
 from gym_command.files import write_atomically
 from gym_command.lock import sole_writer
 from gym_dialogue import InputError
-from gym_policy.load import checkpoint_dir, saved_checkpoints
 
 
 def places(config: Config, study: Path) -> list[Place]:
@@ -150,7 +150,7 @@ def _sample_own(
         f"sample own replies for {arm.name}",
         place.name,
         [
-            *_launch(config, "sft.own"),
+            *_launch(config, "sft.rejection"),
             f"--model={start}",
             f"--seed={place.seed}",
             f"--num_dialogues={arm.own_replies}",

@@ -6,9 +6,9 @@ import shutil
 import pytest
 
 from evaluation import report
-from evaluation.across import read_results
-from evaluation.learning import read_metrics
+from evaluation.curves import read_metrics
 from evaluation.play import EvalConfig, play_suites, read_records
+from evaluation.seeds import read_results
 from evaluation.study.analysis import own_flops
 from evaluation.study.layout import Place
 from evaluation.study.run import start_of

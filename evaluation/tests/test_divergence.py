@@ -10,7 +10,7 @@ from evaluation.play import evaluation_tasks
 from gym_dialogue import InputError, rollout
 from gym_dialogue.make import EnvConfig, make_envs
 from gym_policy import ModelPolicy, Renderer, logprobs
-from gym_policy.load import save_renderer
+from gym_policy.models.load import save_renderer
 from gym_policy.tests.tiny_models import (
     tiny_llama,
     tiny_mllama,

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 
 from evaluation import report
-from evaluation.across import format_across, read_results
 from evaluation.evaluate import CommandConfig, _settings_file
 from evaluation.html import leave_report
 from evaluation.metrics import Resampled, paired_difference, summarize
@@ -20,6 +19,7 @@ from evaluation.play import (
     play_suites,
 )
 from evaluation.replay import compare
+from evaluation.seeds import format_across, read_results
 from evaluation.study.measure import Config as MeasureConfig
 from evaluation.suites import CONFIG_DIR, load_task, playable, with_options
 from gym_command.command import parse_config

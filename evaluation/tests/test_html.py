@@ -12,7 +12,6 @@ import yaml
 from browser import in_browser
 
 from evaluation import html, report
-from evaluation.across import read_results
 from evaluation.html import (
     Comparison,
     Config,
@@ -29,6 +28,7 @@ from evaluation.html import (
     write_run_report,
 )
 from evaluation.play import EvalConfig, play_suites
+from evaluation.seeds import read_results
 from evaluation.suites import load_task
 from gym_dialogue import InputError, NoisyOraclePolicy, OraclePolicy, Policy, Reply
 

@@ -1,6 +1,7 @@
 """Imports run one way: dialogue <- command <- environments, policies <- evaluation, sft <- rl."""
 
 import ast
+import graphlib
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,13 @@ MAY_IMPORT = {
     "sft": GYM,
     "rl": GYM | {"evaluation"},
 }
+ROOMS = {  # of gym_policy: the base, whose modules lie in the package itself, imports none of them
+    "base": {"base"},
+    "models": {"base", "models"},
+    "samplers": {"base", "samplers"},
+    "training": {"base", "models", "training"},
+    "api": {"api"},
+}
 OURS = {Path(package).name for package in MAY_IMPORT}
 
 
@@ -25,19 +33,55 @@ def _files(package):
     return [f for f in (ROOT / package).rglob("*.py") if "tests" not in f.parts]
 
 
+def _imported(file):
+    """Names of the modules that a file imports anywhere in it."""
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.ImportFrom):
+            module = node.module or ""
+            yield module
+            yield from (f"{module}.{alias.name}" for alias in node.names)
+        elif isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+
+
 @pytest.mark.parametrize("package", MAY_IMPORT)
 def test_imports_run_one_way(package):
     allowed = MAY_IMPORT[package] | {Path(package).name}
     for file in _files(package):
-        for node in ast.walk(ast.parse(file.read_text())):
-            if isinstance(node, ast.ImportFrom):
-                names = [node.module or ""]
-            elif isinstance(node, ast.Import):
-                names = [alias.name for alias in node.names]
-            else:
+        ours = {name.split(".")[0] for name in _imported(file)} & OURS
+        assert ours <= allowed, f"{file.name} imports {ours - allowed}"
+
+
+def test_imports_within_gym_policy_run_one_way():
+    package = ROOT / "gym/gym_policy"
+    for file in _files("gym/gym_policy"):
+        if file == package / "__init__.py":
+            continue
+        room = "base" if file.parent == package else file.parent.name
+        for name in _imported(file):
+            parts = name.split(".")
+            if parts[0] != "gym_policy" or len(parts) < 2:
                 continue
-            found = {name.split(".")[0] for name in names} & OURS
-            assert found <= allowed, f"{file.name} imports {found - allowed}"
+            other = parts[1] if parts[1] in ROOMS else "base"
+            assert other in ROOMS[room], f"{file.relative_to(package)} imports {name}"
+
+
+def _modules():
+    """Every module of the project by its dotted name."""
+    for package in MAY_IMPORT:
+        for file in _files(package):
+            dotted = file.relative_to((ROOT / package).parent).with_suffix("").parts
+            yield ".".join(dotted[:-1] if dotted[-1] == "__init__" else dotted), file
+
+
+def test_no_modules_import_each_other_in_a_circle():
+    modules = dict(_modules())
+    graph = {
+        name: {other for other in _imported(file) if other in modules and other != name}
+        for name, file in modules.items()
+        if not file.name.startswith("__init__")
+    }
+    list(graphlib.TopologicalSorter(graph).static_order())  # raises CycleError
 
 
 @pytest.mark.parametrize("package", ["evaluation", "sft", "rl", "gym/gym_policy"])

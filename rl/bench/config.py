@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from gym_dialogue import InputError
-from gym_policy.sampler import SamplerName
+from gym_policy.samplers.model_policy import SamplerName
 
 Section = Literal[
     "env",

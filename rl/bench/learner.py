@@ -11,10 +11,10 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 
+from gym_command.checkpoints import saved_checkpoints
 from gym_dialogue import rollout
 from gym_dialogue.make import EnvConfig, make_envs
 from gym_policy import ModelPolicy, load_model, load_renderer
-from gym_policy.load import saved_checkpoints
 from rl.actor_critic import ActorCritic
 from rl.bench.config import Config, seconds
 from rl.bench.table import Ratio

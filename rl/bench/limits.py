@@ -10,11 +10,11 @@ import numpy as np
 import torch
 from transformers import LlamaForCausalLM, PreTrainedConfig
 
+from gym_command.checkpoints import saved_checkpoints
 from gym_policy import load_renderer
-from gym_policy.adapter import add_adapter
 from gym_policy.completion import Decoding, Request
-from gym_policy.load import saved_checkpoints
-from gym_policy.sampler import make_sampler
+from gym_policy.models.adapter import add_adapter
+from gym_policy.samplers.model_policy import make_sampler
 from gym_policy.vision import checkpoint_activations
 from rl.actor_critic import ActorCritic
 from rl.bench.config import Config, seconds

@@ -14,8 +14,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedConfig
 
-from gym_policy.load import auto_class
 from gym_policy.logprobs import LOGITS_AT_ONCE
+from gym_policy.models.load import auto_class
 from gym_policy.vision import checkpoint_activations
 from rl.actor_critic import ActorCritic
 from rl.bench.config import Config

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
+from gym_command.checkpoints import saved_checkpoints
 from gym_dialogue import rollout
 from gym_dialogue.make import EnvConfig, make_envs
 from gym_policy import ModelPolicy, load_model, load_renderer
-from gym_policy.load import saved_checkpoints
 from rl.bench.config import Config, seconds
 from rl.bench.table import Ratio
 from rl.config import Config as TrainConfig

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from transformers import LlamaConfig, PreTrainedConfig
 
-from gym_policy.architecture import load_architecture
+from gym_policy.models.architecture import load_architecture
 
 SHAPES = {
     "llama-1b": LlamaConfig(

@@ -9,14 +9,15 @@ from accelerate import Accelerator
 from transformers import MllamaProcessor
 from transformers.models.mllama.image_processing_pil_mllama import MllamaImageProcessorPil
 
+from gym_command.checkpoints import saved_checkpoints
 from gym_dialogue import rollout
 from gym_dialogue.make import EnvConfig, make_envs
 from gym_policy import ModelPolicy, Renderer, load_tokenizer
-from gym_policy.adapter import add_adapter
-from gym_policy.architecture import load_architecture
-from gym_policy.load import auto_class, saved_checkpoints
+from gym_policy.distributed import join_processes
+from gym_policy.models.adapter import add_adapter
+from gym_policy.models.architecture import load_architecture
+from gym_policy.models.load import auto_class
 from gym_policy.vision import checkpoint_activations
-from gym_policy.zero import join_processes
 from rl.actor_critic import ActorCritic
 from rl.bench.config import Config
 from rl.bench.table import Ratio

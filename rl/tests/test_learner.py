@@ -24,9 +24,9 @@ from rl_parts import (
 import gym_cards
 from gym_dialogue import InputError, Reply
 from gym_policy import Renderer, logprobs
-from gym_policy.adapter import add_adapter
 from gym_policy.completion import Completion
-from gym_policy.reach import check_linear_head, freeze_unreached
+from gym_policy.models.adapter import add_adapter
+from gym_policy.training.freezing import check_linear_head, freeze_unreached
 from gym_policy.vision import checkpoint_activations
 from rl.actor_critic import ActorCritic, Scores
 from rl.config import GRPOConfig, LoraSettings, PPOConfig, check_config

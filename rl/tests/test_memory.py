@@ -15,11 +15,11 @@ from evaluation.play import EvalConfig
 from gym_dialogue import Dialogue, InputError, Message, RandomPolicy, Task, rollout
 from gym_dialogue.make import EnvConfig, make_envs
 from gym_policy import ModelPolicy, Renderer
-from gym_policy.adapter import add_adapter
-from gym_policy.architecture import text_parameters, text_sizes
-from gym_policy.load import auto_class
 from gym_policy.logprobs import LOGITS_AT_ONCE
-from gym_policy.reach import freeze_unreached
+from gym_policy.models.adapter import add_adapter
+from gym_policy.models.architecture import text_parameters, text_sizes
+from gym_policy.models.load import auto_class
+from gym_policy.training.freezing import freeze_unreached
 from gym_policy.vision import checkpoint_activations
 from rl import memory
 from rl.actor_critic import ActorCritic

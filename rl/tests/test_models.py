@@ -14,7 +14,7 @@ from evaluation import evaluate
 from gym_command.command import parse_config, run_command
 from gym_dialogue import InputError
 from gym_policy import load_model
-from gym_policy.load import load_renderer
+from gym_policy.models.load import load_renderer
 from rl.config import Config
 from rl.train import train
 

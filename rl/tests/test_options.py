@@ -13,7 +13,7 @@ from gym_dialogue import InputError
 from gym_dialogue.make import EnvConfig, make_envs
 from rl.config import Config as RLConfig
 from rl.config import check_config
-from sft.own import Config as OwnConfig
+from sft.rejection import Config as OwnConfig
 from sft.start import Config as StartConfig
 
 COMMANDS = [RLConfig, StartConfig, OwnConfig, CommandConfig, StudyConfig]

@@ -15,7 +15,7 @@ from evaluation.suites import CONFIG_DIR, load_task
 from gym_command.command import InputError, parse_config
 from gym_dialogue.make import EnvConfig, make_envs
 from gym_policy import Renderer
-from gym_policy.load import save_renderer
+from gym_policy.models.load import save_renderer
 from gym_virl import export
 from gym_virl.geo import COMPASS, RELATIVE
 from gym_virl.routes import read_routes

@@ -14,12 +14,12 @@ import pytest
 import yaml
 from safetensors import safe_open
 
+from gym_command.checkpoints import run_checkpoints
 from gym_command.command import parse_config
 from gym_command.lock import sole_writer
 from gym_dialogue import InputError
 from gym_policy import load_model
-from gym_policy.checkpoint import SUMS_FILE
-from gym_policy.load import run_checkpoints
+from gym_policy.training.checkpoint import SUMS_FILE
 from rl.checkpoint import drop_after, newest_whole, prune
 from rl.config import Config
 from rl.resume import resume_from

@@ -15,7 +15,7 @@ from evaluation.play import EvalConfig
 from gym_command.command import parse_config
 from gym_dialogue import InputError
 from gym_policy import Renderer, load_model
-from gym_policy.load import save_renderer
+from gym_policy.models.load import save_renderer
 from gym_policy.parts import Part, part_of
 from rl.bench.command import main as bench
 from rl.bench.config import Config as BenchConfig

@@ -6,7 +6,7 @@ import pytest
 from rl_parts import SMALL, THAT_SEE, command, tiny_llama, tiny_tokenizer
 
 from gym_policy import Renderer
-from gym_policy.load import save_renderer
+from gym_policy.models.load import save_renderer
 
 TASK = """
 task: routes

@@ -10,7 +10,7 @@ from gym_dialogue.data import read_dialogues
 from gym_dialogue.images import save_image
 from gym_dialogue.make import EnvConfig
 from gym_policy import Renderer, load_model, load_renderer
-from gym_policy.load import save_renderer
+from gym_policy.models.load import save_renderer
 from gym_policy.tests.tiny_models import (
     tiny_llama,
     tiny_mllama,

@@ -10,13 +10,13 @@ import pytest
 import torch
 import yaml
 
+from gym_command.checkpoints import saved_checkpoints
 from gym_command.command import parse_config
 from gym_command.lock import locked
 from gym_dialogue import InputError, Message
 from gym_dialogue.data import read_dialogues
 from gym_dialogue.make import EnvConfig, make_envs
 from gym_policy import Renderer, load_model, load_tokenizer
-from gym_policy.load import saved_checkpoints
 from sft import start as sft_start
 from sft.data import (
     DialogueItems,

@@ -13,12 +13,12 @@ import pytest
 import torch
 import yaml
 
+from gym_command.checkpoints import saved_checkpoints
 from gym_dialogue import InputError
 from gym_dialogue.data import read_dialogues
 from gym_dialogue.images import MAX_PIXELS, open_image, save_image
 from gym_dialogue.make import EnvConfig
 from gym_policy import load_model, load_renderer
-from gym_policy.load import saved_checkpoints
 from gym_policy.parts import part_of
 from sft.data import (
     DialogueItems,

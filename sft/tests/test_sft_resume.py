@@ -12,15 +12,16 @@ import pytest
 import torch
 import yaml
 
+from gym_command.checkpoints import run_checkpoints
 from gym_command.command import run_command
 from gym_dialogue import InputError, Message
 from gym_dialogue.data import read_dialogues
 from gym_dialogue.make import EnvConfig
 from gym_policy import Renderer, load_model, load_renderer
-from gym_policy.checkpoint import publish
 from gym_policy.compute import num_parameters
-from gym_policy.load import run_checkpoints, save_renderer
+from gym_policy.models.load import save_renderer
 from gym_policy.tests.tiny_models import tiny_llama, tiny_tokenizer
+from gym_policy.training.checkpoint import publish
 from sft import train as sft_train
 from sft.data import DialogueItems, SourceConfig, TrainingOrder
 from sft.resume import Saved, resume_from

@@ -10,15 +10,15 @@ from transformers import LlamaForCausalLM
 
 from gym_dialogue import InputError
 from gym_policy import load_model
-from gym_policy.adapter import (
+from gym_policy.models.adapter import (
     add_adapter,
     fingerprint,
     is_adapted,
     main,
-    merge,
     restore_adapter,
     save_adapter,
 )
+from gym_policy.models.merge import merge
 
 IDS = torch.arange(12).unsqueeze(0)
 

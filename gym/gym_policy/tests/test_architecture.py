@@ -11,8 +11,13 @@ from transformers import LlamaConfig, MllamaConfig
 
 from gym_dialogue import InputError
 from gym_policy import architecture, load_model
-from gym_policy.architecture import empty_model, load_architecture, text_parameters, text_sizes
-from gym_policy.reach import freeze_unreached
+from gym_policy.models.architecture import (
+    empty_model,
+    load_architecture,
+    text_parameters,
+    text_sizes,
+)
+from gym_policy.training.freezing import freeze_unreached
 
 
 def count(parameters):

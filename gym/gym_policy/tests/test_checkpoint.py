@@ -7,9 +7,17 @@ from pathlib import Path
 import pytest
 import torch
 
+from gym_command.checkpoints import run_checkpoints, update_of
 from gym_dialogue import InputError
-from gym_policy.checkpoint import SUMS_FILE, begin, damage, newest_whole, publish, take_out, writing
-from gym_policy.load import run_checkpoints, update_of
+from gym_policy.training.checkpoint import (
+    SUMS_FILE,
+    begin,
+    damage,
+    newest_whole,
+    publish,
+    take_out,
+    writing,
+)
 
 
 def _save(run, update, state=True, fails_with=None):

@@ -25,7 +25,7 @@ from safetensors.numpy import save
 
 from gym_command.command import run_command
 from gym_dialogue.errors import InputError
-from gym_policy import download
+from gym_policy.models import download
 
 SHA = "5" * 40
 REPO = "owner/model"
@@ -281,7 +281,7 @@ def test_a_killed_run_goes_on_without_fetching_again_what_it_had(hub, run, tmp_p
     hub.stalled[LARGE] = 100_000
     place = {"HF_ENDPOINT": hub.url, "HF_HUB_CACHE": str(tmp_path / "hub"), "HF_TOKEN": TOKEN}
     snapshot = tmp_path / "hub/models--owner--model/snapshots" / SHA
-    command = [sys.executable, "-m", "gym_policy.download", f'--names=["{REPO}"]']
+    command = [sys.executable, "-m", "gym_policy.models.download", f'--names=["{REPO}"]']
     with subprocess.Popen(command, env=os.environ | place, stdout=subprocess.DEVNULL) as process:
         deadline = time.monotonic() + 120
         while len([path for path in snapshot.rglob("*") if path.is_file()]) < 4:

@@ -9,8 +9,8 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 from gym_dialogue import Dialogue, InputError, Message
 from gym_policy import ModelPolicy, Renderer, load_model, load_renderer, load_tokenizer
-from gym_policy.architecture import load_architecture
 from gym_policy.limits import max_positions
+from gym_policy.models.architecture import load_architecture
 
 EVIL = """
 open({mark!r}, "a").close()

@@ -7,9 +7,9 @@ import torch
 from tiny_models import tiny_llama, tiny_tokenizer
 
 import gym_cards
+from gym_command.checkpoints import saved_checkpoints
 from gym_dialogue import Dialogue, InputError, Message, Reply, Task, rollout
 from gym_policy import ModelPolicy, Renderer, load_model, load_tokenizer
-from gym_policy.load import saved_checkpoints
 from gym_policy.logprobs import draw_tokens, score_tokens
 
 LLAMA3 = (

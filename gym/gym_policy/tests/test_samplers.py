@@ -14,12 +14,12 @@ import gym_cards
 import gym_virl
 from gym_dialogue import Dialogue, InputError, Message, Task, rollout
 from gym_policy import ModelPolicy, Renderer
-from gym_policy.cached_sampler import CachedSampler
 from gym_policy.completion import Completion, Decoding, Request
-from gym_policy.generate_sampler import GenerateSampler
 from gym_policy.logprobs import choose_tokens, keep_nucleus, score_tokens
 from gym_policy.out_of_memory import is_out_of_memory
-from gym_policy.sampler import make_sampler
+from gym_policy.samplers.cached import CachedSampler
+from gym_policy.samplers.generate import GenerateSampler
+from gym_policy.samplers.model_policy import make_sampler
 
 # A fifth of all tokens ends a reply, so that rows end at different times.
 STOPS = tuple(range(0, 256, 5))

@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerFast
 from gym_command.command import run_command
 from gym_dialogue import Message
 from gym_policy import Renderer, load_model, load_tokenizer
-from gym_policy.smollm import Config, main
+from gym_policy.models.smollm import Config, main
 
 SPECIALS = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
 MERGES = [("Ċ", "Ċ"), ("2", "4"), ("h", "e"), ("Ġ", "the"), ("t", "he")]

@@ -5,7 +5,7 @@ import json
 import pytest
 import yaml
 
-from gym_policy.trained_wording import wording_note
+from gym_policy.training.trained_wording import wording_note
 
 MAKE = "make it with `python -m gym_dialogue.wording"
 GP_DATA = "data/SFTvsRL_Data/SFT_Data/gp-l/data.json --task=gp_l"

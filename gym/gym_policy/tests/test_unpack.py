@@ -7,8 +7,8 @@ import zipfile
 import pytest
 
 from gym_dialogue import InputError
-from gym_policy import unpack as module
-from gym_policy.unpack import unpack
+from gym_policy.models import unpack as module
+from gym_policy.models.unpack import unpack
 
 ROUTES = {"route_infos.json": b"[]", "street_views/a.jpg": b"1", "street_views/A.jpg": b"2"}
 

@@ -18,16 +18,16 @@ from tiny_models import (
 
 from gym_dialogue import Dialogue, InputError, Message
 from gym_policy import ModelPolicy, Renderer, load_model, load_renderer
-from gym_policy.adapter import add_adapter
-from gym_policy.load import save_renderer
 from gym_policy.logprobs import score_tokens
+from gym_policy.models.adapter import add_adapter
+from gym_policy.models.load import save_renderer
 from gym_policy.parts import (
     check_parts,
     freeze_parts,
     parameter_groups,
     part_of,
 )
-from gym_policy.reach import freeze_unreached
+from gym_policy.training.freezing import freeze_unreached
 from gym_policy.vision import (
     blank,
     checkpoint_activations,

@@ -10,9 +10,9 @@ import torch
 from transformers import GenerationConfig, LogitsProcessor, PreTrainedModel
 
 from gym_dialogue.errors import InputError
-from gym_policy.cache import make_cache
 from gym_policy.completion import Completion, Decoding, Request
 from gym_policy.logprobs import choose_tokens
+from gym_policy.samplers.cache import make_cache
 from gym_policy.vision import encode_pictures, generate_inputs, join_pictures
 
 _STATIC_STEP = 64  # tokens that prompts are padded to a multiple of where the cache is static

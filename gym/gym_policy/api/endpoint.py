@@ -24,7 +24,7 @@ from tqdm import tqdm
 
 from gym_dialogue.errors import InputError
 from gym_dialogue.messages import BEYOND_CONTEXT
-from gym_policy.secret import Secret
+from gym_policy.api.secret import Secret
 
 FIRST_WAIT = 1.0
 """Seconds before the second try; each further one waits twice as long."""

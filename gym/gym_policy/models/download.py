@@ -31,7 +31,7 @@ from tqdm import tqdm
 from gym_command.command import run_command
 from gym_dialogue.errors import InputError
 from gym_dialogue.released import DATA_DIR, RELEASED_DIR
-from gym_policy.unpack import unpack
+from gym_policy.models.unpack import unpack
 
 _EVALUATE = "bash scripts/eval_ood.sh {}"
 _START = "bash scripts/train_rl_{}.sh paper --model={{}}"

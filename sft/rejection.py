@@ -16,6 +16,7 @@ import numpy as np
 from accelerate import PartialState
 from tqdm import tqdm
 
+from gym_command.checkpoints import saved_checkpoints
 from gym_command.command import run_command
 from gym_command.files import write_atomically
 from gym_command.ranges import Count, Length, Seed, Temperature, check_ranges
@@ -26,9 +27,8 @@ from gym_dialogue.make import EnvConfig, Kwargs, make_envs, with_prompt_file
 from gym_dialogue.messages import messages_to_json
 from gym_policy import ModelPolicy, load_model, load_renderer
 from gym_policy.compute import SAMPLED, num_parameters
-from gym_policy.load import saved_checkpoints
-from gym_policy.sampler import SamplerName
-from gym_policy.zero import join_processes
+from gym_policy.distributed import join_processes
+from gym_policy.samplers.model_policy import SamplerName
 from sft.data import gathered, write_jsonl
 
 _OWN_STREAM = 0x0E11  # tells these seeds from those of training and evaluation
@@ -68,7 +68,7 @@ class Config:
     batch_size: Length = 256
     """Episodes played side by side, which share the sampling batch."""
     sampler: SamplerName = "cached"
-    """What samples (`gym_policy.sampler`)."""
+    """What samples (`gym_policy.samplers.model_policy`)."""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     """Of the weights."""
 

@@ -13,13 +13,13 @@ from transformers import PreTrainedModel
 from gym_dialogue.errors import InputError
 from gym_dialogue.messages import Dialogue, Reply
 from gym_dialogue.policy import Policy
-from gym_policy.cached_sampler import CachedSampler
 from gym_policy.completion import Completion, Decoding, Request, Sampler, check_completions
-from gym_policy.generate_sampler import GenerateSampler
 from gym_policy.limits import check_sequence
 from gym_policy.out_of_memory import is_out_of_memory, release_memory
-from gym_policy.paged_sampler import PagedSampler
 from gym_policy.renderer import Renderer
+from gym_policy.samplers.cached import CachedSampler
+from gym_policy.samplers.generate import GenerateSampler
+from gym_policy.samplers.paged import PagedSampler
 from gym_policy.vision import image_token_id
 
 _SAMPLING_STREAM = 1  # of Dialogue.rng; stream 0 is the scripted policies'

@@ -13,9 +13,9 @@ from pathlib import Path
 
 from safetensors import SafetensorError
 
+from gym_command.checkpoints import MODEL_FILES, TRAINING_DIR, run_checkpoints
 from gym_command.files import to_disk, write_atomically
 from gym_dialogue.errors import InputError
-from gym_policy.load import MODEL_FILES, TRAINING_DIR, run_checkpoints
 
 SUMS_FILE = "SHA256SUMS"
 _TORCH_WRITER = ("PytorchStreamWriter", "inline_container", "iostream")

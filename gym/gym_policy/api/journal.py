@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from gym_dialogue.errors import InputError
-from gym_policy.endpoint import BROKEN_OFF, Answer
+from gym_policy.api.endpoint import BROKEN_OFF, Answer
 
 
 def request_key(request: Any) -> str:

@@ -3,16 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
 import torch
-from huggingface_hub.errors import HfHubHTTPError, StrictDataclassError
-from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -27,8 +22,10 @@ from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 from transformers.utils import cached_file
 
 from gym_dialogue.errors import InputError
-from gym_policy.download import require
 from gym_policy.limits import not_numbers
+from gym_policy.models.adapter import base_of, load_adapter
+from gym_policy.models.download import require
+from gym_policy.models.hub import LOAD_ERRORS, first_line, load_reason
 from gym_policy.renderer import Renderer
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -42,25 +39,6 @@ FALLBACK_CHAT_TEMPLATE = (
 """For base models, whose tokenizer brings no chat template."""
 
 
-LOAD_ERRORS = (
-    OSError,
-    ValueError,
-    RuntimeError,
-    ImportError,
-    TypeError,
-    AttributeError,
-    LookupError,
-    ArithmeticError,
-    AssertionError,
-    MemoryError,
-    RecursionError,
-    UnpicklingError,
-    SafetensorError,
-    HfHubHTTPError,
-    StrictDataclassError,
-)
-TRAINING_DIR = "training"
-MODEL_FILES = ("config.json", "adapter_config.json")
 # The largest that is taken for a size, far beyond any model's.
 _SIZES = {
     "num_hidden_layers": 1_000,
@@ -73,76 +51,6 @@ _SIZES = {
     "max_position_embeddings": 2_000_000_000,
 }
 _PROCESSOR_FILES = ("processor_config.json", "preprocessor_config.json")
-
-
-def saved_checkpoints(path: str) -> list[str]:
-    """The checkpoints that a user means by a path: the first and the last one of a run's
-    directory (one with `checkpoints/` in it), otherwise the path itself.
-
-    What is no directory here is taken for a hub name if it has the form of one. Raises InputError
-    for a directory without a checkpoint, and for a path that does not exist.
-    """
-    directory = Path(path)
-    if not directory.is_dir():
-        if directory.is_absolute() or path.startswith((".", "~")) or path.count("/") != 1:
-            raise InputError(f"checkpoint {path}: no such directory")
-        return [path]
-    if any((directory / name).is_file() for name in MODEL_FILES):
-        return [str(directory)]
-    saved = run_checkpoints(directory)
-    if not saved:
-        raise InputError(
-            f"checkpoint {path}: holds neither config.json nor checkpoints/update-*/config.json; "
-            "name a directory saved by save_pretrained, or a run's directory"
-        )
-    return [str(path) for path in dict.fromkeys((saved[0], saved[-1]))]
-
-
-def checkpoint_dir(run_dir: str | Path, update: int) -> Path:
-    """Where the checkpoint after an update (0: the start) lies."""
-    return Path(run_dir) / "checkpoints" / f"update-{update:06d}"
-
-
-def training_file(checkpoint: str | Path, name: str) -> Path:
-    """Where a checkpoint keeps a file of its training state: below the model's folder, whose
-    weights are the model's alone, as inference servers take every `*.safetensors` there for them.
-    Checkpoints of earlier versions have it beside the model.
-    """
-    file = Path(checkpoint) / TRAINING_DIR / name
-    earlier = Path(checkpoint) / name
-    return earlier if earlier.exists() and not file.exists() else file
-
-
-def run_checkpoints(run_dir: str | Path) -> list[Path]:
-    """The checkpoints of a run's directory, oldest first."""
-    found = (Path(run_dir) / "checkpoints").glob("update-*")
-    whole = [p for p in found if update_of(p) is not None]
-    whole = [p for p in whole if any((p / name).is_file() for name in MODEL_FILES)]
-    return sorted(whole, key=lambda path: update_of(path) or 0)
-
-
-def update_of(path: Path) -> int | None:
-    """The update in the name of a checkpoint, or of a file without its suffix; None for another
-    name.
-    """
-    number = path.name.removeprefix("update-")
-    named = path.name != number and number.isascii() and number.isdigit()
-    return int(number) if named else None
-
-
-def drop_checkpoints_after(run_dir: str | Path, update: int) -> None:
-    """Remove a run's checkpoints of updates after one that it goes back to."""
-    for path in run_checkpoints(run_dir):
-        if (update_of(path) or 0) > update:
-            remove_checkpoint(path)
-
-
-def remove_checkpoint(checkpoint: Path) -> None:
-    """Remove a checkpoint, or other state; what is removed in part does not go by its name."""
-    partial = checkpoint.with_name(f"{checkpoint.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    os.replace(checkpoint, partial)
-    shutil.rmtree(partial, ignore_errors=True)
 
 
 def load_tokenizer(path: str, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
@@ -201,14 +109,12 @@ def _end_tokens(path: str) -> list[int]:
     try:
         file = cached_file(path, "generation_config.json", **options)
         if file is None and (Path(path) / "adapter_config.json").is_file():
-            from gym_policy.adapter import base_of
-
             what = f"generation_config.json of {base_of(path)}"
             file = cached_file(base_of(path), "generation_config.json", **options)
         found = {} if file is None else json.loads(Path(file).read_text(encoding="utf-8"))
         listed = found.get("eos_token_id")
     except LOAD_ERRORS as error:
-        raise InputError(f"{what}: cannot be read: {_first_line(error)}") from error
+        raise InputError(f"{what}: cannot be read: {first_line(error)}") from error
     ends = listed if isinstance(listed, list) else [] if listed is None else [listed]
     if not all(isinstance(token, int) for token in ends):
         raise InputError(f"{what}: eos_token_id={listed!r}: must be a token's number, or a list")
@@ -258,8 +164,6 @@ def load_model(
     if dtype not in DTYPES:
         raise InputError(f"dtype={dtype!r}: must be one of {', '.join(DTYPES)}")
     if (Path(path) / "adapter_config.json").is_file():
-        from gym_policy.adapter import base_of, load_adapter
-
         named = base_of(path)
         if (Path(named) / "adapter_config.json").is_file():
             raise InputError(f"adapter {path}: its base {named} is itself an adapter; name a model")
@@ -340,7 +244,7 @@ def _processor_template(path: str) -> str | None:
         file = cached_file(path, "chat_template.json", _raise_exceptions_for_missing_entries=False)
         return None if file is None else json.loads(Path(file).read_text())["chat_template"]
     except (*LOAD_ERRORS, TypeError) as error:
-        raise InputError(f"chat_template.json of {path}: {_first_line(error)}") from error
+        raise InputError(f"chat_template.json of {path}: {first_line(error)}") from error
 
 
 def _refuse_foreign(path: str) -> None:
@@ -353,26 +257,3 @@ def _refuse_foreign(path: str) -> None:
         raise InputError(f"checkpoint {path}: config.json is not JSON: {error}") from error
     if not isinstance(config, dict) or "model_type" not in config:
         raise InputError(f"checkpoint {path}: config.json names no model_type")
-
-
-def load_reason(error: Exception) -> str:
-    """Why something could not be loaded, in one line that a user can act on."""
-    if "trust_remote_code" in str(error):
-        return (
-            "it needs Python code that comes with it, which is not run unasked; if you trust it, "
-            "pass --trust_remote_code"
-        )
-    if isinstance(error, UnpicklingError):
-        return "it is a pickle that asks for more than weights; save it as safetensors"
-    return _first_line(error)
-
-
-def _first_line(error: Exception) -> str:
-    """What an error says, in one line: its first, and the next ones where that ends in a colon."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    said = lines[0] if lines else type(error).__name__
-    for line in lines[1:4]:
-        if not said.endswith(":"):
-            break
-        said += f" {line}"
-    return f"{type(error).__name__} {said}" if isinstance(error, KeyError) else said

@@ -24,7 +24,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from gym_command.command import run_command
 from gym_dialogue.errors import InputError
-from gym_policy.load import load_model, load_tokenizer
+from gym_policy.models.load import load_model, load_tokenizer
 from gym_policy.renderer import Renderer
 
 _NAME = "smollm2-135m-instruct"

@@ -11,15 +11,11 @@ from huggingface_hub.errors import HfHubHTTPError
 from torch import nn
 from transformers import MllamaConfig, PreTrainedConfig, PreTrainedModel
 
+from gym_command.checkpoints import saved_checkpoints
 from gym_dialogue.errors import InputError
-from gym_policy.adapter import CONFIG_FILE, base_of
-from gym_policy.load import (
-    LOAD_ERRORS,
-    auto_class,
-    load_config,
-    load_reason,
-    saved_checkpoints,
-)
+from gym_policy.models.adapter import CONFIG_FILE, base_of
+from gym_policy.models.hub import LOAD_ERRORS, load_reason
+from gym_policy.models.load import auto_class, load_config
 
 _FILES = ("config.json", CONFIG_FILE)
 _IMAGE_SIDE = {

@@ -14,9 +14,9 @@ import numpy as np
 import torch
 from transformers import Cache, PreTrainedModel
 
-from gym_policy.cache import GrowingLayer, make_cache
 from gym_policy.completion import Completion, Decoding, Request
 from gym_policy.logprobs import choose_tokens
+from gym_policy.samplers.cache import GrowingLayer, make_cache
 from gym_policy.vision import (
     Picture,
     attends_to_images,

@@ -19,7 +19,7 @@ from gym_policy.tests.tiny_models import (
 )
 from sft import own
 from sft.data import SourceConfig
-from sft.own import Config, main, sample_own
+from sft.rejection import Config, main, sample_own
 from sft.start import Config as StartConfig
 from sft.start import make_start
 from sft.train import Config as TrainConfig

@@ -1,13 +1,9 @@
-"""Low-rank adapters by peft: put on a model, saved, loaded on their base again, merged.
-
-`python -m gym_policy.adapter CHECKPOINT OUT` merges an adapter into its base's weights.
-"""
+"""Low-rank adapters by peft: put on a model, saved, loaded on their base again."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -22,12 +18,11 @@ from peft import (
 )
 from peft.tuners.tuners_utils import BaseTunerLayer
 from safetensors import SafetensorError, safe_open
-from torch import nn
 from transformers import PreTrainedModel
 
 from gym_dialogue.errors import InputError
+from gym_policy.distributed import is_partitioned
 from gym_policy.parts import Part, module_pattern
-from gym_policy.zero import is_partitioned
 
 CONFIG_FILE = "adapter_config.json"
 WEIGHTS_FILE = "adapter_model.safetensors"
@@ -112,10 +107,11 @@ def load_adapter(base: PreTrainedModel, directory: str) -> PreTrainedModel:
     """The base with the adapter of a directory working in it. Raises InputError for an adapter
     that was trained on another base, or is damaged.
     """
-    return _load(base, directory).get_base_model()
+    return load_adapted(base, directory).get_base_model()
 
 
-def _load(base: PreTrainedModel, directory: str) -> PeftModel:
+def load_adapted(base: PreTrainedModel, directory: str) -> PeftModel:
+    """Load the adapter of a directory on its base, as peft wraps the two. Raises InputError."""
     check_base(base, directory)
     try:
         config = PeftConfig.from_pretrained(str(directory))
@@ -172,54 +168,3 @@ def check_base(base: PreTrainedModel, directory: str | Path) -> None:
 def _does_not_fit(directory: str | Path, error: object) -> InputError:
     reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
     return InputError(f"adapter {directory}: does not fit its base {base_of(directory)}: {reason}")
-
-
-def merge(directory: str, out: str) -> None:
-    """Write a model that is the base with the adapter's change added to its weights."""
-    from gym_policy.load import load_model, load_renderer, save_renderer
-
-    if not (Path(directory) / CONFIG_FILE).is_file():
-        raise InputError(f"adapter {directory}: holds no {CONFIG_FILE}")
-    if (Path(out) / "config.json").exists():
-        raise InputError(f"{out}: already holds a model; name another directory")
-    base = load_model(base_of(directory))
-    adapted = _load(base, directory)
-    _untie(adapted.get_base_model())
-    merged = adapted.merge_and_unload()
-    try:
-        merged.save_pretrained(out)
-        save_renderer(load_renderer(directory), out)
-    except (OSError, SafetensorError) as error:
-        raise InputError(f"{out}: cannot be written: {error}") from error
-    print(f"Merged into {out}")
-
-
-def _untie(model: PreTrainedModel) -> None:
-    """Give head and embedding weights of their own where they share them and an adapter is on one:
-    a change merged into it would change the other too.
-    """
-    modules = model.get_output_embeddings(), model.get_input_embeddings()
-    head, embedding = (getattr(module, "base_layer", module) for module in modules)
-    if head is None or head.weight is not embedding.weight:
-        return
-    if not any(isinstance(module, BaseTunerLayer) for module in modules):
-        return
-    head.weight = nn.Parameter(head.weight.detach().clone(), requires_grad=False)
-    for config in {id(c): c for c in (model.config, model.config.get_text_config())}.values():
-        config.tie_word_embeddings = False
-    model.all_tied_weights_keys = {}
-
-
-def main() -> None:
-    """The command."""
-    if len(sys.argv) != 3 or sys.argv[1].startswith("-"):
-        sys.exit("usage: python -m gym_policy.adapter CHECKPOINT OUT")
-    try:
-        merge(sys.argv[1], sys.argv[2])
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
-
-
-if __name__ == "__main__":
-    main()

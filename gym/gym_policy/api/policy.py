@@ -15,8 +15,8 @@ from gym_dialogue.errors import InputError
 from gym_dialogue.images import Image, open_image, png_bytes
 from gym_dialogue.messages import Dialogue, Message, Reply
 from gym_dialogue.policy import Policy
-from gym_policy.endpoint import Endpoint
-from gym_policy.journal import Journal, request_key
+from gym_policy.api.endpoint import Endpoint
+from gym_policy.api.journal import Journal, request_key
 
 _SAMPLING_STREAM = 1  # of Dialogue.rng, as for models that are sampled here
 

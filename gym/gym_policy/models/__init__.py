@@ -1,0 +1,1 @@
+"""Loads, fetches and adapts language models."""

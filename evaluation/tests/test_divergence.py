@@ -11,7 +11,7 @@ from gym_dialogue import InputError, rollout
 from gym_dialogue.make import EnvConfig, make_envs
 from gym_policy import ModelPolicy, Renderer, logprobs
 from gym_policy.models.load import save_renderer
-from gym_policy.tests.tiny_models import (
+from gym_policy.testing import (
     tiny_llama,
     tiny_mllama,
     tiny_mllama_processor,

@@ -22,13 +22,10 @@ import yaml
 
 from evaluation import api, evaluate
 from gym_command.command import parse_config, run_command
+from gym_policy.api.testing import HANG, completion, error, running_stub
+from gym_policy.testing import tiny_llama, tiny_tokenizer
 
 ROOT = Path(__file__).parents[2]
-sys.path.insert(0, str(ROOT / "gym" / "gym_policy" / "tests"))
-
-from stub_api import HANG, completion, error, running_stub  # noqa: E402
-from tiny_models import tiny_llama, tiny_tokenizer  # noqa: E402
-
 SEES = next((ROOT / "assets" / "start").glob("gp_vl-*"))
 KEY = "sk-v3ry/s3cret+0123=="
 SHOWS_KEY = re.compile(r"sk-v3ry|s3cret|0123=|0123%")

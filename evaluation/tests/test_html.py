@@ -9,7 +9,6 @@ import numpy as np
 import PIL.Image
 import pytest
 import yaml
-from browser import in_browser
 
 from evaluation import html, report
 from evaluation.html import (
@@ -30,6 +29,7 @@ from evaluation.html import (
 from evaluation.play import EvalConfig, play_suites
 from evaluation.seeds import read_results
 from evaluation.suites import load_task
+from evaluation.testing import in_browser
 from gym_dialogue import InputError, NoisyOraclePolicy, OraclePolicy, Policy, Reply
 
 EVIL = "</script><img src=x onerror=\"document.title='taken'\"><!-- ${1}"

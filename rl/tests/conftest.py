@@ -1,7 +1,8 @@
 """What the tests of rl start runs from."""
 
 import pytest
-from rl_parts import tiny_llama, tiny_tokenizer
+
+from rl.testing import tiny_llama, tiny_tokenizer
 
 
 @pytest.fixture(scope="module")

@@ -6,13 +6,13 @@ import json
 import sys
 
 import torch
-from rl_parts import collect, make_learner, small_config
 
 import gym_cards
 from gym_dialogue.make import EnvConfig, make_envs
 from rl.checkpoint import _full_states
 from rl.config import PPOConfig
 from rl.experience import to_experience
+from rl.testing import collect, make_learner, small_config
 
 BETA1 = 0.9
 MAX_GRAD_NORM = 1.0  # less than it is, so that clipping shows

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from rl_parts import SMALL, command
 
 from gym_command.launch import from_accelerate
 from gym_dialogue import InputError
 from rl import backend
 from rl.config import Config, LoraSettings
+from rl.testing import PATH, SMALL, command
 
 ROOT = Path(__file__).parents[2]
 ACCELERATE = ROOT / "scripts" / "accelerate"
@@ -21,9 +21,17 @@ ACCELERATE = ROOT / "scripts" / "accelerate"
 
 def _gradient(how, microbatch_size, out):
     done = subprocess.run(
-        [sys.executable, "-m", "gym_command.launch", how, "gradient_worker", out, microbatch_size],
+        [
+            sys.executable,
+            "-m",
+            "gym_command.launch",
+            how,
+            "rl.tests.gradient_worker",
+            out,
+            microbatch_size,
+        ],
         cwd=ROOT,
-        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": f"{ROOT}:{Path(__file__).parent}"},
+        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": PATH},
         capture_output=True,
         text=True,
         timeout=300,

@@ -11,15 +11,6 @@ import gymnasium
 import numpy as np
 import pytest
 import torch
-from rl_parts import (
-    Bandit,
-    collect,
-    make_learner,
-    small_config,
-    tiny_llama,
-    tiny_mllama,
-    tiny_tokenizer,
-)
 
 import gym_cards
 from gym_dialogue import InputError, Reply
@@ -33,6 +24,15 @@ from rl.config import GRPOConfig, LoraSettings, PPOConfig, check_config
 from rl.experience import Batch, collate, token_weights
 from rl.learner import TOLERATED_GAP, scheduled
 from rl.ppo import PPO, clipped_policy_sums, start_kl_sum, value_loss_sum
+from rl.testing import (
+    Bandit,
+    collect,
+    make_learner,
+    small_config,
+    tiny_llama,
+    tiny_mllama,
+    tiny_tokenizer,
+)
 
 
 @pytest.mark.parametrize("algorithm", ["ppo", "grpo"])

@@ -8,7 +8,6 @@ from dataclasses import replace
 import pytest
 import torch
 import yaml
-from rl_parts import tiny_llama, tiny_mllama, tiny_tokenizer
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from evaluation.play import EvalConfig
@@ -29,6 +28,7 @@ from rl.config import Config, LoraSettings, PPOConfig
 from rl.devices import Launch, read_launch
 from rl.learner import make_optimizer
 from rl.memory import GIB, Precision
+from rl.testing import tiny_llama, tiny_mllama, tiny_tokenizer
 
 PAPER_MODEL = "tianzhechu/GP-L-Init"
 EIGHT = Launch(8, zero_stage=2)

@@ -8,7 +8,6 @@ import shutil
 import pytest
 import torch
 import yaml
-from rl_parts import SMALL, tiny_llama, tiny_tokenizer
 
 from evaluation import evaluate
 from gym_command.command import parse_config, run_command
@@ -16,6 +15,7 @@ from gym_dialogue import InputError
 from gym_policy import load_model
 from gym_policy.models.load import load_renderer
 from rl.config import Config
+from rl.testing import SMALL, tiny_llama, tiny_tokenizer
 from rl.train import train
 
 THINKS = "{% if enable_thinking is defined and not enable_thinking %}{{ 'quick' }}{% endif %}"

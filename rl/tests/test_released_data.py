@@ -6,8 +6,6 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from rl_parts import ROOT, tiny_llama, tiny_mllama, tiny_tokenizer
-from tiny_models import tiny_mllama_processor
 
 from evaluation.evaluate import CommandConfig, load_settings
 from evaluation.play import evaluation_tasks
@@ -16,10 +14,12 @@ from gym_command.command import InputError, parse_config
 from gym_dialogue.make import EnvConfig, make_envs
 from gym_policy import Renderer
 from gym_policy.models.load import save_renderer
+from gym_policy.testing import tiny_mllama_processor
 from gym_virl import export
 from gym_virl.geo import COMPASS, RELATIVE
 from gym_virl.routes import read_routes
 from rl.config import Config as RLConfig
+from rl.testing import ROOT, tiny_llama, tiny_mllama, tiny_tokenizer
 from sft.train import Config as SFTConfig
 
 RELEASED = Path("data/SFTvsRL_Data")

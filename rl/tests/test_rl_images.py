@@ -6,7 +6,6 @@ from typing import get_args
 import pytest
 import torch
 import yaml
-from rl_parts import SMALL, THAT_SEE, command, deepspeed, tiny_tokenizer
 from safetensors import safe_open
 
 from evaluation.evaluate import CommandConfig
@@ -20,6 +19,7 @@ from gym_policy.parts import Part, part_of
 from rl.bench.command import main as bench
 from rl.bench.config import Config as BenchConfig
 from rl.config import Config
+from rl.testing import SMALL, THAT_SEE, command, deepspeed, tiny_tokenizer
 from rl.train import train
 
 TASK = """

@@ -3,10 +3,10 @@
 import json
 
 import pytest
-from rl_parts import SMALL, THAT_SEE, command, tiny_llama, tiny_tokenizer
 
 from gym_policy import Renderer
 from gym_policy.models.load import save_renderer
+from rl.testing import SMALL, THAT_SEE, command, tiny_llama, tiny_tokenizer
 
 TASK = """
 task: routes

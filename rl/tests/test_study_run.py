@@ -9,9 +9,9 @@ import time
 
 import pytest
 import yaml
-from rl_parts import PATH, ROOT, SMALL, command
 
 from evaluation.study.layout import Place, read_measured
+from rl.testing import PATH, ROOT, SMALL, command
 
 
 def _settings(start, directory):

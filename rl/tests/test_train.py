@@ -7,7 +7,6 @@ import sys
 import pytest
 import torch
 import yaml
-from rl_parts import SMALL, command, deepspeed, tiny_llama, tiny_tokenizer
 
 from evaluation.evaluate import CommandConfig, main_with_run_settings
 from evaluation.evaluate import main as evaluate
@@ -16,6 +15,7 @@ from gym_command.command import parse_config, run_command
 from gym_dialogue import InputError, Task
 from gym_policy import load_model, load_tokenizer
 from rl.config import Config
+from rl.testing import SMALL, command, deepspeed, tiny_llama, tiny_tokenizer
 from rl.train import TaskStream, train
 
 

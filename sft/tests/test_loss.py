@@ -11,7 +11,7 @@ from gym_dialogue.images import save_image
 from gym_dialogue.make import EnvConfig
 from gym_policy import Renderer, load_model, load_renderer
 from gym_policy.models.load import save_renderer
-from gym_policy.tests.tiny_models import (
+from gym_policy.testing import (
     tiny_llama,
     tiny_mllama,
     tiny_mllama_processor,

@@ -11,7 +11,7 @@ from gym_dialogue.images import open_image
 from gym_dialogue.make import EnvConfig, make_envs
 from gym_dialogue.policy import NoisyOraclePolicy
 from gym_policy import ModelPolicy, Renderer, load_model
-from gym_policy.tests.tiny_models import (
+from gym_policy.testing import (
     tiny_llama,
     tiny_mllama,
     tiny_mllama_processor,

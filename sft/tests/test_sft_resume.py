@@ -20,7 +20,7 @@ from gym_dialogue.make import EnvConfig
 from gym_policy import Renderer, load_model, load_renderer
 from gym_policy.compute import num_parameters
 from gym_policy.models.load import save_renderer
-from gym_policy.tests.tiny_models import tiny_llama, tiny_tokenizer
+from gym_policy.testing import tiny_llama, tiny_tokenizer
 from gym_policy.training.checkpoint import publish
 from sft import train as sft_train
 from sft.data import DialogueItems, SourceConfig, TrainingOrder

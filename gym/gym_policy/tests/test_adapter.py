@@ -5,7 +5,6 @@ import json
 import pytest
 import torch
 from peft import PrefixTuningConfig, PromptTuningConfig, get_peft_model
-from tiny_models import tiny_llama, tiny_tokenizer
 from transformers import LlamaForCausalLM
 
 from gym_dialogue import InputError
@@ -19,6 +18,7 @@ from gym_policy.models.adapter import (
     save_adapter,
 )
 from gym_policy.models.merge import merge
+from gym_policy.testing import tiny_llama, tiny_tokenizer
 
 IDS = torch.arange(12).unsqueeze(0)
 

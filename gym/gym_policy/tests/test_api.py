@@ -14,7 +14,6 @@ import gymnasium
 import numpy as np
 import PIL.Image
 import pytest
-from stub_api import DROP, HANG, StubApi, completion, error, running_stub
 
 import gym_cards  # noqa: F401 - registers the environments
 from gym_dialogue import Dialogue, InputError, Message, Task, rollout
@@ -23,6 +22,7 @@ from gym_policy.api.endpoint import Answer, Endpoint, EndpointError, Failure, re
 from gym_policy.api.journal import Journal
 from gym_policy.api.policy import ApiPolicy
 from gym_policy.api.policy import endpoint as endpoint_module
+from gym_policy.api.testing import DROP, HANG, StubApi, completion, error, running_stub
 
 KEY = "sk-very-secret-0123"
 PAGE = "<!doctype html><title>Welcome</title>"

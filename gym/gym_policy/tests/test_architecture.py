@@ -6,7 +6,6 @@ import re
 import pytest
 import torch
 from huggingface_hub.errors import LocalEntryNotFoundError
-from tiny_models import tiny_llama, tiny_mllama, tiny_tokenizer
 from transformers import LlamaConfig, MllamaConfig
 
 from gym_dialogue import InputError
@@ -17,6 +16,7 @@ from gym_policy.models.architecture import (
     text_parameters,
     text_sizes,
 )
+from gym_policy.testing import tiny_llama, tiny_mllama, tiny_tokenizer
 from gym_policy.training.freezing import freeze_unreached
 
 

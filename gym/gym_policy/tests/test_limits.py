@@ -4,13 +4,13 @@ import json
 
 import pytest
 import torch
-from tiny_models import tiny_llama, tiny_mllama, tiny_tokenizer
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from gym_dialogue import Dialogue, InputError, Message
 from gym_policy import ModelPolicy, Renderer, load_model, load_renderer, load_tokenizer
 from gym_policy.limits import max_positions
 from gym_policy.models.architecture import load_architecture
+from gym_policy.testing import tiny_llama, tiny_mllama, tiny_tokenizer
 
 EVIL = """
 open({mark!r}, "a").close()

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tiny_models import tiny_mllama, tiny_tokenizer
 
 from gym_dialogue import Dialogue, InputError, Message
 from gym_policy import ModelPolicy, Renderer, load_model, load_tokenizer
 from gym_policy.logprobs import score_tokens
+from gym_policy.testing import tiny_mllama, tiny_tokenizer
 from gym_policy.vision import image_token_id
 
 # Names in the module of today -> names in files that transformers wrote in autumn 2024.

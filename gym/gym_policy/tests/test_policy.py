@@ -4,13 +4,13 @@ import gymnasium
 import numpy as np
 import pytest
 import torch
-from tiny_models import tiny_llama, tiny_tokenizer
 
 import gym_cards
 from gym_command.checkpoints import saved_checkpoints
 from gym_dialogue import Dialogue, InputError, Message, Reply, Task, rollout
 from gym_policy import ModelPolicy, Renderer, load_model, load_tokenizer
 from gym_policy.logprobs import draw_tokens, score_tokens
+from gym_policy.testing import tiny_llama, tiny_tokenizer
 
 LLAMA3 = (
     "{{ bos_token }}{% for m in messages %}{{ '<|start_header_id|>' + m['role'] + "

@@ -7,7 +7,6 @@ import gymnasium
 import numpy as np
 import pytest
 import torch
-from tiny_models import SIDE, THAT_SEE, tiny_llama, tiny_tokenizer
 from transformers import GenerationConfig
 
 import gym_cards
@@ -20,6 +19,7 @@ from gym_policy.out_of_memory import is_out_of_memory
 from gym_policy.samplers.cached import CachedSampler
 from gym_policy.samplers.generate import GenerateSampler
 from gym_policy.samplers.model_policy import make_sampler
+from gym_policy.testing import SIDE, THAT_SEE, tiny_llama, tiny_tokenizer
 
 # A fifth of all tokens ends a reply, so that rows end at different times.
 STOPS = tuple(range(0, 256, 5))

@@ -6,7 +6,6 @@ import zipfile
 import gguf
 import pytest
 import torch
-from tiny_models import tiny_llama
 from tokenizers import pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
@@ -14,6 +13,7 @@ from gym_command.command import run_command
 from gym_dialogue import Message
 from gym_policy import Renderer, load_model, load_tokenizer
 from gym_policy.models.smollm import Config, main
+from gym_policy.testing import tiny_llama
 
 SPECIALS = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
 MERGES = [("Ċ", "Ċ"), ("2", "4"), ("h", "e"), ("Ġ", "the"), ("t", "he")]

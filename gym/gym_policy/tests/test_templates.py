@@ -6,10 +6,10 @@ import json
 import time
 
 import pytest
-from tiny_models import TEMPLATE, tiny_llama, tiny_tokenizer
 
 from gym_dialogue import InputError, Message, Reply
 from gym_policy import Renderer, load_renderer, load_tokenizer, template
+from gym_policy.testing import TEMPLATE, tiny_llama, tiny_tokenizer
 
 HARMONY = (
     "{% for m in messages %}{% if m['role'] == 'assistant' %}"

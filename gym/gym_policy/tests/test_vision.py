@@ -6,15 +6,6 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from tiny_models import (
-    SIDE,
-    THAT_SEE,
-    tiny_llama,
-    tiny_llava,
-    tiny_llava_processor,
-    tiny_mllama_processor,
-    tiny_tokenizer,
-)
 
 from gym_dialogue import Dialogue, InputError, Message
 from gym_policy import ModelPolicy, Renderer, load_model, load_renderer
@@ -26,6 +17,15 @@ from gym_policy.parts import (
     freeze_parts,
     parameter_groups,
     part_of,
+)
+from gym_policy.testing import (
+    SIDE,
+    THAT_SEE,
+    tiny_llama,
+    tiny_llava,
+    tiny_llava_processor,
+    tiny_mllama_processor,
+    tiny_tokenizer,
 )
 from gym_policy.training.freezing import freeze_unreached
 from gym_policy.vision import (

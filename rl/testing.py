@@ -9,26 +9,23 @@ import torch
 
 from gym_dialogue import DialogueEnv, Prompt, Task, Verdict, rollout
 from gym_policy import ModelPolicy, Renderer
+from gym_policy.testing import (  # noqa: F401 - for the tests
+    THAT_SEE,
+    tiny_llama,
+    tiny_mllama,
+    tiny_tokenizer,
+)
 from rl.actor_critic import ActorCritic
 from rl.backend import make_accelerator
 from rl.config import Config, GRPOConfig, PPOConfig
 from rl.experience import to_experience
 from rl.learner import Learner
 
-sys.path.insert(0, str(Path(__file__).parents[2] / "gym" / "gym_policy" / "tests"))
-
-from tiny_models import (  # noqa: F401 - for the tests
-    THAT_SEE,
-    tiny_llama,
-    tiny_mllama,
-    tiny_tokenizer,
-)
-
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[1]
 PATH = f"{ROOT}:{ROOT / 'gym'}"
 
 SMALL = [
-    f"--task={Path(__file__).with_name('small_task.yaml')}",
+    f"--task={ROOT / 'rl' / 'tests' / 'small_task.yaml'}",
     "--num_updates=2",
     "--num_steps=8",
     "--num_envs=8",

@@ -17,7 +17,7 @@ from gym_policy.testing import (
     tiny_mllama_processor,
     tiny_tokenizer,
 )
-from sft import own
+from sft import rejection
 from sft.data import SourceConfig
 from sft.rejection import Config, main, sample_own
 from sft.start import Config as StartConfig
@@ -119,7 +119,7 @@ def test_the_command_makes_data_that_training_takes(tmp_path, monkeypatch, capsy
             lr=1e-3,
         )
     )
-    monkeypatch.setattr(own, "ModelPolicy", _Sometimes)
+    monkeypatch.setattr(rejection, "ModelPolicy", _Sometimes)
     made = main(
         Config(model=str(start), run_dir=str(tmp_path / "own"), num_dialogues=8, batch_size=8)
     )

@@ -13,11 +13,10 @@ from gym_policy.models.adapter import (
     add_adapter,
     fingerprint,
     is_adapted,
-    main,
     restore_adapter,
     save_adapter,
 )
-from gym_policy.models.merge import merge
+from gym_policy.models.merge import main, merge
 from gym_policy.testing import tiny_llama, tiny_tokenizer
 
 IDS = torch.arange(12).unsqueeze(0)

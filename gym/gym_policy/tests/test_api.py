@@ -18,10 +18,10 @@ import pytest
 import gym_cards  # noqa: F401 - registers the environments
 from gym_dialogue import Dialogue, InputError, Message, Task, rollout
 from gym_dialogue.messages import BEYOND_CONTEXT
+from gym_policy.api import endpoint as endpoint_module
 from gym_policy.api.endpoint import Answer, Endpoint, EndpointError, Failure, read_answer
 from gym_policy.api.journal import Journal
 from gym_policy.api.policy import ApiPolicy
-from gym_policy.api.policy import endpoint as endpoint_module
 from gym_policy.api.testing import DROP, HANG, StubApi, completion, error, running_stub
 
 KEY = "sk-very-secret-0123"

@@ -9,7 +9,8 @@ from huggingface_hub.errors import LocalEntryNotFoundError
 from transformers import LlamaConfig, MllamaConfig
 
 from gym_dialogue import InputError
-from gym_policy import architecture, load_model
+from gym_policy import load_model
+from gym_policy.models import architecture
 from gym_policy.models.architecture import (
     empty_model,
     load_architecture,

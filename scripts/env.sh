@@ -105,8 +105,10 @@ use_all_gpus() {
 }
 
 # run MODULE ARGS...: a command that takes the place of the shell, so that a signal to the launcher
-# reaches it. Ctrl-C is its own business: one line, even while it is still importing.
+# reaches it. Ctrl-C is its own business: one line, even while it is still importing. Where the shell
+# was started with SIGINT ignored, as in the background of a script, the command ignores it too.
 run() {
+  [[ -n $(trap -p INT) ]] || export OBEY_INTERRUPTS=1
   trap '' INT
   exec "$python" -m gym_command.process "$@"
 }

@@ -6,4 +6,5 @@ for_tests=--tests
 source "$(dirname "${BASH_SOURCE[0]}")/env.sh"
 
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}  # threads only hold tiny models up
-exec "$python" -m pytest "$@"
+export OBEY_INTERRUPTS=1  # tests of Ctrl-C hold where SIGINT is ignored, too
+run pytest "$@"

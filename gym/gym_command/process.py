@@ -6,8 +6,8 @@ called at the exit has been, the process ends at once: threads of a process grou
 DeepSpeed keeps alive) would abort while Python takes itself apart around them, and turn a run that
 succeeded into exit code 134 (https://github.com/pytorch/pytorch/pull/179291).
 
-A launcher that is to obey Ctrl-C without a traceback starts it with SIGINT ignored (`trap '' INT`);
-from here on it is obeyed.
+A launcher that is to obey Ctrl-C without a traceback starts it with SIGINT ignored (`trap '' INT`)
+and OBEY_INTERRUPTS=1 in the environment: from here on it is obeyed.
 """
 
 from __future__ import annotations
@@ -35,7 +35,8 @@ def main(module: str, arguments: list[str]) -> None:
     atexit.register(_leave)
     _exit_code = 1  # of an exception that gets out of here, with its traceback
     try:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+        if os.environ.pop("OBEY_INTERRUPTS", ""):
+            signal.signal(signal.SIGINT, signal.default_int_handler)
         import runpy
         import warnings
 

@@ -1,3 +1,4 @@
+import os
 import signal
 import subprocess
 import sys
@@ -59,16 +60,22 @@ def test_exit_code_is_that_of_the_module(module, text, code, error):
     assert bool(error) == bool(done.stderr)
 
 
-def test_interrupt_while_importing_is_one_line(module):
-    name = module("print('importing', flush=True); import time; time.sleep(60)")
+@pytest.mark.parametrize(
+    ("environment", "code", "error"),
+    [({"OBEY_INTERRUPTS": "1"}, 130, "\nInterrupted\n"), ({}, 0, "")],
+    ids=["obeyed", "ignored"],
+)
+def test_interrupt_while_importing(module, environment, code, error):
+    name = module("print('importing', flush=True); import time; time.sleep(3)")
     process = subprocess.Popen(
         [*PYTHON, "gym_command.process", name],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        env=os.environ | environment,
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_IGN),  # as launchers start it
     )
     assert process.stdout.readline() == "importing\n"
     process.send_signal(signal.SIGINT)
-    _, error = process.communicate(timeout=60)
-    assert (process.returncode, error) == (130, "\nInterrupted\n")
+    _, errors = process.communicate(timeout=60)
+    assert (process.returncode, errors) == (code, error)

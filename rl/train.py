@@ -310,7 +310,8 @@ def _train(config: Config, task: TaskConfig, accelerator: Accelerator, stop: Sto
         raise SystemExit(stop.exit_code)
 
     stop.immediately = False
-    save(0)
+    if checkpoint is None:  # else that of the run is there already, from before it learned
+        save(0)
     first = evaluate(0) if config.eval_ends else None
     progress = tqdm(
         range(done + 1, config.num_updates + 1),

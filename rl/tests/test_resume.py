@@ -324,3 +324,13 @@ def test_run_directories_that_cannot_be_read_are_named(tmp_path):
 def test_a_finished_run_prints_its_table_again(uninterrupted, capsys):
     train(_parsed(uninterrupted, "--resume"))
     assert (uninterrupted / "table.txt").read_text().strip() in capsys.readouterr().out
+
+
+def test_the_initial_checkpoint_of_a_resumed_run_stays_as_it_was(uninterrupted, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(uninterrupted, run)
+    shutil.rmtree(RunDir(run).saved_checkpoints()[-1])
+    initial = RunDir(run).checkpoint(0) / SUMS_FILE
+    before = initial.read_text()
+    train(_parsed(run, "--resume"))
+    assert initial.read_text() == before

@@ -41,7 +41,7 @@ from gym_policy.models.architecture import (
 from gym_policy.parts import freeze_parts
 from rl.actor_critic import ActorCritic
 from rl.backend import check_stage
-from rl.config import Config
+from rl.config import RLConfig as Config
 from rl.devices import Launch, read_launch
 from rl.learner import SCORED_TOGETHER
 

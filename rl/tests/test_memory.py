@@ -24,7 +24,7 @@ from rl import memory
 from rl.actor_critic import ActorCritic
 from rl.bench.memory import Live, counted, loss_against_body, small_critic
 from rl.bench.shapes import SHAPES
-from rl.config import Config, LoraSettings, PPOConfig
+from rl.config import LoraSettings, PPOConfig, RLConfig
 from rl.devices import Launch, read_launch
 from rl.learner import make_optimizer
 from rl.memory import GIB, Precision
@@ -52,7 +52,7 @@ ARCHITECTURES = {
     "mllama": tiny_mllama(tiny_tokenizer()).config,  # two of its four layers look at an image
 }
 
-SMALL = Config(ppo=PPOConfig(value_hidden=[8]))
+SMALL = RLConfig(ppo=PPOConfig(value_hidden=[8]))
 HALF = replace(SMALL, dtype="bfloat16")
 KINDS = {
     "float32": (SMALL, Launch()),
@@ -360,7 +360,7 @@ def tiny_start(tmp_path):
 
 
 def test_no_dialogue_is_longer_than_planned(tiny_start):
-    config = Config(model=tiny_start, env=EnvConfig(kwargs={"verify_iter": 3}), max_new_tokens=90)
+    config = RLConfig(model=tiny_start, env=EnvConfig(kwargs={"verify_iter": 3}), max_new_tokens=90)
     lengths = memory.measure_dialogue(config)
     assert lengths.counted
     assert lengths.verify_iter == 3
@@ -378,7 +378,7 @@ def test_no_dialogue_is_longer_than_planned(tiny_start):
 
 def test_a_tiny_plan_is_printed(tiny_start, monkeypatch, capsys):
     monkeypatch.delenv("ACCELERATE_CONFIG", raising=False)
-    config = Config(model=tiny_start, num_envs=8, max_new_tokens=24, microbatch_size=4)
+    config = RLConfig(model=tiny_start, num_envs=8, max_new_tokens=24, microbatch_size=4)
     memory.print_plan(config)
     printed = capsys.readouterr().out
     head, _, plan = printed.partition("\nLaunch: ")
@@ -389,7 +389,7 @@ def test_a_tiny_plan_is_printed(tiny_start, monkeypatch, capsys):
     assert [len(line.split()) for line in lines] == [3 + 5, 1 + 5, 1 + 5]
 
 
-PAPER = Config(
+PAPER = RLConfig(
     model=PAPER_MODEL,
     dtype="bfloat16",
     num_envs=64,
@@ -435,11 +435,11 @@ def test_a_plan_that_does_not_fit_says_what_would():
 
 def test_a_frozen_start_is_counted_only_where_there_is_one(tiny_start):
     part = "frozen copy of the start"
-    config = Config(model=tiny_start, kl_coef=0.1)
+    config = RLConfig(model=tiny_start, kl_coef=0.1)
     assert part in memory.plan(config, Launch(on_cpu=True)).phases["sampling"]
     adapters = replace(config, lora=LoraSettings(rank=2))
     assert part not in memory.plan(adapters, Launch(on_cpu=True)).phases["sampling"]
-    as_sampled = Config(model=tiny_start, algorithm="grpo", old_logprobs="sampled")
+    as_sampled = RLConfig(model=tiny_start, algorithm="grpo", old_logprobs="sampled")
     assert "scoring" not in memory.plan(as_sampled, Launch(on_cpu=True)).phases
 
 

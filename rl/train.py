@@ -7,7 +7,6 @@ gym_policy/samplers/model_policy.py, rl/ppo.py.
 from __future__ import annotations
 
 import itertools
-import json
 import time
 from collections.abc import Iterator
 from dataclasses import asdict
@@ -28,11 +27,12 @@ from evaluation.play import (
     play_suites,
     read_records,
     summarize_records,
+    write_records,
 )
 from evaluation.suites import TaskConfig, load_task, playable
 from gym_command.checkpoints import checkpoint_dir, saved_checkpoints
 from gym_command.command import run_command
-from gym_command.files import append_json, write_atomically
+from gym_command.files import append_json
 from gym_command.lock import sole_writer
 from gym_command.run_dir import cut_logs, flat_settings, start_run
 from gym_dialogue import Episode, InputError, Message, Task, rollout, shows_images
@@ -300,7 +300,7 @@ def _train(config: Config, task: TaskConfig, accelerator: Accelerator, stop: Sto
             )
         stop.immediately = False
         if is_main:
-            write_atomically(file, json.dumps(records))
+            write_records(file, records)
         return records
 
     def leave(update: int) -> None:

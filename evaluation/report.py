@@ -19,6 +19,7 @@ from evaluation.play import summarize_records
 from evaluation.records import Records, Results, turn_rows
 from evaluation.suites import SuiteConfig
 from gym_command.files import atomic_file, write_atomically
+from gym_command.run_dir import RunDir
 
 MANY = 0.1
 """The share of replies from which on it is said what may be done about them."""
@@ -157,14 +158,14 @@ def write(
     run_dir: str | Path, results: Results, suites: Sequence[SuiteConfig], verify_iter: int
 ) -> str:
     """Write summary.json, turns.jsonl (every turn), table.txt and success.png; print the table."""
-    run_dir = Path(run_dir)
+    files = RunDir(run_dir)
     table = format_table(results, suites, verify_iter)
-    write_atomically(run_dir / "table.txt", table + "\n")
+    write_atomically(files.table_file, table + "\n")
     data = summary(results, suites, verify_iter)
-    write_atomically(run_dir / "summary.json", json.dumps(data, indent=1) + "\n")
-    with atomic_file(run_dir / "turns.jsonl") as file:
+    write_atomically(files.summary_file, json.dumps(data, indent=1) + "\n")
+    with atomic_file(files.turns_file) as file:
         file.writelines(json.dumps(row) + "\n" for row in turn_rows(results))
-    plot(run_dir / "success.png", results, suites, verify_iter)
+    plot(files.success_figure, results, suites, verify_iter)
     print(f"\n{table}")
     return table
 

@@ -19,6 +19,7 @@ from evaluation.metrics import NUM_RESAMPLES, Interval, Resampled, percentile_in
 from evaluation.records import Results, TurnReader
 from evaluation.report import format_interval, table_rows
 from gym_command.command import run_command
+from gym_command.run_dir import RunDir
 from gym_dialogue import InputError
 from gym_dialogue.checks import json_records, read_text
 
@@ -36,10 +37,10 @@ def read_results(run: str | Path) -> tuple[dict[str, Any], Results]:
 
     Raises InputError if it holds none.
     """
-    directory = Path(run)
+    files = RunDir(run)
     try:
-        summary = json.loads((directory / "summary.json").read_text())
-        rows = json_records(read_text(directory / "turns.jsonl"))
+        summary = json.loads(files.summary_file.read_text())
+        rows = json_records(read_text(files.turns_file))
     except (OSError, ValueError) as error:
         raise InputError(
             f"run {run}: has no readable summary.json and turns.jsonl: name a finished run"
@@ -50,7 +51,7 @@ def read_results(run: str | Path) -> tuple[dict[str, Any], Results]:
             reader.add(row)
         except ValueError as error:
             raise InputError(
-                f"{directory / 'turns.jsonl'}, line {number}: is no turn of an evaluation"
+                f"{files.turns_file}, line {number}: is no turn of an evaluation"
             ) from error
     return summary, reader.results()
 

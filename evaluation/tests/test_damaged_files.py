@@ -6,7 +6,6 @@ import shutil
 import pytest
 
 from evaluation import report
-from evaluation.curves import read_metrics
 from evaluation.play import EvalConfig, play_suites, read_records, write_records
 from evaluation.records import records_to_json
 from evaluation.seeds import read_results
@@ -15,6 +14,7 @@ from evaluation.study.layout import Place
 from evaluation.study.run import start_of
 from evaluation.study.steps import Steps
 from evaluation.suites import load_task
+from gym_command.run_dir import RunDir
 from gym_dialogue import InputError, OraclePolicy
 
 TURN = {
@@ -44,10 +44,10 @@ def test_a_line_of_metrics_that_is_no_record_is_named(line, tmp_path):
     file = tmp_path / "metrics.jsonl"
     file.write_text(f'{{"update": 1, "kl": 0.1}}\n{line}\n{{"update": 2}}\n', encoding="utf-8")
     with pytest.raises(InputError, match=r"metrics\.jsonl, line 2: is no record of an update"):
-        read_metrics(tmp_path)
+        RunDir(tmp_path).read_metrics()
     file.unlink()
     file.mkdir()
-    assert read_metrics(tmp_path) == []
+    assert RunDir(tmp_path).read_metrics() == []
 
 
 def test_an_evaluation_is_read_if_it_is_of_the_same_episodes(records, suites, tmp_path, capsys):

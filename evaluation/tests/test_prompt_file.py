@@ -55,7 +55,7 @@ def test_every_suite_is_played_in_the_wording_of_the_file(wording):
     assert all(prompt.startswith("FILE 24 ") for prompt in policy.prompts)
     for suite in task.suites:
         assert all(r.turns[0].feedback == ILLEGAL for r in records["greedy"][suite.name])
-        assert all(r["is_success"] for r in records["sampled"][suite.name])
+        assert all(r.is_success for r in records["sampled"][suite.name])
 
 
 class _Plain(GeneralPointsEnv):

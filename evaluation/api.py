@@ -9,15 +9,13 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from evaluation import report
 from evaluation.html import leave_report
 from evaluation.play import EvalConfig, check_eval_config, play_suites
 from evaluation.suites import EnvOptions, load_task, playable, with_options
 from gym_command.command import run_command
 from gym_command.files import write_atomically
-from gym_command.run_dir import run_settings, start_run
+from gym_command.run_dir import RunDir
 from gym_dialogue import InputError
 from gym_dialogue.make import make_envs, with_prompt_file
 from gym_policy.api.endpoint import Endpoint
@@ -139,11 +137,13 @@ def _open_run(run_dir: Path, config: ApiConfig) -> Journal:
     """
     file = run_dir / JOURNAL_FILE
     if not file.exists():
-        start_run(run_dir, config)
+        RunDir(run_dir).start(config)
         return Journal(file)
     journal = Journal(file)
     try:
-        before = _flat(run_settings(run_dir))  # none where it is damaged: replies stay as they are
+        before = _flat(
+            RunDir(run_dir).readable_settings()
+        )  # none where it is damaged: replies stay as they are
         now = _flat(asdict(config))
         defaults = _flat(asdict(ApiConfig()))  # of keys that are newer than the run
         had = {key: before.get(key, defaults[key]) for key in now}
@@ -153,7 +153,7 @@ def _open_run(run_dir: Path, config: ApiConfig) -> Journal:
                 f"run directory {run_dir}: holds replies under another {', '.join(changed)}; "
                 "give what its config.yaml says, or name another directory"
             )
-        write_atomically(run_dir / "config.yaml", yaml.safe_dump(asdict(config), sort_keys=False))
+        RunDir(run_dir).write_config(config)
     except BaseException:
         journal.close()
         raise

@@ -5,35 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from gym_dialogue import InputError
-from gym_dialogue.checks import is_integer, json_records, read_text
-
 _PANELS = {
     "reward_per_turn": "reward per reply",
     "first_reply": "first reply right, % (training episodes, sampled)",
     "kl": "KL of one update, nats per token",
     "entropy": "entropy, nats per token",
 }
-
-
-def read_metrics(run_dir: str | Path) -> list[dict[str, Any]]:
-    """The metrics of each update; none where the directory has no metrics.jsonl.
-
-    Raises InputError for a file that is damaged.
-    """
-    file = Path(run_dir) / "metrics.jsonl"
-    if not file.is_file():
-        return []
-    try:
-        text = read_text(file)
-    except (OSError, ValueError) as error:
-        raise InputError(f"{file}: cannot be read: {error}") from error
-    rows = []
-    for number, row in json_records(text):
-        if not isinstance(row, dict) or not is_integer(row.get("update")):
-            raise InputError(f"{file}, line {number}: is no record of an update; remove the line")
-        rows.append(row)
-    return rows
 
 
 def plot_learning(path: str | Path, metrics: list[dict[str, Any]]) -> bool:

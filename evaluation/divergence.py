@@ -26,9 +26,9 @@ from transformers import PreTrainedModel
 
 from evaluation.play import evaluation_tasks
 from evaluation.suites import load_task
-from gym_command.checkpoints import saved_checkpoints
 from gym_command.command import run_command
 from gym_command.files import write_atomically
+from gym_command.run_dir import saved_checkpoints
 from gym_dialogue import Episode, InputError, Task, rollout, shows_images
 from gym_dialogue.make import EnvConfig, Kwargs, make_envs, with_prompt_file
 from gym_policy import ModelPolicy, load_model, load_renderer

@@ -16,9 +16,8 @@ from evaluation import report
 from evaluation.html import leave_report
 from evaluation.play import EvalConfig, check_eval_config, eval_flags, model_policies, play_suites
 from evaluation.suites import CONFIG_DIR, EnvOptions, load_task, playable, with_options
-from gym_command.checkpoints import run_checkpoints, saved_checkpoints
 from gym_command.command import parse_config, run_command
-from gym_command.run_dir import start_run
+from gym_command.run_dir import RunDir, saved_checkpoints
 from gym_dialogue import InputError, shows_images
 from gym_dialogue.make import Kwargs, make_envs, with_prompt_file
 from gym_policy import load_model, load_renderer
@@ -85,7 +84,7 @@ def main(config: CommandConfig) -> None:
         for path in checkpoints:
             if note := wording_note(path, config.prompt_file):
                 print(note)
-        start_run(run_dir, replace(config, checkpoints=given, task=name))
+        RunDir(run_dir).start(replace(config, checkpoints=given, task=name))
     results = {}
     for label, path in _labels(checkpoints).items():
         model = load_model(path, config.dtype, trusts).to(device)
@@ -115,11 +114,11 @@ def _labels(paths: Sequence[str]) -> dict[str, str]:
 
 
 def _newest_run() -> str:
-    runs = [path.parent for path in Path("runs").glob("*/config.yaml")]
-    runs = [run for run in runs if run_checkpoints(run)]
+    runs = [RunDir(path) for path in Path("runs").glob("*")]
+    runs = [run for run in runs if run.config_file.is_file() and run.saved_checkpoints()]
     if not runs:
         raise InputError("no checkpoint given and no run under runs/: name one, or train one first")
-    return str(max(runs, key=lambda run: (run / "config.yaml").stat().st_mtime))
+    return str(max(runs, key=lambda run: run.config_file.stat().st_mtime))
 
 
 def main_with_run_settings(config: CommandConfig) -> None:

@@ -18,14 +18,14 @@ import jinja2
 import numpy as np
 import PIL.Image
 
-from evaluation.curves import plot_learning, read_metrics
+from evaluation.curves import plot_learning
 from evaluation.metrics import Interval, count_replies
 from evaluation.replay import Comparison, Played, Utterance, compare, encode_image
 from evaluation.report import Results, format_interval, reply_blocks, table_rows
 from evaluation.seeds import read_results
 from evaluation.suites import load_task, with_options
 from gym_command.command import run_command
-from gym_command.run_dir import read_settings
+from gym_command.run_dir import RunDir
 from gym_dialogue import InputError
 
 __all__ = [
@@ -286,9 +286,9 @@ def run_report(run: str | Path, task: str | None = None, per_suite: int = 6) -> 
     Raises InputError for a directory without results, a task with other suites, and an environment
     that cannot be made; OSError where the directory cannot be written.
     """
-    run = Path(run)
+    files, run = RunDir(run), Path(run)
     summary, results = read_results(run)
-    settings = read_settings(run)
+    settings = files.settings()
     task = task or settings.get("task")
     if task is None:
         raise InputError(f"run {run}: its config.yaml names no task: name one with --task")
@@ -302,13 +302,13 @@ def run_report(run: str | Path, task: str | None = None, per_suite: int = 6) -> 
     if not suites:
         raise InputError(f"task {task}: has none of the suites of run {run}")
     figures = []
-    if (run / "success.png").is_file():
+    if files.success_figure.is_file():
         figures.append(
-            Figure("Success by suite, with 95 % intervals over puzzles", run / "success.png")
+            Figure("Success by suite, with 95 % intervals over puzzles", files.success_figure)
         )
-    metrics = read_metrics(run)
-    if plot_learning(run / "learning.png", metrics):
-        figures.append(Figure("Training, update by update", run / "learning.png"))
+    metrics = files.read_metrics()
+    if plot_learning(files.learning_figure, metrics):
+        figures.append(Figure("Training, update by update", files.learning_figure))
     return Report(
         title=f"{task}: {run.resolve().name}",
         claims=claims(summary, results),
@@ -400,7 +400,7 @@ def _tables(summary: dict[str, Any], results: Results) -> list[Table]:
 
 def write_run_report(run: str | Path, task: str | None = None, per_suite: int = 6) -> Path:
     """Write RUN/report.html; returns its path. Raises what run_report and write_report do."""
-    path = Path(run) / "report.html"
+    path = RunDir(run).report_file
     report = run_report(run, task, per_suite)
     write_report(path, report)
     disagreeing = sum(comparison.disagrees for comparison in report.dialogues)

@@ -18,6 +18,7 @@ from evaluation.metrics import (
 from evaluation.play import Records, summarize_records
 from evaluation.suites import SuiteConfig
 from gym_command.files import atomic_file, write_atomically
+from gym_command.run_dir import RunDir
 
 MANY = 0.1
 """The share of replies from which on it is said what may be done about them."""
@@ -159,12 +160,12 @@ def write(
     run_dir: str | Path, results: Results, suites: Sequence[SuiteConfig], verify_iter: int
 ) -> str:
     """Write summary.json, turns.jsonl (every turn), table.txt and success.png; print the table."""
-    run_dir = Path(run_dir)
+    files = RunDir(run_dir)
     table = format_table(results, suites, verify_iter)
-    write_atomically(run_dir / "table.txt", table + "\n")
+    write_atomically(files.table_file, table + "\n")
     data = summary(results, suites, verify_iter)
-    write_atomically(run_dir / "summary.json", json.dumps(data, indent=1) + "\n")
-    with atomic_file(run_dir / "turns.jsonl") as file:
+    write_atomically(files.summary_file, json.dumps(data, indent=1) + "\n")
+    with atomic_file(files.turns_file) as file:
         for label, records in results.items():
             for decoding, by_suite in records.items():
                 for suite, episodes in by_suite.items():
@@ -174,7 +175,7 @@ def write(
                         for index, turn in enumerate(episode["turns"]):
                             row = where | {"episode": number, "turn": index} | shared | turn
                             file.write(json.dumps(row) + "\n")
-    plot(run_dir / "success.png", results, suites, verify_iter)
+    plot(files.success_figure, results, suites, verify_iter)
     print(f"\n{table}")
     return table
 

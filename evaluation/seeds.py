@@ -18,6 +18,7 @@ import numpy as np
 from evaluation.metrics import NUM_RESAMPLES, Interval, Resampled, percentile_interval
 from evaluation.report import format_interval, table_rows
 from gym_command.command import run_command
+from gym_command.run_dir import RunDir
 from gym_dialogue import InputError
 from gym_dialogue.checks import json_records, read_text
 
@@ -35,10 +36,10 @@ def read_results(run: str | Path) -> tuple[dict[str, Any], dict[str, Any]]:
 
     Raises InputError if it holds none.
     """
-    directory = Path(run)
+    files = RunDir(run)
     try:
-        summary = json.loads((directory / "summary.json").read_text())
-        rows = json_records(read_text(directory / "turns.jsonl"))
+        summary = json.loads(files.summary_file.read_text())
+        rows = json_records(read_text(files.turns_file))
     except (OSError, ValueError) as error:
         raise InputError(
             f"run {run}: has no readable summary.json and turns.jsonl: name a finished run"
@@ -53,7 +54,7 @@ def read_results(run: str | Path) -> tuple[dict[str, Any], dict[str, Any]]:
             episodes.setdefault(row["episode"], shared | {"turns": []})["turns"].append(row)
         except (TypeError, KeyError, AttributeError) as error:
             raise InputError(
-                f"{directory / 'turns.jsonl'}, line {number}: is no turn of an evaluation"
+                f"{files.turns_file}, line {number}: is no turn of an evaluation"
             ) from error
     for by_decoding in results.values():
         for by_suite in by_decoding.values():

@@ -26,13 +26,9 @@ from torch import nn
 
 from gym_command.checkpoints import (
     TRAINING_DIR,
-    checkpoint_dir,
-    drop_checkpoints_after,
-    remove_checkpoint,
-    run_checkpoints,
     training_file,
-    update_of,
 )
+from gym_command.run_dir import RunDir
 from gym_dialogue import InputError
 from gym_policy import Renderer
 from gym_policy.distributed import whole_weights
@@ -63,7 +59,7 @@ def save_checkpoint(
 
     Raises InputError if the disk does not take it; earlier checkpoints are untouched then.
     """
-    final = checkpoint_dir(run_dir, state["update"])
+    final = RunDir(run_dir).checkpoint(state["update"])
     inner: ActorCritic = accelerator.unwrap_model(engine)
     is_main = accelerator.is_main_process
     with writing(final) as partial:
@@ -152,20 +148,10 @@ def prune(run_dir: str | Path, keep_last: int, keep_states: int = 0) -> None:
     newest `keep_states`. 0 keeps all.
     """
     if keep_last:
-        _remove_old(run_dir, keep_last)
+        RunDir(run_dir).prune(keep_last, _score)
     if keep_states:
-        for path in run_checkpoints(run_dir)[:-keep_states]:
+        for path in RunDir(run_dir).saved_checkpoints()[:-keep_states]:
             _remove_states(path)
-
-
-def _remove_old(run_dir: str | Path, keep_last: int) -> None:
-    saved = run_checkpoints(run_dir)
-    scores = {path: _score(path) for path in saved[1:]}
-    scored = [path for path, score in scores.items() if score is not None]
-    best = max(scored, key=lambda path: scores[path], default=None)
-    for path in saved[1:-keep_last]:
-        if path != best:
-            remove_checkpoint(path)
 
 
 def _remove_states(path: Path) -> None:
@@ -176,14 +162,6 @@ def _remove_states(path: Path) -> None:
 def _state_files(checkpoint: Path) -> list[Path]:
     """The optimizer's state."""
     return sorted(f for place in (TRAINING_DIR, ".") for f in (checkpoint / place).glob(_STATES))
-
-
-def drop_after(run_dir: str | Path, update: int) -> None:
-    """Remove checkpoints and evaluations of updates after one that a run goes back to."""
-    drop_checkpoints_after(run_dir, update)
-    for file in (Path(run_dir) / "evaluations").glob("update-*.json"):
-        if (update_of(file.with_suffix("")) or 0) > update:
-            file.unlink()
 
 
 def _score(path: Path) -> float | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from gym_command.run_dir import check_same_run
+from gym_command.run_dir import RunDir
 from gym_dialogue import InputError
 from rl.checkpoint import newest_whole
 from rl.config import Config
@@ -35,14 +35,14 @@ def resume_from(config: Config) -> Path | None:
     Raises InputError for a directory that cannot be read, a run with other settings, and one in
     which no checkpoint is whole.
     """
-    if not check_same_run(config, _MAY_CHANGE):
+    run_dir = RunDir(config.run_dir)
+    if not run_dir.holds_run_of(config, _MAY_CHANGE):
         return None
-    run_dir = Path(config.run_dir)
     checkpoint, said = newest_whole(run_dir)
     for line in said:
         print(f"warning: {line}", file=sys.stderr)
     if checkpoint is None and said:
         raise InputError(f"run directory {run_dir}: none of its checkpoints is whole")
-    if checkpoint is None:  # ended before its first checkpoint: start_run writes it anew
-        (run_dir / "config.yaml").unlink(missing_ok=True)
+    if checkpoint is None:  # ended before its first checkpoint: the run starts anew
+        run_dir.clear()
     return checkpoint

@@ -30,11 +30,10 @@ from evaluation.play import (
     summarize_records,
 )
 from evaluation.suites import TaskConfig, load_task, playable
-from gym_command.checkpoints import checkpoint_dir, saved_checkpoints
 from gym_command.command import run_command
 from gym_command.files import append_json, write_atomically
 from gym_command.lock import sole_writer
-from gym_command.run_dir import cut_logs, flat_settings, start_run
+from gym_command.run_dir import RunDir, flat_settings, saved_checkpoints
 from gym_dialogue import Episode, InputError, Message, Task, rollout, shows_images
 from gym_dialogue.images import Image, save_image
 from gym_dialogue.make import make_envs, with_prompt_file
@@ -53,7 +52,6 @@ from gym_policy.vision import checkpoint_activations
 from rl.actor_critic import ActorCritic
 from rl.backend import check_stage, load_dtype, make_accelerator, zero_stage
 from rl.checkpoint import (
-    drop_after,
     optimizer_step,
     prune,
     read_state,
@@ -185,6 +183,7 @@ def train(config: Config) -> Path:
 
 def _train(config: Config, task: TaskConfig, accelerator: Accelerator, stop: StopRequest) -> Path:
     is_main = accelerator.is_main_process
+    run_dir = RunDir(config.run_dir)
     found = [resume_from(config) if config.resume and is_main else None]
     checkpoint = broadcast_object_list(found)[0]  # rank 0 alone reads all that it checks
     if checkpoint is None and config.resume and is_main:
@@ -203,15 +202,14 @@ def _train(config: Config, task: TaskConfig, accelerator: Accelerator, stop: Sto
     frozen_start = None
     if config.kl_coef > 0 and not config.lora.rank:
         # The start that the run saved, which is there however long the run goes on.
-        path = checkpoint_dir(config.run_dir, 0) if checkpoint else start
+        path = run_dir.checkpoint(0) if checkpoint else start
         frozen_start = make_actor_critic(config, str(path), accelerator, example)
         frozen_start.requires_grad_(False)
     if is_main and checkpoint is None:
-        start_run(config.run_dir, config)
+        run_dir.start(config)
         if note := wording_note(start, config.prompt_file):
             print(note)
     accelerator.wait_for_everyone()
-    run_dir = Path(config.run_dir)
     if checkpoint is not None:
         restore_trained_adapter(actor_critic, checkpoint)
     actor_critic.load_value_head(checkpoint or start)
@@ -223,15 +221,14 @@ def _train(config: Config, task: TaskConfig, accelerator: Accelerator, stop: Sto
         state = read_state(checkpoint)
         done, flops = state["update"], state["flops"]
         if is_main:
-            cut_logs(run_dir, done)
-            drop_after(run_dir, done)
+            run_dir.cut_after(done)
         accelerator.wait_for_everyone()
     accelerator.init_trackers(
         f"rl-{config.task}" if not Path(config.task).suffix else "rl",
         config={key: str(value) for key, value in flat_settings(asdict(config)).items()},
         init_kwargs={
             "tensorboard": {"purge_step": done + 1} if done else {},
-            "wandb": {"name": run_dir.name, "dir": str(run_dir)},
+            "wandb": {"name": run_dir.path.name, "dir": str(run_dir)},
         },
     )
 
@@ -282,7 +279,7 @@ def _train(config: Config, task: TaskConfig, accelerator: Accelerator, stop: Sto
     def evaluate(update: int) -> Records:
         """The evaluation after an update, played once however often the run is interrupted."""
         label = f"update-{update:06d}"
-        file = run_dir / "evaluations" / f"{label}.json"
+        file = run_dir.evaluation(update)
         records = read_records(file, task.suites, config.eval)
         if records is not None:
             return records
@@ -313,7 +310,8 @@ def _train(config: Config, task: TaskConfig, accelerator: Accelerator, stop: Sto
         raise SystemExit(stop.exit_code)
 
     stop.immediately = False
-    save(0)
+    if checkpoint is None:  # else that of the run is there already, from before it learned
+        save(0)
     first = evaluate(0) if config.eval_ends else None
     progress = tqdm(
         range(done + 1, config.num_updates + 1),
@@ -351,7 +349,7 @@ def _train(config: Config, task: TaskConfig, accelerator: Accelerator, stop: Sto
             with learner.sampling():
                 metrics |= monitor(model, renderer, task, config)
         if is_main:
-            append_json(run_dir / "metrics.jsonl", {"update": update} | metrics)
+            run_dir.append_metrics(update, metrics)
             log_dialogues(run_dir, update, episodes[: config.log_dialogues])
             progress.set_postfix(
                 first=f"{metrics['first_reply']:.3f}",
@@ -375,7 +373,7 @@ def _train(config: Config, task: TaskConfig, accelerator: Accelerator, stop: Sto
         print(f"\nRun directory: {run_dir}")
         leave_report(run_dir)
     accelerator.end_training()
-    return run_dir
+    return run_dir.path
 
 
 def first_prompt(env: Any, renderer: Renderer, start: str) -> Rendered:
@@ -457,16 +455,16 @@ def monitor(model: Any, renderer: Renderer, task: TaskConfig, config: Config) ->
     }
 
 
-def log_dialogues(run_dir: Path, update: int, episodes: list[Episode]) -> None:
+def log_dialogues(run_dir: RunDir, update: int, episodes: list[Episode]) -> None:
     """Append sampled dialogues, with the reward and outcome of each turn, to dialogues.jsonl. Their
     images go to the directory images.
     """
     numbers = itertools.count()
 
     def save(image: Image) -> str:
-        file = run_dir / "images" / f"update-{update:06d}-{next(numbers)}.png"
+        file = run_dir.image(update, next(numbers))
         save_image(file, image)
-        return str(file.relative_to(run_dir))
+        return str(file.relative_to(run_dir.path))
 
     records = [
         {
@@ -479,7 +477,7 @@ def log_dialogues(run_dir: Path, update: int, episodes: list[Episode]) -> None:
         }
         for episode in episodes
     ]
-    append_json(run_dir / "dialogues.jsonl", *records)
+    append_json(run_dir.dialogues_file, *records)
 
 
 if __name__ == "__main__":

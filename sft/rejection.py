@@ -16,11 +16,10 @@ import numpy as np
 from accelerate import PartialState
 from tqdm import tqdm
 
-from gym_command.checkpoints import saved_checkpoints
 from gym_command.command import run_command
 from gym_command.files import write_atomically
 from gym_command.ranges import Count, Length, Seed, Temperature, check_ranges
-from gym_command.run_dir import start_run
+from gym_command.run_dir import RunDir, saved_checkpoints
 from gym_dialogue import Episode, InputError, Task, rollout, shows_images
 from gym_dialogue.images import Image, save_image
 from gym_dialogue.make import EnvConfig, Kwargs, make_envs, with_prompt_file
@@ -126,7 +125,7 @@ def sample_own(policy: ModelPolicy, config: Config, directory: Path) -> dict[str
         )
     verified, kept = len(kept), kept[: config.num_dialogues]
     if state.is_main_process:
-        write_jsonl(directory / "data.jsonl", kept)
+        write_jsonl(RunDir(directory).data_file, kept)
     tokens, parameters = sum(e["tokens"] for e in played), num_parameters(policy.model)
     return {
         "dialogues": len(kept),
@@ -156,7 +155,7 @@ def _played(number: int, episode: Episode, policy: ModelPolicy, directory: Path)
             continue
 
         def save(image: Image, name: str = f"{number}-{turn.dialogue}.png") -> str:
-            save_image(directory / "images" / name, image)
+            save_image(RunDir(directory).images_dir / name, image)
             return f"images/{name}"
 
         right.append(
@@ -199,7 +198,7 @@ def main(config: Config) -> Path:
     )
     directory = Path(config.run_dir)
     if state.is_main_process:
-        start_run(directory, config)
+        RunDir(directory).start(config)
     state.wait_for_everyone()
     found = {"model": path} | sample_own(policy, config, directory)
     if state.is_main_process:
@@ -208,7 +207,7 @@ def main(config: Config) -> Path:
         print(
             f"{found['verified']:,} of {found['replies']:,} first replies of {path} were right, on "
             f"{found['puzzles_covered']:,} of {found['puzzles_played']:,} puzzles; "
-            f"{found['dialogues']:,} dialogues are in {directory / 'data.jsonl'} "
+            f"{found['dialogues']:,} dialogues are in {RunDir(directory).data_file} "
             f"({found['flops']:.2e} FLOPs)"
         )
         if found["dialogues"] < config.num_dialogues:

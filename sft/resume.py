@@ -19,13 +19,10 @@ from accelerate import PartialState
 
 from gym_command.checkpoints import (
     TRAINING_DIR,
-    checkpoint_dir,
-    drop_checkpoints_after,
-    run_checkpoints,
     training_file,
     update_of,
 )
-from gym_command.run_dir import check_same_run, cut_logs
+from gym_command.run_dir import RunDir
 from gym_dialogue import InputError
 from gym_dialogue.checks import is_integer, read_json
 from gym_policy.distributed import with_deepspeed
@@ -64,7 +61,7 @@ def write_state(directory: Path, step: int) -> None:
 def remove_states(run_dir: Path, keep: int = _STATES_KEPT) -> None:
     """Remove the training state of all checkpoints but the newest `keep`."""
     shutil.rmtree(run_dir / _EARLIER, ignore_errors=True)
-    checkpoints = run_checkpoints(run_dir)
+    checkpoints = RunDir(run_dir).saved_checkpoints()
     for path in checkpoints[: max(0, len(checkpoints) - keep)]:
         state = path / TRAINING_DIR
         files = {f.relative_to(path).as_posix() for f in state.rglob("*") if f.is_file()}
@@ -79,13 +76,14 @@ def resume_from(config: Any) -> Saved | None:
     Raises InputError for a run with other settings or on another number of processes, and where
     nothing that it saved is whole.
     """
-    if not check_same_run(config, _MAY_CHANGE):
+    files = RunDir(config.run_dir)
+    if not files.holds_run_of(config, _MAY_CHANGE):
         return None
-    run_dir = Path(config.run_dir)
+    run_dir = files.path
     if (run_dir / _EARLIER).exists():
         return _saved_earlier(run_dir)
-    last = checkpoint_dir(run_dir, config.num_steps)
-    is_finished = last in run_checkpoints(run_dir)
+    last = files.checkpoint(config.num_steps)
+    is_finished = last in files.saved_checkpoints()
     found, said = newest_whole(run_dir, lambda path: _fault(path, config.num_steps))
     for line in said if is_finished or _has_states(run_dir) else ():
         print(f"warning: {line}", file=sys.stderr)
@@ -95,22 +93,19 @@ def resume_from(config: Any) -> Saved | None:
     if found is not None:
         step = update_of(found)
         _check_launch(run_dir, read_json(training_file(found, STATE_FILE), f"resume: {found}"))
-        cut_logs(run_dir, step)
-        drop_checkpoints_after(run_dir, step)
+        files.cut_after(step)
         return Saved(step, found, found / TRAINING_DIR)
-    if [path for path in run_checkpoints(run_dir) if update_of(path)]:
+    if any(files.saved_updates()):
         raise InputError(
             f"resume: the run in {run_dir} has left no training state to go on from that is "
             "whole; start another"
         )
-    for file in ("config.yaml", "metrics.jsonl"):
-        (run_dir / file).unlink(missing_ok=True)
-    shutil.rmtree(run_dir / "checkpoints", ignore_errors=True)
+    files.clear()
     return None
 
 
 def _has_states(run_dir: Path) -> bool:
-    return any((path / TRAINING_DIR).exists() for path in run_checkpoints(run_dir))
+    return any((path / TRAINING_DIR).exists() for path in RunDir(run_dir).saved_checkpoints())
 
 
 def _fault(path: Path, last_step: int) -> str | None:
@@ -133,12 +128,11 @@ def _saved_earlier(run_dir: Path) -> Saved:
     state = run_dir / _EARLIER
     found = read_json(state / "newest.json", f"resume: {state / 'newest.json'}")
     step = _check_launch(run_dir, found)
-    saved = Saved(step, checkpoint_dir(run_dir, step), state / f"checkpoint-{step}")
+    saved = Saved(step, RunDir(run_dir).checkpoint(step), state / f"checkpoint-{step}")
     for directory in (saved.checkpoint, saved.state):
         if not directory.is_dir():
             raise InputError(f"resume: {directory} is missing; start another run")
-    cut_logs(run_dir, step)
-    drop_checkpoints_after(run_dir, step)
+    RunDir(run_dir).cut_after(step)
     return saved
 
 

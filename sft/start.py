@@ -26,11 +26,11 @@ from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 from transformers import PreTrainedModel, TrainerCallback
 
-from gym_command.checkpoints import saved_checkpoints
 from gym_command.command import run_command
-from gym_command.files import append_json, to_disk
+from gym_command.files import to_disk
 from gym_command.lock import locked
 from gym_command.ranges import Count, Length, NotNegative, Positive
+from gym_command.run_dir import RunDir, saved_checkpoints
 from gym_dialogue import Message, Task, rollout
 from gym_dialogue.images import open_image
 from gym_dialogue.make import EnvConfig, make_envs, with_prompt_file
@@ -120,12 +120,12 @@ class _StopAtSuccess(TrainerCallback):
         recognized = [turn.recognized for turn in turns if turn.recognized is not None]
         recognition = sum(recognized) / len(recognized) if recognized else None
         if state.is_world_process_zero:
-            record = {"update": step, "success": success}
+            record = {"success": success}
             said = f"step {step}: {100 * success:.0f} % of first replies right"
             if recognition is not None:
                 record["recognition"] = recognition
                 said += f", {100 * recognition:.0f} % of what is to be seen read right"
-            append_json(Path(self.config.run_dir) / "metrics.jsonl", record)
+            RunDir(self.config.run_dir).append_metrics(step, record)
             print(said)
         sees = recognition is None or recognition >= self.config.stop_at_recognition
         if (success >= self.config.stop_at and sees) or success >= self.config.stop_above:
@@ -181,8 +181,8 @@ def _make_start(
         with writing(final):  # in `work`, which is what it calls the directory
             model.save_pretrained(work / "final")
             save_renderer(renderer, work / "final")
-            shutil.copy(work / "metrics.jsonl", work / "final")
-            shutil.copy(work / "config.yaml", work / "final")
+            for file in (RunDir(work).metrics_file, RunDir(work).config_file):
+                shutil.copy(file, work / "final")
             for file in (work / "final").iterdir():
                 to_disk(file)
             if config.ship:

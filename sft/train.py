@@ -24,9 +24,8 @@ from transformers import (
 )
 from transformers.trainer import TRAINER_STATE_NAME
 
-from gym_command.checkpoints import TRAINING_DIR, checkpoint_dir, saved_checkpoints
+from gym_command.checkpoints import TRAINING_DIR
 from gym_command.command import run_command
-from gym_command.files import append_json
 from gym_command.lock import sole_writer
 from gym_command.ranges import (
     Count,
@@ -38,7 +37,7 @@ from gym_command.ranges import (
     ShareBelowOne,
     check_ranges,
 )
-from gym_command.run_dir import start_run
+from gym_command.run_dir import RunDir, saved_checkpoints
 from gym_dialogue import InputError, Message, shows_images
 from gym_dialogue.data import read_dialogues
 from gym_dialogue.make import Kwargs, make_envs, with_prompt_file
@@ -181,7 +180,7 @@ class _RunFiles(TrainerCallback):
 
     def save(self, state: Any, with_state: bool) -> None:
         """Write the checkpoint of a step; `with_state` of the training, from which it goes on."""
-        final = checkpoint_dir(self.run_dir, state.global_step)
+        final = RunDir(self.run_dir).checkpoint(state.global_step)
         is_main = state.is_world_process_zero
         with writing(final) as partial:
             if is_main:
@@ -239,7 +238,7 @@ class _RunFiles(TrainerCallback):
 
     def _append(self, state: Any, logs: dict[str, Any]) -> None:
         if state.is_world_process_zero:
-            append_json(self.run_dir / "metrics.jsonl", {"update": state.global_step} | logs)
+            RunDir(self.run_dir).append_metrics(state.global_step, logs)
 
 
 class _WithImages(nn.Module):
@@ -420,9 +419,9 @@ def prepare_run(
         if config.data_file is None
         else list(read_dialogues(config.data_file, config.image_folder))
     )
-    data_file = Path(config.run_dir) / "data.jsonl"
+    files = RunDir(config.run_dir)
     if goes_on:
-        return list(read_dialogues(data_file)) if given is None else given
+        return list(read_dialogues(files.data_file)) if given is None else given
     sources = [
         replace(source, env=with_prompt_file(source.env, config.prompt_file))
         for source in config.sources
@@ -435,16 +434,15 @@ def prepare_run(
     if renderer is not None and any(m.image is not None for d in given or () for m in d):
         renderer.require_images(f"data file {config.data_file}", start)
     if state.is_main_process:
-        start_run(config.run_dir, config)
+        files.start(config)
     state.wait_for_everyone()
     if given is not None:
         return given
-    image_dir = data_file.with_name("images")
-    made = make_dialogues(sources, config.num_dialogues, config.seed, image_dir)
+    made = make_dialogues(sources, config.num_dialogues, config.seed, files.images_dir)
     if state.is_main_process:
-        write_jsonl(data_file, made)
+        write_jsonl(files.data_file, made)
     state.wait_for_everyone()
-    return list(read_dialogues(data_file))
+    return list(read_dialogues(files.data_file))
 
 
 def fit(

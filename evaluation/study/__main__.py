@@ -8,8 +8,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from evaluation.html import Figure, Report, Table, compare, write_report
 from evaluation.study.analysis import Study, read_study, results
 from evaluation.study.config import Config, check_config, study_file
@@ -18,7 +16,7 @@ from evaluation.study.run import places, run_study
 from evaluation.study.text import claims, format_table, table_columns, table_rows
 from gym_command.command import parse_config, run_command
 from gym_command.files import write_atomically
-from gym_command.run_dir import run_settings, start_run
+from gym_command.run_dir import RunDir
 from gym_dialogue import InputError
 
 _MAY_CHANGE = ("arms", "only", "list_jobs", "analyse", "processes", "seeds", "run_dir")
@@ -45,10 +43,10 @@ def analyse(config: Config, directory: Path) -> None:
     said = claims(study, found)
     if study.arms:
         table = format_table(study, found)
-        write_atomically(directory / "table.txt", table + "\n")
+        write_atomically(RunDir(directory).table_file, table + "\n")
         print(f"\n{table}")
         figures = draw(study, found, directory / "figures")
-        write_report(directory / "report.html", _report(study, found, said, figures))
+        write_report(RunDir(directory).report_file, _report(study, found, said, figures))
     print("\n" + "\n".join(said))
     print(f"\nResults are in {directory}: results.json, table.txt, figures/, report.html")
 
@@ -81,10 +79,9 @@ def _begin(config: Config, study: Path) -> None:
     """Make the study's directory, or see that it is that of the same study; arms and seeds may be
     added to it.
     """
-    file = study / "config.yaml"
-    settings = run_settings(study)
+    settings = RunDir(study).readable_settings()
     if not settings:
-        start_run(study, config)
+        RunDir(study).start(config)
         return
     begun = {path.name for path in study.glob("seed*/*")}
     # A study that was begun before there was a setting has had what that is by default.
@@ -98,7 +95,7 @@ def _begin(config: Config, study: Path) -> None:
                 f"{key}={now[key]}, but the study in {study} has {before[key]}: leave its settings "
                 "as they are, or name another --run_dir"
             )
-    write_atomically(file, yaml.safe_dump(asdict(config), sort_keys=False))
+    RunDir(study).write_config(config)
 
 
 def _settings(config: dict[str, Any], begun: set[str]) -> dict[str, Any]:

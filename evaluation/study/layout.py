@@ -13,10 +13,10 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from evaluation.curves import read_metrics
 from evaluation.play import Records
-from gym_command.checkpoints import run_checkpoints
+from gym_command.checkpoints import update_name
 from gym_command.files import atomic_file
+from gym_command.run_dir import RunDir
 from gym_dialogue import InputError
 
 START = "start"
@@ -52,13 +52,12 @@ class Place:
         """The file of what a checkpoint was measured to do; 0 is the start (an arm with a start of
         its own has that, others share the seed's).
         """
-        return self.directory / "measured" / f"update-{update:06d}.json.gz"
+        return self.directory / "measured" / f"{update_name(update)}.json.gz"
 
     @property
     def updates(self) -> list[int]:
         """The updates of the run's checkpoints, without the start."""
-        found = (int(p.name.removeprefix("update-")) for p in run_checkpoints(self.run))
-        return sorted(update for update in found if update > 0)
+        return [update for update in RunDir(self.run).saved_updates() if update > 0]
 
 
 @dataclass
@@ -95,7 +94,7 @@ def read_measured(file: Path) -> Measured:
 def flops_by_update(run: str | Path) -> dict[int, float]:
     """Compute after each update of a run, in FLOPs since its start, from its metrics.jsonl."""
     flops = {0: 0.0}
-    for record in read_metrics(run):
+    for record in RunDir(run).read_metrics():
         if "flops" in record:
             flops[record["update"]] = record["flops"]
     return flops

@@ -14,9 +14,9 @@ from evaluation.play import eval_flags
 from evaluation.study.config import ArmConfig, Config
 from evaluation.study.layout import START, Place
 from evaluation.study.steps import Steps
-from gym_command.checkpoints import checkpoint_dir, saved_checkpoints
 from gym_command.files import write_atomically
 from gym_command.lock import sole_writer
+from gym_command.run_dir import RunDir, saved_checkpoints
 from gym_dialogue import InputError
 
 
@@ -63,7 +63,7 @@ def _run_arm(config: Config, steps: Steps, place: Place, arm: ArmConfig) -> None
     start = _start(config, steps, place, arm, kinds[0])
     options = list(arm.options)
     if arm.own_replies:
-        data = place.directory / "own" / "data.jsonl"
+        data = RunDir(place.directory / "own").data_file
         if (data.parent / "own.json").is_file():  # what is written last
             steps.skip(kinds[1])
         else:
@@ -91,7 +91,7 @@ def _run_arm(config: Config, steps: Steps, place: Place, arm: ArmConfig) -> None
             ],
             place.log,
         )
-    saved = {update: str(checkpoint_dir(place.run, update)) for update in updates}
+    saved = {update: str(RunDir(place.run).checkpoint(update)) for update in updates}
     if arm.start_options:
         saved[0] = start
     _measure(config, steps, place, f"evaluate {arm.name}", start, saved)

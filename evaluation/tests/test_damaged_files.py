@@ -6,7 +6,6 @@ import shutil
 import pytest
 
 from evaluation import report
-from evaluation.curves import read_metrics
 from evaluation.play import EvalConfig, play_suites, read_records
 from evaluation.seeds import read_results
 from evaluation.study.analysis import own_flops
@@ -14,6 +13,7 @@ from evaluation.study.layout import Place
 from evaluation.study.run import start_of
 from evaluation.study.steps import Steps
 from evaluation.suites import load_task
+from gym_command.run_dir import RunDir
 from gym_dialogue import InputError, OraclePolicy
 
 CONFIG = EvalConfig(episodes=3, decoding=["sampled"], verify_iter=2)
@@ -34,10 +34,10 @@ def test_a_line_of_metrics_that_is_no_record_is_named(line, tmp_path):
     file = tmp_path / "metrics.jsonl"
     file.write_text(f'{{"update": 1, "kl": 0.1}}\n{line}\n{{"update": 2}}\n', encoding="utf-8")
     with pytest.raises(InputError, match=r"metrics\.jsonl, line 2: is no record of an update"):
-        read_metrics(tmp_path)
+        RunDir(tmp_path).read_metrics()
     file.unlink()
     file.mkdir()
-    assert read_metrics(tmp_path) == []
+    assert RunDir(tmp_path).read_metrics() == []
 
 
 def test_an_evaluation_is_read_if_it_is_of_the_same_episodes(records, suites, tmp_path, capsys):

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 
-from gym_command.checkpoints import saved_checkpoints
+from gym_command.run_dir import saved_checkpoints
 from gym_dialogue import rollout
 from gym_dialogue.make import EnvConfig, make_envs
 from gym_policy import ModelPolicy, load_model, load_renderer

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from transformers import LlamaForCausalLM, PreTrainedConfig
 
-from gym_command.checkpoints import saved_checkpoints
+from gym_command.run_dir import saved_checkpoints
 from gym_policy import load_renderer
 from gym_policy.completion import Decoding, Request
 from gym_policy.models.adapter import add_adapter

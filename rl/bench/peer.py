@@ -13,7 +13,7 @@ import torch
 from accelerate import Accelerator
 
 import gym_cards
-from gym_command.checkpoints import saved_checkpoints
+from gym_command.run_dir import saved_checkpoints
 from gym_dialogue import InputError, Message, Task, rollout
 from gym_dialogue.make import EnvConfig, make_envs
 from gym_policy import ModelPolicy, Renderer, load_model, load_renderer

@@ -9,7 +9,7 @@ from accelerate import Accelerator
 from transformers import MllamaProcessor
 from transformers.models.mllama.image_processing_pil_mllama import MllamaImageProcessorPil
 
-from gym_command.checkpoints import saved_checkpoints
+from gym_command.run_dir import saved_checkpoints
 from gym_dialogue import rollout
 from gym_dialogue.make import EnvConfig, make_envs
 from gym_policy import ModelPolicy, Renderer, load_tokenizer

@@ -14,13 +14,13 @@ import pytest
 import yaml
 from safetensors import safe_open
 
-from gym_command.checkpoints import run_checkpoints
 from gym_command.command import parse_config
 from gym_command.lock import sole_writer
+from gym_command.run_dir import RunDir
 from gym_dialogue import InputError
 from gym_policy import load_model
 from gym_policy.training.checkpoint import SUMS_FILE
-from rl.checkpoint import drop_after, newest_whole, prune
+from rl.checkpoint import newest_whole, prune
 from rl.config import Config
 from rl.resume import resume_from
 from rl.train import train
@@ -140,7 +140,7 @@ def test_a_signal_saves_and_leaves(number, start, uninterrupted, tmp_path):  # 1
     assert process.returncode == 128 + number, errors
     assert output.count("go on with --resume") == 1
     assert "Traceback" not in errors
-    update = int(run_checkpoints(run)[-1].name[-6:])
+    update = int(RunDir(run).saved_checkpoints()[-1].name[-6:])
     assert 1 <= update < SETTINGS["num_updates"]
     assert len(_metrics(run)) == update
     process = _start(file, "--resume")
@@ -179,7 +179,7 @@ def test_a_full_disk_is_one_line_and_loses_nothing(start, tmp_path):
 def test_a_damaged_newest_checkpoint_falls_back_and_says_so(uninterrupted, tmp_path):
     run = tmp_path / "run"
     shutil.copytree(uninterrupted, run)
-    *others, before, newest = run_checkpoints(run)
+    *others, before, newest = RunDir(run).saved_checkpoints()
     (newest / "model.safetensors").write_bytes(b"0" * 100)
     found, said = newest_whole(run)
     assert found == before
@@ -203,7 +203,7 @@ def test_a_run_keeps_the_start_the_last_and_the_best(uninterrupted, tmp_path):
     run = tmp_path / "run"
     shutil.copytree(uninterrupted, run)
     checkpoints = run / "checkpoints"
-    for path in run_checkpoints(run)[1:]:
+    for path in RunDir(run).saved_checkpoints()[1:]:
         shutil.rmtree(path)
     for update in range(1, 8):
         directory = checkpoints / f"update-{update:06d}"
@@ -211,21 +211,21 @@ def test_a_run_keeps_the_start_the_last_and_the_best(uninterrupted, tmp_path):
         state = {"update": update, "score": 1.0 if update in (3, 4) else 0.5}
         (directory / "training" / "training_state.json").write_text(json.dumps(state))
     prune(run, 0)
-    assert len(run_checkpoints(run)) == 8
+    assert len(RunDir(run).saved_checkpoints()) == 8
     (
         checkpoints / "update-000005" / "training" / "training_state.json"
     ).unlink()  # has no score then
     prune(run, 2)
-    assert [int(path.name[-6:]) for path in run_checkpoints(run)] == [0, 3, 6, 7]
-    drop_after(run, 3)
-    assert [int(path.name[-6:]) for path in run_checkpoints(run)] == [0, 3]
+    assert [int(path.name[-6:]) for path in RunDir(run).saved_checkpoints()] == [0, 3, 6, 7]
+    RunDir(run).cut_after(3)
+    assert [int(path.name[-6:]) for path in RunDir(run).saved_checkpoints()] == [0, 3]
     assert [file.name for file in (run / "evaluations").iterdir()] == ["update-000000.json"]
 
 
 def test_older_checkpoints_may_do_without_the_state(uninterrupted, tmp_path):
     run = tmp_path / "run"
     shutil.copytree(uninterrupted, run)
-    *_, before, newest = run_checkpoints(run)
+    *_, before, newest = RunDir(run).saved_checkpoints()
     prune(run, 0, 1)
     assert list(newest.glob("training/optimizer-*"))
     assert not list(before.glob("training/optimizer-*"))
@@ -241,7 +241,7 @@ def test_older_checkpoints_may_do_without_the_state(uninterrupted, tmp_path):
 
 def _in_the_earlier_layout(run):
     """Training state beside the model, as it was written once."""
-    for checkpoint in run_checkpoints(run):
+    for checkpoint in RunDir(run).saved_checkpoints():
         for file in (checkpoint / "training").iterdir():
             file.rename(checkpoint / file.name)
         (checkpoint / "training").rmdir()
@@ -251,7 +251,7 @@ def _in_the_earlier_layout(run):
 
 def test_a_checkpoints_folder_holds_the_weights_of_the_model_alone(uninterrupted):
     """Issue 16.2: an inference server takes every *.safetensors in the folder for weights."""
-    newest = run_checkpoints(uninterrupted)[-1]
+    newest = RunDir(uninterrupted).saved_checkpoints()[-1]
     assert [file.name for file in newest.glob("*.safetensors")] == ["model.safetensors"]
     with safe_open(newest / "model.safetensors", "pt") as file:
         assert set(file.keys()) <= set(load_model(str(newest)).state_dict())
@@ -269,16 +269,18 @@ def test_checkpoints_of_the_earlier_layout_are_resumed_checked_and_pruned(
     """Issue 16.2: the training state may lie beside the model."""
     run = tmp_path / "run"
     shutil.copytree(uninterrupted, run)
-    shutil.rmtree(run_checkpoints(run)[-1])
+    shutil.rmtree(RunDir(run).saved_checkpoints()[-1])
     _in_the_earlier_layout(run)
     for name in ("summary.json", f"evaluations/update-{SETTINGS['num_updates']:06d}.json"):
         (run / name).unlink()
-    last = run_checkpoints(run)[-1]
+    last = RunDir(run).saved_checkpoints()[-1]
     assert newest_whole(run) == (last, [])
     copy = tmp_path / "pruned"
     shutil.copytree(run, copy)
     prune(copy, 0, 1)
-    assert [len(list(path.glob("optimizer-*"))) for path in run_checkpoints(copy)[-2:]] == [0, 1]
+    assert [
+        len(list(path.glob("optimizer-*"))) for path in RunDir(copy).saved_checkpoints()[-2:]
+    ] == [0, 1]
     found, said = newest_whole(copy)
     assert (found.name, said) == (last.name, [])
     (copy / "checkpoints" / last.name / "value_head.safetensors").write_bytes(b"0")
@@ -322,3 +324,13 @@ def test_run_directories_that_cannot_be_read_are_named(tmp_path):
 def test_a_finished_run_prints_its_table_again(uninterrupted, capsys):
     train(_parsed(uninterrupted, "--resume"))
     assert (uninterrupted / "table.txt").read_text().strip() in capsys.readouterr().out
+
+
+def test_the_initial_checkpoint_of_a_resumed_run_stays_as_it_was(uninterrupted, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(uninterrupted, run)
+    shutil.rmtree(RunDir(run).saved_checkpoints()[-1])
+    initial = RunDir(run).checkpoint(0) / SUMS_FILE
+    before = initial.read_text()
+    train(_parsed(run, "--resume"))
+    assert initial.read_text() == before

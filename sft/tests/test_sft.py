@@ -10,9 +10,9 @@ import pytest
 import torch
 import yaml
 
-from gym_command.checkpoints import saved_checkpoints
 from gym_command.command import parse_config
 from gym_command.lock import locked
+from gym_command.run_dir import saved_checkpoints
 from gym_dialogue import InputError, Message
 from gym_dialogue.data import read_dialogues
 from gym_dialogue.make import EnvConfig, make_envs

@@ -13,7 +13,7 @@ import pytest
 import torch
 import yaml
 
-from gym_command.checkpoints import saved_checkpoints
+from gym_command.run_dir import saved_checkpoints
 from gym_dialogue import InputError
 from gym_dialogue.data import read_dialogues
 from gym_dialogue.images import MAX_PIXELS, open_image, save_image

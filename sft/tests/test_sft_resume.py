@@ -12,8 +12,8 @@ import pytest
 import torch
 import yaml
 
-from gym_command.checkpoints import run_checkpoints
 from gym_command.command import run_command
+from gym_command.run_dir import RunDir
 from gym_dialogue import InputError, Message
 from gym_dialogue.data import read_dialogues
 from gym_dialogue.make import EnvConfig
@@ -301,9 +301,9 @@ def test_training_that_diverges_is_one_line_and_leaves_no_such_weights(config, s
             run_command(train, Config)
         assert stop.value.code == 2
     run = Path(config.run_dir)
-    for checkpoint in run_checkpoints(run):
+    for checkpoint in RunDir(run).saved_checkpoints():
         load_model(str(checkpoint))  # refuses what are no numbers
-    assert int(run_checkpoints(run)[-1].name[-6:]) < config.num_steps
+    assert int(RunDir(run).saved_checkpoints()[-1].name[-6:]) < config.num_steps
     assert all(record.get("loss") != 0 for record in _metrics(run))
 
 

@@ -10,7 +10,7 @@ from tqdm import tqdm
 
 from gym_command.command import parse_config, run_command
 from gym_command.launch import launch
-from gym_command.run_dir import start_run
+from gym_command.run_dir import RunDir
 from gym_dialogue import InputError
 from gym_dialogue.make import EnvConfig, make_envs, with_prompt_file
 
@@ -106,16 +106,16 @@ def test_environments_that_cannot_be_made(config, word):
 
 
 def test_a_run_is_not_overwritten(tmp_path):
-    start_run(tmp_path / "run", Settings())
+    RunDir(tmp_path / "run").start(Settings())
     assert "seed: 0" in (tmp_path / "run" / "config.yaml").read_text()
     with pytest.raises(InputError, match="already holds a run"):
-        start_run(tmp_path / "run", Settings())
+        RunDir(tmp_path / "run").start(Settings())
 
 
 def test_an_unwritable_run_directory(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="cannot be written"):
-        start_run(tmp_path / "file" / "run", Settings())
+        RunDir(tmp_path / "file" / "run").start(Settings())
 
 
 def test_a_prompt_file_is_given_unless_the_environment_says_otherwise():

@@ -2,11 +2,11 @@
 
 import json
 
-from gym_command.run_dir import cut_logs
+from gym_command.run_dir import RunDir
 
 
 def test_logs_are_cut_where_the_checkpoint_was(tmp_path):
     lines = [json.dumps({"update": u}) + "\n" for u in (1, 2, 2, 3)]
     (tmp_path / "metrics.jsonl").write_text("".join(lines) + '{"update": 4, "ki')
-    cut_logs(tmp_path, 2)
+    RunDir(tmp_path).cut_after(2)
     assert (tmp_path / "metrics.jsonl").read_text() == "".join(lines[:3])

@@ -10,7 +10,7 @@ import pytest
 from gym_command import files as files_module
 from gym_command.command import run_command
 from gym_command.files import append_json, atomic_file, write_atomically
-from gym_command.run_dir import check_same_run, cut_logs, start_run
+from gym_command.run_dir import RunDir
 from gym_dialogue import InputError
 
 
@@ -81,26 +81,28 @@ def test_a_directory_without_a_usable_configuration(content, tmp_path):  # 16: 1
     if content is not None:
         (run / "config.yaml").write_bytes(content)
     config = Settings(run_dir=str(run))
-    assert not check_same_run(config, ())  # a resumed run starts afresh, where there is nothing
+    assert not RunDir(config.run_dir).holds_run_of(
+        config, ()
+    )  # a resumed run starts afresh, where there is nothing
     (run / "checkpoints" / "update-000000").mkdir(parents=True)
     with pytest.raises(InputError, match=r"no config\.yaml that can be read: put the run's"):
-        check_same_run(config, ())
+        RunDir(config.run_dir).holds_run_of(config, ())
     with pytest.raises(InputError, match="already holds a run"):
-        start_run(run, config)
+        RunDir(run).start(config)
     (run / "checkpoints" / "update-000000").rmdir()
-    start_run(run, config)
-    assert check_same_run(config, ())
+    RunDir(run).start(config)
+    assert RunDir(config.run_dir).holds_run_of(config, ())
 
 
 def test_a_configuration_that_the_disk_does_not_take_blocks_nothing(limited, tmp_path):  # 16: 15
     config = Settings(run_dir=str(tmp_path / "run"))
     limited(5)
     with pytest.raises(InputError, match="cannot be written"):
-        start_run(config.run_dir, config)
+        RunDir(config.run_dir).start(config)
     limited(1000)
-    assert not check_same_run(config, ())
-    start_run(config.run_dir, config)
-    assert check_same_run(config, ())
+    assert not RunDir(config.run_dir).holds_run_of(config, ())
+    RunDir(config.run_dir).start(config)
+    assert RunDir(config.run_dir).holds_run_of(config, ())
 
 
 def test_damaged_lines_of_a_log_are_dropped_and_counted(tmp_path, capsys):  # 16: 17
@@ -119,12 +121,12 @@ def test_damaged_lines_of_a_log_are_dropped_and_counted(tmp_path, capsys):  # 16
         '{"upd',
     ]
     (tmp_path / "metrics.jsonl").write_text("\n".join(lines))
-    cut_logs(tmp_path, 2)
+    RunDir(tmp_path).cut_after(2)
     assert (tmp_path / "metrics.jsonl").read_text() == f"{good[0]}\n{good[1]}\n"
     assert "6 damaged lines are dropped" in capsys.readouterr().err
     (tmp_path / "metrics.jsonl").unlink()
     (tmp_path / "metrics.jsonl").mkdir()
-    cut_logs(tmp_path, 2)
+    RunDir(tmp_path).cut_after(2)
 
 
 def test_a_directory_in_the_place_of_a_file_is_one_line(tmp_path, monkeypatch, capsys):  # 16: 17
@@ -132,7 +134,7 @@ def test_a_directory_in_the_place_of_a_file_is_one_line(tmp_path, monkeypatch, c
         append_json(tmp_path, {})
     (tmp_path / "config.yaml").mkdir()
     with pytest.raises(InputError, match="Is a directory"):
-        start_run(tmp_path, Settings())
+        RunDir(tmp_path).start(Settings())
     monkeypatch.setattr("sys.argv", ["command"])
     with pytest.raises(SystemExit) as stop:
         run_command(lambda config: tmp_path.read_text(), Settings)

@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass, field
 import pytest
 import yaml
 
-from gym_command.run_dir import check_same_run, read_settings
+from gym_command.run_dir import RunDir
 from gym_dialogue import InputError
 
 
@@ -33,17 +33,17 @@ def _write(config, without=()):
 def test_a_key_that_is_newer_than_the_run_had_its_default(tmp_path):
     run = str(tmp_path)
     _write(_Config(run, inner=_Inner(kwargs={"a": 1})), without=["top_p"])
-    assert check_same_run(_Config(run, inner=_Inner(kwargs={"a": 1})), ())
+    assert RunDir(run).holds_run_of(_Config(run, inner=_Inner(kwargs={"a": 1})), ())
     with pytest.raises(InputError, match=r"inner.top_p=0.5, but the run in .* has 1.0"):
-        check_same_run(_Config(run, inner=_Inner(0.5, {"a": 1})), ())
+        RunDir(run).holds_run_of(_Config(run, inner=_Inner(0.5, {"a": 1})), ())
     with pytest.raises(InputError, match=r"inner.kwargs.a=None, but the run in .* has 1"):
-        check_same_run(_Config(run), ())
+        RunDir(run).holds_run_of(_Config(run), ())
     with pytest.raises(InputError, match=r"lr=2.0, but"):
-        check_same_run(_Config(run, 2.0, _Inner(kwargs={"a": 1})), ())
+        RunDir(run).holds_run_of(_Config(run, 2.0, _Inner(kwargs={"a": 1})), ())
 
 
 def test_settings_that_cannot_be_read_are_one_line(tmp_path):
-    assert read_settings(tmp_path) == {}
+    assert RunDir(tmp_path).settings() == {}
     (tmp_path / "config.yaml").write_text("a: [\n")
     with pytest.raises(InputError, match=r"config\.yaml: cannot be read"):
-        read_settings(tmp_path)
+        RunDir(tmp_path).settings()

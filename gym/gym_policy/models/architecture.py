@@ -11,7 +11,7 @@ from huggingface_hub.errors import HfHubHTTPError
 from torch import nn
 from transformers import MllamaConfig, PreTrainedConfig, PreTrainedModel
 
-from gym_command.checkpoints import saved_checkpoints
+from gym_command.run_dir import saved_checkpoints
 from gym_dialogue.errors import InputError
 from gym_policy.models.adapter import CONFIG_FILE, base_of
 from gym_policy.models.hub import LOAD_ERRORS, load_reason

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from gym_command.checkpoints import run_checkpoints, update_of
+from gym_command.checkpoints import update_of
+from gym_command.run_dir import RunDir
 from gym_dialogue import InputError
 from gym_policy.training.checkpoint import (
     SUMS_FILE,
@@ -106,10 +107,10 @@ def test_names_that_are_no_checkpoint_are_passed_over(name, tmp_path):  # 16: 17
     other = path.with_name(name)
     other.mkdir()
     (other / "config.json").write_text("{}")
-    assert run_checkpoints(tmp_path) == [path]
+    assert RunDir(tmp_path).saved_checkpoints() == [path]
     assert update_of(other) is None
 
 
 def test_checkpoints_are_in_the_order_of_their_updates(tmp_path):
     paths = [_save(tmp_path, update, state=False) for update in (5, 999_999, 1_000_000)]
-    assert run_checkpoints(tmp_path) == paths
+    assert RunDir(tmp_path).saved_checkpoints() == paths

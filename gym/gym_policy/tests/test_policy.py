@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import gym_cards
-from gym_command.checkpoints import saved_checkpoints
+from gym_command.run_dir import saved_checkpoints
 from gym_dialogue import Dialogue, InputError, Message, Reply, Task, rollout
 from gym_policy import ModelPolicy, Renderer, load_model, load_tokenizer
 from gym_policy.logprobs import draw_tokens, score_tokens

@@ -13,8 +13,9 @@ from pathlib import Path
 
 from safetensors import SafetensorError
 
-from gym_command.checkpoints import MODEL_FILES, TRAINING_DIR, run_checkpoints
+from gym_command.checkpoints import MODEL_FILES, TRAINING_DIR
 from gym_command.files import to_disk, write_atomically
+from gym_command.run_dir import RunDir
 from gym_dialogue.errors import InputError
 
 SUMS_FILE = "SHA256SUMS"
@@ -78,7 +79,7 @@ def newest_whole(
 ) -> tuple[Path | None, list[str]]:
     """The newest checkpoint without a fault, and a line on each newer one."""
     said = []
-    for directory in reversed(run_checkpoints(run_dir)):
+    for directory in reversed(RunDir(run_dir).saved_checkpoints()):
         found = fault(directory)
         if found is None:
             return directory, said

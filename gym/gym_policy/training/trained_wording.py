@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from gym_command.run_dir import read_settings
+from gym_command.run_dir import RunDir
 from gym_dialogue.released import RELEASED_DIR, is_released
 
 _RELEASED = re.compile(r"(?:GP|VIRL)-(?:L|VL)-(?:Init|RL\d+)", re.IGNORECASE)
@@ -16,7 +16,7 @@ _RELEASED = re.compile(r"(?:GP|VIRL)-(?:L|VL)-(?:Init|RL\d+)", re.IGNORECASE)
 def settings_of(path: str) -> dict[str, Any]:
     """The settings of the run that a path is, or lies in; empty if it is none."""
     for directory in (Path(path), *Path(path).parents[:2]):
-        settings = read_settings(directory)
+        settings = RunDir(directory).settings()
         if settings:
             return settings
     return {}

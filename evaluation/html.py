@@ -20,8 +20,9 @@ import PIL.Image
 
 from evaluation.curves import plot_learning
 from evaluation.metrics import Interval, count_replies
+from evaluation.records import Results
 from evaluation.replay import Comparison, Played, Utterance, compare, encode_image
-from evaluation.report import Results, format_interval, reply_blocks, table_rows
+from evaluation.report import format_interval, reply_blocks, table_rows
 from evaluation.seeds import read_results
 from evaluation.suites import load_task, with_options
 from gym_command.command import run_command
@@ -388,7 +389,7 @@ def _tables(summary: dict[str, Any], results: Results) -> list[Table]:
         rows = []
         for name, suite in summary["suites"].items():
             won = [
-                (before["is_success"], after["is_success"])
+                (before.is_success, after.is_success)
                 for before, after in zip(first[decoding][name], last[decoding][name], strict=True)
             ]
             kinds = ((False, True), (True, False), (True, True), (False, False))

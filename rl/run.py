@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -21,10 +20,10 @@ from evaluation.play import (
     play_suites,
     read_records,
     summarize_records,
+    write_records,
 )
 from evaluation.suites import TaskConfig
 from gym_command.checkpoints import update_name
-from gym_command.files import write_atomically
 from gym_command.run_dir import RunDir, flat_settings
 from gym_dialogue import Episode, rollout
 from gym_dialogue.make import make_envs, with_prompt_file
@@ -223,7 +222,7 @@ class Run:
             )
         self.stop.immediately = False
         if self.is_main:
-            write_atomically(file, json.dumps(records))
+            write_records(file, records)
         return records
 
     def finish(self) -> Path:

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from evaluation.metrics import Interval, Resampled, position_kinds, same_episodes, says_what_it_sees
+from evaluation.records import EpisodeRecord
 from evaluation.seeds import average
 from evaluation.study.config import Config
 from evaluation.study.layout import (
@@ -136,7 +137,7 @@ class Study:
         return {suite.name: suite.title or suite.name for suite in self.suites}
 
     @property
-    def _some_records(self) -> dict[str, Any]:
+    def _some_records(self) -> dict[str, list[EpisodeRecord]]:
         """Those of one checkpoint by suite, to see which metrics there are."""
         return self.arms[0].rows[0][0].measured.records[self.decodings[0]]
 

@@ -10,6 +10,7 @@ from dataclasses import replace
 import pytest
 import yaml
 
+from evaluation.records import EpisodeRecord, TurnRecord
 from evaluation.study.__main__ import _begin
 from evaluation.study.analysis import read_study, results
 from evaluation.study.config import ArmConfig, Config, check_config, study_file
@@ -38,14 +39,9 @@ def _records(rates):
         by_suite[suite] = []
         for number in range(EPISODES):
             later = number >= right and number % 2 == 0
-            said = [True] if number < right else [False, later]
-            turns = [
-                {"dialogue": 0, "reply": "x", "reward": 1.0, "outcome": "X", "outcomes": ["X"]}
-                | {"feedback": "", "is_right": r, "recognized": None, "kind": "", "tokens": 3}
-                for r in said
-            ]
-            record = {"env_seed": number, "puzzle": str(number), "is_success": any(said)}
-            by_suite[suite].append(record | {"turns": turns})
+            verdicts = [True] if number < right else [False, later]
+            turns = [TurnRecord(0, "x", 1.0, ("X",), "", is_right, 3) for is_right in verdicts]
+            by_suite[suite].append(EpisodeRecord(number, str(number), any(verdicts), turns))
     return {"sampled": by_suite}
 
 

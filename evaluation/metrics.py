@@ -7,7 +7,7 @@ place on the route, in navigation, where it has many.
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -30,16 +30,21 @@ class Interval:
     low: float
     high: float
 
+    @property
+    def direction(self) -> int:
+        """Return 1 or -1 where all of the interval lies above or below zero, else 0."""
+        return int(self.low > 0) - int(self.high < 0)
+
     def to_json(self) -> dict[str, float | None]:
-        """The three numbers, rounded to 5 places; None for one that nothing was measured for."""
+        """Return the three numbers, rounded to 5 places; None where nothing was measured."""
         return {
             name: None if np.isnan(value) else round(float(value), 5)
             for name, value in vars(self).items()
         }
 
     @classmethod
-    def from_json(cls, numbers: dict[str, float | None]) -> Interval:
-        """What `to_json` made of one; nan where nothing was measured."""
+    def from_json(cls, numbers: Mapping[str, float | None]) -> Interval:
+        """Read what `to_json` returned; nan where nothing was measured."""
         return cls(**{k: np.nan if v is None else v for k, v in numbers.items()})
 
 

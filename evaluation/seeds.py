@@ -25,7 +25,7 @@ from gym_dialogue.checks import json_records, read_text
 
 
 @dataclass
-class Config:
+class SeedsConfig:
     """Average start, end and their difference over runs with different seeds."""
 
     runs: list[str] = field(default_factory=list)
@@ -103,7 +103,7 @@ def format_across(runs: Sequence[str | Path]) -> str:
     return "\n".join(lines)
 
 
-def main(config: Config) -> None:
+def main(config: SeedsConfig) -> None:
     """The command: prints the table."""
     if not config.runs:
         raise InputError("runs: name at least one finished run")
@@ -111,4 +111,4 @@ def main(config: Config) -> None:
 
 
 if __name__ == "__main__":
-    run_command(main, Config)
+    run_command(main, SeedsConfig)

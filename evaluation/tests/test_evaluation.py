@@ -22,7 +22,7 @@ from evaluation.play import (
 from evaluation.records import EpisodeRecord, TurnRecord
 from evaluation.replay import compare
 from evaluation.seeds import format_across, read_results
-from evaluation.study.measure import Config as MeasureConfig
+from evaluation.study.measure import MeasureConfig
 from evaluation.suites import CONFIG_DIR, load_task, playable, with_options
 from gym_command.command import parse_config
 from gym_dialogue import (

@@ -13,7 +13,7 @@ import yaml
 from evaluation.records import EpisodeRecord, TurnRecord
 from evaluation.study.__main__ import _begin
 from evaluation.study.analysis import read_study, results
-from evaluation.study.config import ArmConfig, Config, check_config, study_file
+from evaluation.study.config import ArmConfig, StudyConfig, check_config, study_file
 from evaluation.study.figures import draw
 from evaluation.study.layout import START, Measured, Place, read_measured, write_measured
 from evaluation.study.run import places, run_study
@@ -50,7 +50,7 @@ def _config(**kwargs):
         ArmConfig("sft", "sft", "f.yaml", "SFT", ["--num_steps=30"], every=10),
         ArmConfig("rl", "rl", "f.yaml", "RL", ["--num_updates=10"], every=5),
     ]
-    config = Config(known_arms=arms, start_config="f.yaml", **{"seeds": 2} | kwargs)
+    config = StudyConfig(known_arms=arms, start_config="f.yaml", **{"seeds": 2} | kwargs)
     config.eval.decoding = ["sampled"]
     return config
 
@@ -282,7 +282,7 @@ def test_a_study_asked_to_end(tmp_path, capsys):
 
 
 def test_a_study_that_is_older_than_a_setting_goes_on(tmp_path):
-    config = parse_config(Config, [f"--config={study_file('gp_l', 'tiny')}"])
+    config = parse_config(StudyConfig, [f"--config={study_file('gp_l', 'tiny')}"])
     _begin(config, tmp_path)
     file = tmp_path / "config.yaml"
     settings = yaml.safe_load(file.read_text())

@@ -6,7 +6,7 @@ from typing import get_type_hints
 import pytest
 
 from evaluation.evaluate import CommandConfig
-from evaluation.study.config import Config as StudyConfig
+from evaluation.study.config import StudyConfig
 from gym_command.command import parse_config
 from gym_command.ranges import check_ranges
 from gym_dialogue import InputError

@@ -42,7 +42,7 @@ _SCORED_TOGETHER = 16  # dialogues in one forward pass
 
 
 @dataclass
-class Config:
+class DivergenceConfig:
     """Measure the KL divergence between a start and checkpoints trained from it."""
 
     start: str = ""
@@ -241,7 +241,7 @@ def _check_pair(start: ModelPolicy, policy: ModelPolicy) -> None:
         )
 
 
-def main(config: Config) -> None:
+def main(config: DivergenceConfig) -> None:
     """The command: prints a line for each checkpoint, and writes the results."""
     if not config.start or not config.checkpoints:
         raise InputError("start, checkpoints: name both with --start=PATH --checkpoints=[PATH,...]")
@@ -285,7 +285,7 @@ def main(config: Config) -> None:
     state.destroy_process_group()
 
 
-def _load(path: str, config: Config, env: Any) -> ModelPolicy:
+def _load(path: str, config: DivergenceConfig, env: Any) -> ModelPolicy:
     renderer = load_renderer(path, config.chat_template_kwargs, config.trust_remote_code)
     if shows_images(env):
         renderer.require_images(f"suite {config.suite}", path)
@@ -302,4 +302,4 @@ def _load(path: str, config: Config, env: Any) -> ModelPolicy:
 
 
 if __name__ == "__main__":
-    run_command(main, Config)
+    run_command(main, DivergenceConfig)

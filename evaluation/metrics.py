@@ -7,13 +7,13 @@ place on the route, in navigation, where it has many.
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 
-from gym_dialogue import Episode
+from evaluation.records import EpisodeRecord, TurnRecord
 from gym_dialogue.messages import BEYOND_CONTEXT
 
 NUM_RESAMPLES = 2000
@@ -30,71 +30,53 @@ class Interval:
     low: float
     high: float
 
+    @property
+    def direction(self) -> int:
+        """Return 1 or -1 where all of the interval lies above or below zero, else 0."""
+        return int(self.low > 0) - int(self.high < 0)
+
     def to_json(self) -> dict[str, float | None]:
-        """The three numbers, rounded to 5 places; None for one that nothing was measured for."""
+        """Return the three numbers, rounded to 5 places; None where nothing was measured."""
         return {
             name: None if np.isnan(value) else round(float(value), 5)
             for name, value in vars(self).items()
         }
 
     @classmethod
-    def from_json(cls, numbers: dict[str, float | None]) -> Interval:
-        """What `to_json` made of one; nan where nothing was measured."""
+    def from_json(cls, numbers: Mapping[str, float | None]) -> Interval:
+        """Read what `to_json` returned; nan where nothing was measured."""
         return cls(**{k: np.nan if v is None else v for k, v in numbers.items()})
 
 
-def episode_record(episode: Episode) -> dict[str, Any]:
-    """An episode as plain data: its puzzle, its success, and every turn; with the options of its
-    reset where there are some.
-    """
-    options = {} if episode.task.options is None else {"options": episode.task.options}
-    return options | {
-        "env_seed": episode.task.env_seed,
-        "puzzle": episode.puzzle,
-        "is_success": episode.is_success,
-        "turns": [
-            {
-                "dialogue": turn.dialogue,
-                "reply": turn.reply.text,
-                "reward": turn.reward,
-                "outcome": turn.outcome,
-                "outcomes": list(turn.outcomes),
-                "feedback": turn.feedback,
-                "is_right": turn.is_right,
-                "recognized": turn.recognized,
-                "kind": turn.kind,
-                "is_read": turn.is_read,
-                "finish": turn.reply.finish,
-                "tokens": len(turn.reply.token_ids),
-            }
-            for turn in episode.turns
-        ],
-    }
-
-
-def _counts(record: dict[str, Any], metric: str) -> tuple[float, float]:
-    """(numerator, denominator) that one episode adds to a metric."""
+def _counts(record: EpisodeRecord, metric: str) -> tuple[float, float]:
+    """Return (numerator, denominator) that one episode adds to a metric."""
     if metric == "episode_success":
-        return float(record["is_success"]), 1.0
+        return float(record.is_success), 1.0
     metric, _, kind = metric.partition("/")
-    positions: dict[int, list[dict[str, Any]]] = {}
-    for turn in record["turns"]:
-        if not kind or turn.get("kind") == kind:
-            positions.setdefault(turn["dialogue"], []).append(turn)
+    positions = _positions(record, kind)
     if metric == "recognition":
-        firsts = [turns[0].get("recognized") for turns in positions.values()]
-        said = [recognized for recognized in firsts if recognized is not None]
-        return float(sum(said)), float(len(said))
+        answers = [turns[0].recognized for turns in positions]
+        known = [recognized for recognized in answers if recognized is not None]
+        return float(sum(known)), float(len(known))
     if metric == "until_failure":
-        won = [any(turn["is_right"] for turn in turns) for turns in positions.values()]
+        won = [any(turn.is_right for turn in turns) for turns in positions]
         reached = won[: won.index(False) + 1] if False in won else won
         return float(sum(reached)), float(len(reached))
     limit = 1 if metric == "first_reply" else int(metric.removeprefix("within_"))
-    won = [any(turn["is_right"] for turn in turns[:limit]) for turns in positions.values()]
+    won = [any(turn.is_right for turn in turns[:limit]) for turns in positions]
     return float(sum(won)), float(len(won))
 
 
-def metric_names(records: Sequence[dict[str, Any]], verify_iter: int) -> list[str]:
+def _positions(record: EpisodeRecord, kind: str = "") -> list[list[TurnRecord]]:
+    """Return the turns of each position, of those of that kind if one is given."""
+    positions: dict[int, list[TurnRecord]] = {}
+    for turn in record.turns:
+        if not kind or turn.kind == kind:
+            positions.setdefault(turn.dialogue, []).append(turn)
+    return list(positions.values())
+
+
+def metric_names(records: Sequence[EpisodeRecord], verify_iter: int) -> list[str]:
     """What can be measured of these records.
 
     `first_reply`: share of positions right at the first reply; `within_k`: right within k replies;
@@ -110,14 +92,14 @@ def metric_names(records: Sequence[dict[str, Any]], verify_iter: int) -> list[st
     return names + ["recognition"] * says_what_it_sees(records)
 
 
-def position_kinds(records: Sequence[dict[str, Any]]) -> list[str]:
+def position_kinds(records: Sequence[EpisodeRecord]) -> list[str]:
     """The kinds of positions in records, in the order in which they come up."""
-    return list(dict.fromkeys(t["kind"] for r in records for t in r["turns"] if t.get("kind")))
+    return list(dict.fromkeys(t.kind for r in records for t in r.turns if t.kind))
 
 
-def says_what_it_sees(records: Sequence[dict[str, Any]]) -> bool:
+def says_what_it_sees(records: Sequence[EpisodeRecord]) -> bool:
     """Whether the environment shows something, so that `recognition` can be measured."""
-    return any(turn.get("recognized") is not None for r in records for turn in r["turns"])
+    return any(turn.recognized is not None for r in records for turn in r.turns)
 
 
 @functools.lru_cache(maxsize=16)
@@ -134,11 +116,11 @@ class Resampled:
     makes a difference of two checkpoints paired.
     """
 
-    def __init__(self, records: Sequence[dict[str, Any]], metric: str, seed: int = 0):
-        puzzles = {name: i for i, name in enumerate(dict.fromkeys(r["puzzle"] for r in records))}
+    def __init__(self, records: Sequence[EpisodeRecord], metric: str, seed: int = 0):
+        puzzles = {name: i for i, name in enumerate(dict.fromkeys(r.puzzle for r in records))}
         sums = np.zeros((2, len(puzzles)))
         for record in records:
-            sums[:, puzzles[record["puzzle"]]] += _counts(record, metric)
+            sums[:, puzzles[record.puzzle]] += _counts(record, metric)
         draws = _draws(seed, len(puzzles))
         with np.errstate(invalid="ignore"):  # nan where there is nothing of the kind to measure
             self.value = sums[0].sum() / sums[1].sum()
@@ -179,33 +161,31 @@ class ReplyCounts:
         return f"{self.unread} / {self.cut} / {self.empty} of {self.replies}"
 
 
-def count_replies(records: Sequence[dict[str, Any]]) -> ReplyCounts:
+def count_replies(records: Sequence[EpisodeRecord]) -> ReplyCounts:
     """Counts over the turns of records. What older records do not hold counts for nothing."""
-    turns = [turn for record in records for turn in record["turns"]]
-    finishes = [str(turn.get("finish", "")).lower() for turn in turns]
+    turns = [turn for record in records for turn in record.turns]
+    finishes = [turn.finish.lower() for turn in turns]
     return ReplyCounts(
         replies=len(turns),
-        unread=sum(turn.get("is_read") is False for turn in turns),
+        unread=sum(turn.is_read is False for turn in turns),
         cut=sum(finish in _CUT for finish in finishes),
-        empty=sum(not turn.get("reply", "-").strip() for turn in turns),
+        empty=sum(not turn.reply.strip() for turn in turns),
         beyond_context=sum(finish == BEYOND_CONTEXT for finish in finishes),
     )
 
 
-def summarize(records: Sequence[dict[str, Any]], verify_iter: int) -> dict[str, Any]:
+def summarize(records: Sequence[EpisodeRecord], verify_iter: int) -> dict[str, Any]:
     """Every metric with its interval, the counts of primary outcomes and of replies that hold no
     answer, and the sizes.
     """
     outcomes: dict[str, int] = {}
     for record in records:
-        for turn in record["turns"]:
-            outcomes[turn["outcome"]] = outcomes.get(turn["outcome"], 0) + 1
+        for turn in record.turns:
+            outcomes[turn.outcome] = outcomes.get(turn.outcome, 0) + 1
     return {
         "episodes": len(records),
-        "puzzles": len({record["puzzle"] for record in records}),
-        "mean_return": round(
-            float(np.mean([sum(turn["reward"] for turn in r["turns"]) for r in records])), 5
-        ),
+        "puzzles": len({record.puzzle for record in records}),
+        "mean_return": round(float(np.mean([record.total_reward for record in records])), 5),
         "metrics": {
             name: Resampled(records, name).interval().to_json()
             for name in metric_names(records, verify_iter)
@@ -215,13 +195,13 @@ def summarize(records: Sequence[dict[str, Any]], verify_iter: int) -> dict[str, 
     }
 
 
-def same_episodes(*played: Sequence[dict[str, Any]]) -> bool:
+def same_episodes(*played: Sequence[EpisodeRecord]) -> bool:
     """Whether lists of records are of the same seeded episodes, one by one."""
-    return len({tuple(record["env_seed"] for record in records) for records in played}) == 1
+    return len({tuple(record.env_seed for record in records) for records in played}) == 1
 
 
 def paired_difference(
-    after: Sequence[dict[str, Any]], before: Sequence[dict[str, Any]], metric: str
+    after: Sequence[EpisodeRecord], before: Sequence[EpisodeRecord], metric: str
 ) -> Interval:
     """`after` minus `before` on the same seeded episodes.
 

@@ -18,16 +18,16 @@ from accelerate import PartialState
 from accelerate.utils import gather_object
 from tqdm import tqdm
 
-from evaluation.metrics import episode_record, summarize
+from evaluation.metrics import summarize
+from evaluation.records import Records, episode_record, records_from_json, records_to_json
 from evaluation.suites import SuiteConfig
+from gym_command.files import write_atomically
 from gym_command.ranges import Count, Length, Range, Seed, check_ranges
 from gym_dialogue import InputError, Policy, Task, rollout
 from gym_dialogue.make import EnvConfig, make_envs, with_prompt_file
 from gym_policy import ModelPolicy, Renderer
 
 Decoding = Literal["sampled", "greedy"]
-Records = dict[str, dict[str, list[dict[str, Any]]]]
-"""Episode records by decoding and suite."""
 
 _ENV_STREAM = 0xE7A1  # tells evaluation seeds from training seeds
 
@@ -145,6 +145,11 @@ def play_suites(
     return gathered
 
 
+def write_records(file: Path, records: Records) -> None:
+    """Write the records of an evaluation, whole or not at all."""
+    write_atomically(file, json.dumps(records_to_json(records)))
+
+
 def read_records(file: Path, suites: Sequence[SuiteConfig], config: EvalConfig) -> Records | None:
     """The records that were written of an evaluation; None, to be played again, where there are
     none, the file is damaged, or they are of other suites or episodes.
@@ -154,16 +159,19 @@ def read_records(file: Path, suites: Sequence[SuiteConfig], config: EvalConfig) 
         tasks = suite_tasks(config, number, suite_env(suite, config.verify_iter, None))
         expected[suite.name] = [task.env_seed for task in tasks]
     try:
-        records = json.loads(file.read_text(encoding="utf-8"))
-        found = {
-            decoding: {name: [r["env_seed"] for r in rs if r["turns"]] for name, rs in rows.items()}
-            for decoding, rows in records.items()
-        }
+        records = records_from_json(json.loads(file.read_text(encoding="utf-8")))
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, TypeError, KeyError, AttributeError):
-        found = None
-    if found == dict.fromkeys(config.decoding, expected):
+    except (OSError, ValueError):
+        records = {}
+    recorded = {
+        decoding: {
+            suite: [episode.env_seed for episode in episodes if episode.turns]
+            for suite, episodes in by_suite.items()
+        }
+        for decoding, by_suite in records.items()
+    }
+    if recorded == dict.fromkeys(config.decoding, expected):
         return records
     if PartialState().is_main_process:
         print(f"warning: {file}: is damaged, or of other episodes: played again", file=sys.stderr)

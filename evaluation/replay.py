@@ -14,8 +14,9 @@ import numpy as np
 import PIL.Image
 from tqdm import tqdm
 
-from evaluation.metrics import episode_record, same_episodes
-from evaluation.play import Records, suite_env
+from evaluation.metrics import same_episodes
+from evaluation.play import suite_env
+from evaluation.records import EpisodeRecord, Records, episode_record
 from evaluation.suites import SuiteConfig
 from gym_dialogue import Episode, InputError, RecordedPolicy, Task, rollout
 from gym_dialogue.images import Image, open_image
@@ -120,7 +121,7 @@ def compare(
                 suite.shift,
                 name,
                 number,
-                records[labels[0]]["puzzle"],
+                records[labels[0]].puzzle,
                 {label: _shown(records[label], again[label]) for label in labels},
                 disagrees=any(episode is None for episode in again.values()),
             )
@@ -129,8 +130,8 @@ def compare(
 
 
 def _balanced(
-    before: Sequence[dict[str, Any]],
-    after: Sequence[dict[str, Any]],
+    before: Sequence[EpisodeRecord],
+    after: Sequence[EpisodeRecord],
     count: int,
     rng: np.random.Generator,
 ) -> list[int]:
@@ -145,8 +146,8 @@ def _balanced(
     }
     for number in rng.permutation(len(before)).tolist():
         a, b = before[number], after[number]
-        change = float(np.sign(_total_reward(b) - _total_reward(a)))
-        by_change = kinds[a["is_success"], b["is_success"]]
+        change = float(np.sign(b.total_reward - a.total_reward))
+        by_change = kinds[a.is_success, b.is_success]
         by_change.setdefault(change, []).append(number)
     return sorted(_in_turn(_in_turn(k.values()) for k in kinds.values())[:count])
 
@@ -157,14 +158,10 @@ def _in_turn(lists: Iterable[Iterable[int]]) -> list[int]:
     return [number for row in rows for number in row if number is not None]
 
 
-def _total_reward(record: dict[str, Any]) -> float:
-    return sum(turn["reward"] for turn in record["turns"])
-
-
-def _play_again(env: Any, record: dict[str, Any]) -> Episode | None:
+def _play_again(env: Any, record: EpisodeRecord) -> Episode | None:
     """The episode of a record; None if it comes out otherwise than recorded."""
-    policy = RecordedPolicy(turn["reply"] for turn in record["turns"])
-    task = Task(record["env_seed"], (), record.get("options"))
+    policy = RecordedPolicy(turn.reply for turn in record.turns)
+    task = Task(record.env_seed, (), record.options)
     try:
         (episode,) = rollout([env], policy, [task])
     except InputError:  # more replies are asked for than were recorded
@@ -172,17 +169,17 @@ def _play_again(env: Any, record: dict[str, Any]) -> Episode | None:
     return episode if _judged(episode_record(episode)) == _judged(record) else None
 
 
-def _judged(record: dict[str, Any]) -> tuple[Any, ...]:
-    keys = ("dialogue", "reply", "reward", "outcomes", "feedback")
-    turns = [[turn[key] for key in keys] for turn in record["turns"]]
-    return record["puzzle"], record["is_success"], turns
+def _judged(record: EpisodeRecord) -> tuple[Any, ...]:
+    """Return what must be the same when an episode is played again."""
+    turns = [(t.dialogue, t.reply, t.reward, t.outcomes, t.feedback) for t in record.turns]
+    return record.puzzle, record.is_success, turns
 
 
-def _shown(record: dict[str, Any], again: Episode | None) -> Played:
+def _shown(record: EpisodeRecord, again: Episode | None) -> Played:
     """A record, with the prompts of the episode played again."""
     dialogues: dict[int, list[Utterance]] = {}
-    for turn in record["turns"]:
-        number = turn["dialogue"]
+    for turn in record.turns:
+        number = turn.dialogue
         if number not in dialogues:
             dialogues[number] = []
             if again is not None:
@@ -192,15 +189,15 @@ def _shown(record: dict[str, Any], again: Episode | None) -> Played:
         dialogues[number].append(
             Utterance(
                 "assistant",
-                turn["reply"],
-                reward=turn["reward"],
-                outcomes=tuple(turn["outcomes"]),
-                feedback=turn["feedback"],
-                is_right=turn["is_right"],
-                recognized=turn.get("recognized"),
+                turn.reply,
+                reward=turn.reward,
+                outcomes=turn.outcomes,
+                feedback=turn.feedback,
+                is_right=turn.is_right,
+                recognized=turn.recognized,
             )
         )
-    return Played(record["is_success"], _total_reward(record), list(dialogues.values()))
+    return Played(record.is_success, record.total_reward, list(dialogues.values()))
 
 
 def encode_image(image: Image, max_side: int = MAX_IMAGE_SIDE) -> bytes:

@@ -15,16 +15,14 @@ from evaluation.metrics import (
     position_kinds,
     says_what_it_sees,
 )
-from evaluation.play import Records, summarize_records
+from evaluation.play import summarize_records
+from evaluation.records import Records, Results, turn_rows
 from evaluation.suites import SuiteConfig
 from gym_command.files import atomic_file, write_atomically
 from gym_command.run_dir import RunDir
 
 MANY = 0.1
 """The share of replies from which on it is said what may be done about them."""
-
-Results = dict[str, Records]
-"""Records of each checkpoint, by label. The first checkpoint is what others are compared with."""
 
 
 def table_rows(verify_iter: int, records: Records) -> list[tuple[str, str, str]]:
@@ -166,15 +164,7 @@ def write(
     data = summary(results, suites, verify_iter)
     write_atomically(files.summary_file, json.dumps(data, indent=1) + "\n")
     with atomic_file(files.turns_file) as file:
-        for label, records in results.items():
-            for decoding, by_suite in records.items():
-                for suite, episodes in by_suite.items():
-                    for number, episode in enumerate(episodes):
-                        shared = {k: episode[k] for k in episode if k != "turns"}
-                        where = {"checkpoint": label, "decoding": decoding, "suite": suite}
-                        for index, turn in enumerate(episode["turns"]):
-                            row = where | {"episode": number, "turn": index} | shared | turn
-                            file.write(json.dumps(row) + "\n")
+        file.writelines(json.dumps(row) + "\n" for row in turn_rows(results))
     plot(files.success_figure, results, suites, verify_iter)
     print(f"\n{table}")
     return table

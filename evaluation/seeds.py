@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from evaluation.metrics import NUM_RESAMPLES, Interval, Resampled, percentile_interval
+from evaluation.records import Results, TurnReader
 from evaluation.report import format_interval, table_rows
 from gym_command.command import run_command
 from gym_command.run_dir import RunDir
@@ -24,15 +25,15 @@ from gym_dialogue.checks import json_records, read_text
 
 
 @dataclass
-class Config:
+class SeedsConfig:
     """Average start, end and their difference over runs with different seeds."""
 
     runs: list[str] = field(default_factory=list)
     """Directories that hold summary.json and turns.jsonl: training runs or evaluations."""
 
 
-def read_results(run: str | Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    """(summary, records by checkpoint, decoding and suite) of a directory that report.write left.
+def read_results(run: str | Path) -> tuple[dict[str, Any], Results]:
+    """Read summary.json and turns.jsonl of a directory that report.write left.
 
     Raises InputError if it holds none.
     """
@@ -44,23 +45,15 @@ def read_results(run: str | Path) -> tuple[dict[str, Any], dict[str, Any]]:
         raise InputError(
             f"run {run}: has no readable summary.json and turns.jsonl: name a finished run"
         ) from error
-    results: dict[str, Any] = {}
+    reader = TurnReader()
     for number, row in rows:
         try:
-            suite = results.setdefault(row["checkpoint"], {}).setdefault(row["decoding"], {})
-            episodes = suite.setdefault(row["suite"], {})
-            shared = {key: row[key] for key in ("puzzle", "env_seed", "is_success")}
-            shared |= {key: row[key] for key in ("options",) if key in row}
-            episodes.setdefault(row["episode"], shared | {"turns": []})["turns"].append(row)
-        except (TypeError, KeyError, AttributeError) as error:
+            reader.add(row)
+        except ValueError as error:
             raise InputError(
                 f"{files.turns_file}, line {number}: is no turn of an evaluation"
             ) from error
-    for by_decoding in results.values():
-        for by_suite in by_decoding.values():
-            for suite, episodes in by_suite.items():
-                by_suite[suite] = [episodes[number] for number in sorted(episodes)]
-    return summary, results
+    return summary, reader.results()
 
 
 def average(values: Sequence[float], samples: Sequence[np.ndarray], seed: int = 0) -> Interval:
@@ -110,7 +103,7 @@ def format_across(runs: Sequence[str | Path]) -> str:
     return "\n".join(lines)
 
 
-def main(config: Config) -> None:
+def main(config: SeedsConfig) -> None:
     """The command: prints the table."""
     if not config.runs:
         raise InputError("runs: name at least one finished run")
@@ -118,4 +111,4 @@ def main(config: Config) -> None:
 
 
 if __name__ == "__main__":
-    run_command(main, Config)
+    run_command(main, SeedsConfig)

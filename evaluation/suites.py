@@ -11,6 +11,14 @@ from gym_command.command import parse_config
 from gym_dialogue import InputError, NothingToPlayError
 from gym_dialogue.make import EnvConfig, Kwargs, make_envs, with_prompt_file
 
+SHIFT_TITLES = {
+    "none": "In distribution",
+    "puzzle": "New puzzles",
+    "rule": "Another rule",
+    "visual": "Other looks",
+}
+"""What a page calls the shifts of SuiteConfig."""
+
 CONFIG_DIR = Path(__file__).parent / "configs"
 
 

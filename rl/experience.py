@@ -31,7 +31,7 @@ class Experience:
     prompt_ends: np.ndarray  # (m,)
     sampled_logprobs: np.ndarray  # (n,) as recorded while sampling
     old_logprobs: np.ndarray  # (n,) the same, or as the learner computes them
-    start_logprobs: np.ndarray  # (n,) under the start policy
+    ref_logprobs: np.ndarray  # (n,) under the start policy
     old_values: np.ndarray  # (m,)
     advantages: np.ndarray  # (m,)
     returns: np.ndarray  # (m,)
@@ -79,7 +79,7 @@ def to_experience(
                     prompt_ends=np.asarray(rendered.prompt_ends),
                     sampled_logprobs=recorded,
                     old_logprobs=recorded,
-                    start_logprobs=np.zeros(len(reply_at)),
+                    ref_logprobs=np.zeros(len(reply_at)),
                     old_values=zeros.copy(),
                     advantages=zeros.copy(),
                     returns=zeros.copy(),
@@ -120,7 +120,7 @@ class Batch:
     token_weight: torch.Tensor  # (N,)
     sampled_logprobs: torch.Tensor  # (N,)
     old_logprobs: torch.Tensor  # (N,)
-    start_logprobs: torch.Tensor  # (N,)
+    ref_logprobs: torch.Tensor  # (N,)
     old_values: torch.Tensor  # (M,)
     advantages: torch.Tensor  # (M,)
     returns: torch.Tensor  # (M,)
@@ -171,7 +171,7 @@ def collate(
     def whole(parts: list[np.ndarray]) -> torch.Tensor:
         return torch.from_numpy(np.concatenate(parts)).to(device)
 
-    per_token = ("token_weight", "sampled_logprobs", "old_logprobs", "start_logprobs")
+    per_token = ("token_weight", "sampled_logprobs", "old_logprobs", "ref_logprobs")
     per_turn = ("old_values", "advantages", "returns")
     real = {
         name: whole([getattr(e, name) for e in experiences]).float()

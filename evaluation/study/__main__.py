@@ -8,9 +8,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from evaluation.html import Figure, Report, Table, compare, write_report
+from evaluation.page import Figure, Report, Table, write_report
+from evaluation.replay import compare
 from evaluation.study.analysis import Study, read_study, results
-from evaluation.study.config import Config, check_config, study_file
+from evaluation.study.config import StudyConfig, check_config, study_file
 from evaluation.study.figures import draw
 from evaluation.study.run import places, run_study
 from evaluation.study.text import claims, format_table, table_columns, table_rows
@@ -22,7 +23,7 @@ from gym_dialogue import InputError
 _MAY_CHANGE = ("arms", "only", "list_jobs", "analyse", "processes", "seeds", "run_dir")
 
 
-def main(config: Config) -> None:
+def main(config: StudyConfig) -> None:
     """Run what is to be run, and analyse what there is."""
     check_config(config)
     study = Path(config.run_dir or f"runs/study-{config.task}-{config.scale}")
@@ -35,7 +36,7 @@ def main(config: Config) -> None:
     analyse(config, study)
 
 
-def analyse(config: Config, directory: Path) -> None:
+def analyse(config: StudyConfig, directory: Path) -> None:
     """Write results.json, table.txt, figures and report.html, and print table and claims."""
     study = read_study(config, directory)
     found = results(study)
@@ -75,7 +76,7 @@ def _report(study: Study, found: dict, said: list[str], figures: list[tuple[str,
     )
 
 
-def _begin(config: Config, study: Path) -> None:
+def _begin(config: StudyConfig, study: Path) -> None:
     """Make the study's directory, or see that it is that of the same study; arms and seeds may be
     added to it.
     """
@@ -85,7 +86,7 @@ def _begin(config: Config, study: Path) -> None:
         return
     begun = {path.name for path in study.glob("seed*/*")}
     # A study that was begun before there was a setting has had what that is by default.
-    defaults = asdict(Config())
+    defaults = asdict(StudyConfig())
     evaluation = defaults["eval"] | (settings.get("eval") or {})
     before = _settings(defaults | settings | {"eval": evaluation}, begun)
     now = _settings(asdict(config), begun)
@@ -104,15 +105,15 @@ def _settings(config: dict[str, Any], begun: set[str]) -> dict[str, Any]:
     return arms | {k: v for k, v in config.items() if k not in (*_MAY_CHANGE, "known_arms")}
 
 
-def main_with_file(config: Config) -> None:
+def main_with_file(config: StudyConfig) -> None:
     """`main`, with the settings of the study's file under those of the flags; a file of one's own,
     by --config, takes its place.
     """
     if not config.known_arms:
         file = study_file(config.task, config.scale)
-        config = parse_config(Config, [f"--config={file}", *sys.argv[1:]])
+        config = parse_config(StudyConfig, [f"--config={file}", *sys.argv[1:]])
     main(config)
 
 
 if __name__ == "__main__":
-    run_command(main_with_file, Config)
+    run_command(main_with_file, StudyConfig)

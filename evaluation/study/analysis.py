@@ -17,8 +17,9 @@ from typing import Any
 import numpy as np
 
 from evaluation.metrics import Interval, Resampled, position_kinds, same_episodes, says_what_it_sees
+from evaluation.records import EpisodeRecord
 from evaluation.seeds import average
-from evaluation.study.config import Config
+from evaluation.study.config import StudyConfig
 from evaluation.study.layout import (
     START,
     Measured,
@@ -113,7 +114,7 @@ class Arm:
 class Study:
     """Everything that has been measured of a study."""
 
-    config: Config
+    config: StudyConfig
     suites: Sequence[SuiteConfig]
     arms: list[Arm]
     missing: list[str]
@@ -136,7 +137,7 @@ class Study:
         return {suite.name: suite.title or suite.name for suite in self.suites}
 
     @property
-    def _some_records(self) -> dict[str, Any]:
+    def _some_records(self) -> dict[str, list[EpisodeRecord]]:
         """Those of one checkpoint by suite, to see which metrics there are."""
         return self.arms[0].rows[0][0].measured.records[self.decodings[0]]
 
@@ -157,7 +158,7 @@ class Study:
         return ["until_failure"] * bool(self._kinds) + ["episode_success"]
 
 
-def read_study(config: Config, study: Path) -> Study:
+def read_study(config: StudyConfig, study: Path) -> Study:
     """What has been measured so far. An arm counts under the seeds for which it is finished."""
     suites = load_task(config.suites or config.task).suites
     arms = {arm.name: arm for arm in config.chosen()}

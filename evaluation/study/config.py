@@ -61,7 +61,7 @@ class ArmConfig:
 
 
 @dataclass
-class Config:
+class StudyConfig:
     """Compare ways of post-training from the same start checkpoints at equal compute."""
 
     task: str = "gp_l"
@@ -128,7 +128,7 @@ def study_file(task: str, scale: str) -> Path:
     return file
 
 
-def check_config(config: Config) -> None:
+def check_config(config: StudyConfig) -> None:
     """Raises InputError for values that describe no study."""
     check_ranges(config)
     if bool(config.start_config) == bool(config.start_model):

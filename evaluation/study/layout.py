@@ -12,8 +12,9 @@ import gzip
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from evaluation.play import Records
+from evaluation.records import Records, records_from_json, records_to_json
 from gym_command.checkpoints import update_name
 from gym_command.files import atomic_file
 from gym_command.run_dir import RunDir
@@ -70,6 +71,15 @@ class Measured:
     verify_iter: int
     divergence: dict[str, float] | None = None
 
+    def to_json(self) -> dict[str, Any]:
+        """Return it as plain data."""
+        return vars(self) | {"records": records_to_json(self.records)}
+
+    @classmethod
+    def from_json(cls, data: Any) -> Measured:
+        """Read what `to_json` returned. Raises ValueError or TypeError for anything else."""
+        return cls(**data | {"records": records_from_json(data["records"])})
+
 
 def write_measured(file: Path, measured: Measured) -> None:
     """Write the file, whole or not at all."""
@@ -77,15 +87,15 @@ def write_measured(file: Path, measured: Measured) -> None:
         atomic_file(file, "wb") as stream,
         gzip.open(stream, "wt", encoding="utf-8", compresslevel=5) as out,
     ):
-        json.dump(vars(measured), out)
+        json.dump(measured.to_json(), out)
 
 
 def read_measured(file: Path) -> Measured:
     """Raises InputError for a file that is broken."""
     try:
         with gzip.open(file, "rt", encoding="utf-8") as text:
-            return Measured(**json.load(text))
-    except (OSError, EOFError, ValueError, TypeError) as error:
+            return Measured.from_json(json.load(text))
+    except (OSError, EOFError, ValueError, TypeError, KeyError) as error:
         raise InputError(
             f"{file}: cannot be read ({error}); remove it, and run the study again"
         ) from error

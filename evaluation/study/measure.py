@@ -23,7 +23,7 @@ _DIVERGENCE_STREAM = 0xD1  # beside the suites' numbers: its episodes are none o
 
 
 @dataclass
-class Config:
+class MeasureConfig:
     """Measure what checkpoints do; those that have been measured are left as they are."""
 
     start: str = ""
@@ -48,7 +48,7 @@ class Config:
     """Of the weights."""
 
 
-def main(config: Config) -> None:
+def main(config: MeasureConfig) -> None:
     """The command: writes a file for each checkpoint."""
     lists = config.checkpoints, config.files, config.verify_iters, config.episodes
     if len({len(values) for values in lists}) > 1:
@@ -89,4 +89,4 @@ def main(config: Config) -> None:
 
 
 if __name__ == "__main__":
-    run_command(main, Config)
+    run_command(main, MeasureConfig)

@@ -11,7 +11,7 @@ from pathlib import Path
 import yaml
 
 from evaluation.play import eval_flags
-from evaluation.study.config import ArmConfig, Config
+from evaluation.study.config import ArmConfig, StudyConfig
 from evaluation.study.layout import START, Place
 from evaluation.study.steps import Steps
 from gym_command.files import write_atomically
@@ -20,7 +20,7 @@ from gym_command.run_dir import RunDir, saved_checkpoints
 from gym_dialogue import InputError
 
 
-def places(config: Config, study: Path) -> list[Place]:
+def places(config: StudyConfig, study: Path) -> list[Place]:
     """Every part of a study, in the order in which they are run: all arms of a seed, then the next
     seed, so that a study that is cut short has whole seeds.
     """
@@ -29,7 +29,7 @@ def places(config: Config, study: Path) -> list[Place]:
     return [Place(study, seed, name) for seed in seeds for name in names]
 
 
-def run_study(config: Config, study: Path) -> None:
+def run_study(config: StudyConfig, study: Path) -> None:
     """Run the jobs of `only`, or all. Raises InputError, as the commands that it runs do."""
     chosen = places(config, study)
     names = [place.name for place in chosen]
@@ -58,7 +58,7 @@ def _kinds(arm: ArmConfig | None) -> list[str]:
     return [*start, *own, f"train {arm.name}", f"evaluate {arm.name}"]
 
 
-def _run_arm(config: Config, steps: Steps, place: Place, arm: ArmConfig) -> None:
+def _run_arm(config: StudyConfig, steps: Steps, place: Place, arm: ArmConfig) -> None:
     kinds = _kinds(arm)
     start = _start(config, steps, place, arm, kinds[0])
     options = list(arm.options)
@@ -98,7 +98,7 @@ def _run_arm(config: Config, steps: Steps, place: Place, arm: ArmConfig) -> None
 
 
 def _start(
-    config: Config,
+    config: StudyConfig,
     steps: Steps,
     place: Place,
     arm: ArmConfig | None = None,
@@ -141,7 +141,7 @@ def start_of(directory: Path) -> str | None:
 
 
 def _sample_own(
-    config: Config, steps: Steps, place: Place, arm: ArmConfig, start: str, data: Path
+    config: StudyConfig, steps: Steps, place: Place, arm: ArmConfig, start: str, data: Path
 ) -> None:
     """Replies of the start that the verifier accepted, as data to learn from."""
     settings = yaml.safe_load(Path(arm.config).read_text())
@@ -163,7 +163,7 @@ def _sample_own(
 
 
 def _measure(
-    config: Config,
+    config: StudyConfig,
     steps: Steps,
     place: Place,
     kind: str,
@@ -198,5 +198,5 @@ def _measure(
     )
 
 
-def _launch(config: Config, module: str) -> Sequence[str]:
+def _launch(config: StudyConfig, module: str) -> Sequence[str]:
     return [sys.executable, "-m", "gym_command.launch", config.processes, module]

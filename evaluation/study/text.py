@@ -62,12 +62,7 @@ def _heading(study: Study, metric: str) -> str:
 
 def _change(cell: dict[str, Any]) -> str:
     change = Interval.from_json(cell["change"])
-    if change.low > 0:
-        verdict = "above the start"
-    elif change.high < 0:
-        verdict = "below the start"
-    else:
-        verdict = "not clear of the start"
+    verdict = {1: "above", -1: "below", 0: "not clear of"}[change.direction] + " the start"
     start, value = 100 * cell["start"]["value"], 100 * cell["value"]["value"]
     return f"{start:.1f} -> {value:.1f}, {format_interval(change, '+')}, {verdict}"
 

@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from evaluation.divergence import Config, divergence, main
+from evaluation.divergence import DivergenceConfig, divergence, main
 from evaluation.play import evaluation_tasks
 from gym_dialogue import InputError, rollout
 from gym_dialogue.make import EnvConfig, make_envs
@@ -126,7 +126,7 @@ def test_the_command(pair, tmp_path, capsys):
         save_renderer(policy.renderer, path)
     settings = {"start": paths[0], "episodes": 4, "max_new_tokens": 4, "batch_size": 4}
     out = tmp_path / "kl.json"
-    main(Config(checkpoints=paths, suite="rule_ood", out=str(out), **settings))
+    main(DivergenceConfig(checkpoints=paths, suite="rule_ood", out=str(out), **settings))
     lines = capsys.readouterr().out.splitlines()
     printed = [line for path in paths for line in lines if line.startswith(f"{path}: ")]
     assert "forward 0.00000 nats a token, 0.0000 a reply" in printed[0]
@@ -137,6 +137,6 @@ def test_the_command(pair, tmp_path, capsys):
     assert f"reverse {found['reverse_per_token']:.5f}" in printed[1]
     assert len(found["episodes"]["forward"]) == 4
     with pytest.raises(InputError, match="suite=none: must be one of id, heldout"):
-        main(Config(checkpoints=paths, suite="none", **settings))
+        main(DivergenceConfig(checkpoints=paths, suite="none", **settings))
     with pytest.raises(InputError, match="start, checkpoints"):
-        main(Config())
+        main(DivergenceConfig())

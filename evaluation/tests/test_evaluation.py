@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -18,9 +19,10 @@ from evaluation.play import (
     model_policies,
     play_suites,
 )
+from evaluation.records import EpisodeRecord, TurnRecord
 from evaluation.replay import compare
 from evaluation.seeds import format_across, read_results
-from evaluation.study.measure import Config as MeasureConfig
+from evaluation.study.measure import MeasureConfig
 from evaluation.suites import CONFIG_DIR, load_task, playable, with_options
 from gym_command.command import parse_config
 from gym_dialogue import (
@@ -41,11 +43,8 @@ from sft.tiny import build_model, build_tokenizer
 
 
 def _record(puzzle, right, env_seed=0):
-    turns = [
-        {"dialogue": 0, "is_right": r, "reward": 1.0, "outcome": "X", "outcomes": ["X"]}
-        for r in right
-    ]
-    return {"puzzle": puzzle, "env_seed": env_seed, "is_success": any(right), "turns": turns}
+    turns = [TurnRecord(0, "x", 1.0, ("X",), "", is_right, 1) for is_right in right]
+    return EpisodeRecord(env_seed, puzzle, any(right), turns)
 
 
 def test_metrics_by_hand():
@@ -67,8 +66,8 @@ def test_metrics_by_hand():
 
 def test_positions_count_where_an_episode_has_several_dialogues():
     record = _record("a", [True, False, True])
-    for turn, dialogue in zip(record["turns"], [0, 1, 1], strict=True):
-        turn["dialogue"] = dialogue
+    dialogues = zip(record.turns, [0, 1, 1], strict=True)
+    record.turns = [replace(turn, dialogue=dialogue) for turn, dialogue in dialogues]
     found = {k: v["value"] for k, v in summarize([record], 2)["metrics"].items()}
     assert found == {"first_reply": 0.5, "within_1": 0.5, "within_2": 1.0, "episode_success": 1.0}
 
@@ -76,8 +75,8 @@ def test_positions_count_where_an_episode_has_several_dialogues():
 def test_recognition_is_of_the_first_reply_whatever_its_answer():
     records = [_record("a", [True]), _record("b", [False, True]), _record("c", [False])]
     for record, recognized in zip(records, ([True], [False, True], [True]), strict=True):
-        for turn, value in zip(record["turns"], recognized, strict=True):
-            turn["recognized"] = value
+        values = zip(record.turns, recognized, strict=True)
+        record.turns = [replace(turn, recognized=value) for turn, value in values]
     found = summarize(records, 2)["metrics"]["recognition"]["value"]
     assert found == pytest.approx(2 / 3, abs=1e-5)
 
@@ -112,8 +111,7 @@ def test_pairing_narrows_a_difference():
     rng = np.random.default_rng(0)
     before = [_record(str(i), [rng.random() < 0.5], i) for i in range(200)]
     after = [
-        _record(r["puzzle"], [r["turns"][0]["is_right"] or rng.random() < 0.1], r["env_seed"])
-        for r in before
+        _record(r.puzzle, [r.turns[0].is_right or rng.random() < 0.1], r.env_seed) for r in before
     ]
     interval = paired_difference(after, before, "first_reply")
     assert 0 < interval.low < interval.value < interval.high < 0.12
@@ -152,12 +150,12 @@ def test_scripted_policies_score_what_they_must(played):
 def test_every_policy_meets_the_same_episodes(played):
     _, results = played
     seeds = [
-        [[r["env_seed"] for r in records] for records in by["sampled"].values()]
+        [[r.env_seed for r in records] for records in by["sampled"].values()]
         for by in results.values()
     ]
     assert seeds[0] == seeds[1] == seeds[2]
-    puzzles = [r["puzzle"] for r in results["oracle"]["sampled"]["id"]]
-    assert puzzles == [r["puzzle"] for r in results["noisy"]["sampled"]["id"]]
+    puzzles = [r.puzzle for r in results["oracle"]["sampled"]["id"]]
+    assert puzzles == [r.puzzle for r in results["noisy"]["sampled"]["id"]]
     assert len(set(puzzles)) > 20
 
 
@@ -253,13 +251,6 @@ def test_a_table_where_every_reply_is_read_has_no_counts():
     results = _said(suites, oracle=OraclePolicy())
     assert "unread" not in report.format_table(results, suites, 4)
     assert report.hints(results) == []
-
-
-def test_records_from_before_replies_were_counted_are_read():
-    records = [_record("a", [True, False])]
-    assert summarize(records, 2)["replies"] == {
-        **{"replies": 2, "unread": 0, "cut": 0, "empty": 0, "beyond_context": 0}
-    }
 
 
 def test_runs_with_different_seeds_are_averaged(played, tmp_path):
@@ -424,8 +415,8 @@ def test_each_puzzle_exactly_once_in_order():
     found = play_suites(policy, suites, config, show_progress=False)["a"]["rule_ood"]
     (env,) = make_envs(suites[1].env, 1)
     wanted = [options["numbers"] for options in env.unwrapped.each_once()]
-    assert [r["options"]["numbers"] for r in found] == wanted
-    assert [r["puzzle"] for r in found] == ["-".join(map(str, numbers)) for numbers in wanted]
+    assert [r.options["numbers"] for r in found] == wanted
+    assert [r.puzzle for r in found] == ["-".join(map(str, numbers)) for numbers in wanted]
     assert len(wanted) > 600
     assert all(max(numbers) > 10 for numbers in wanted)
 
@@ -435,10 +426,10 @@ def test_what_was_played_once_each_is_played_again(tmp_path):
     suites = with_options(suites, {"num_routes": 7, "split": "all"})
     config = EvalConfig(each_once=True, verify_iter=2)
     records = play_suites({"a": NoisyOraclePolicy(0.3)}, suites, config, show_progress=False)
-    assert len({r["puzzle"] for r in records["a"]["id"]}) == 7
+    assert len({r.puzzle for r in records["a"]["id"]}) == 7
     report.write(tmp_path, {"x": records}, suites, 2)
     _, results = read_results(tmp_path)
-    assert [r["options"] for r in results["x"]["a"]["id"]] == [{"route_idx": i} for i in range(7)]
+    assert [r.options for r in results["x"]["a"]["id"]] == [{"route_idx": i} for i in range(7)]
     shown = compare(results, suites, 2, None, per_suite=7)
     assert len(shown) == 7
     assert not any(comparison.disagrees for comparison in shown)

@@ -10,9 +10,10 @@ from dataclasses import replace
 import pytest
 import yaml
 
+from evaluation.records import EpisodeRecord, TurnRecord
 from evaluation.study.__main__ import _begin
 from evaluation.study.analysis import read_study, results
-from evaluation.study.config import ArmConfig, Config, check_config, study_file
+from evaluation.study.config import ArmConfig, StudyConfig, check_config, study_file
 from evaluation.study.figures import draw
 from evaluation.study.layout import START, Measured, Place, read_measured, write_measured
 from evaluation.study.run import places, run_study
@@ -38,14 +39,9 @@ def _records(rates):
         by_suite[suite] = []
         for number in range(EPISODES):
             later = number >= right and number % 2 == 0
-            said = [True] if number < right else [False, later]
-            turns = [
-                {"dialogue": 0, "reply": "x", "reward": 1.0, "outcome": "X", "outcomes": ["X"]}
-                | {"feedback": "", "is_right": r, "recognized": None, "kind": "", "tokens": 3}
-                for r in said
-            ]
-            record = {"env_seed": number, "puzzle": str(number), "is_success": any(said)}
-            by_suite[suite].append(record | {"turns": turns})
+            verdicts = [True] if number < right else [False, later]
+            turns = [TurnRecord(0, "x", 1.0, ("X",), "", is_right, 3) for is_right in verdicts]
+            by_suite[suite].append(EpisodeRecord(number, str(number), any(verdicts), turns))
     return {"sampled": by_suite}
 
 
@@ -54,7 +50,7 @@ def _config(**kwargs):
         ArmConfig("sft", "sft", "f.yaml", "SFT", ["--num_steps=30"], every=10),
         ArmConfig("rl", "rl", "f.yaml", "RL", ["--num_updates=10"], every=5),
     ]
-    config = Config(known_arms=arms, start_config="f.yaml", **{"seeds": 2} | kwargs)
+    config = StudyConfig(known_arms=arms, start_config="f.yaml", **{"seeds": 2} | kwargs)
     config.eval.decoding = ["sampled"]
     return config
 
@@ -286,7 +282,7 @@ def test_a_study_asked_to_end(tmp_path, capsys):
 
 
 def test_a_study_that_is_older_than_a_setting_goes_on(tmp_path):
-    config = parse_config(Config, [f"--config={study_file('gp_l', 'tiny')}"])
+    config = parse_config(StudyConfig, [f"--config={study_file('gp_l', 'tiny')}"])
     _begin(config, tmp_path)
     file = tmp_path / "config.yaml"
     settings = yaml.safe_load(file.read_text())

@@ -99,7 +99,7 @@ def test_what_a_study_leaves(study):
         for update in (1, 3)
     }
     assert (len(played[1]), len(played[3])) == (3, 4)
-    assert [r["env_seed"] for r in played[1]] == [r["env_seed"] for r in played[3][:3]]
+    assert [r.env_seed for r in played[1]] == [r.env_seed for r in played[3][:3]]
     files = seed.glob("rl/run/checkpoints/*/training/optimizer-*")
     states = {path.parents[1].name for path in files}
     assert states == {"update-000002", "update-000003"}

@@ -390,12 +390,12 @@ def test_sampling_goes_on_with_fewer_together():
         return sample(requests, decoding)
 
     policy.sampler.sample = little_memory
-    with pytest.warns(UserWarning, match="going on with 2; lower sampling_batch"):
+    with pytest.warns(UserWarning, match="continuing with 2; lower sampling_batch"):
         found = policy.act(dialogues)
     assert [r.token_ids for r in found] == [r.token_ids for r in wanted]
     limit = 0
     with (
-        pytest.warns(UserWarning, match="going on with 1"),
+        pytest.warns(UserWarning, match="continuing with 1"),
         pytest.raises(InputError, match="max_new_tokens"),
     ):
         policy.act(dialogues)

@@ -15,7 +15,7 @@ import torch
 from gym_dialogue import Episode, Reply
 from gym_dialogue.parse import field_start
 from gym_policy import Renderer
-from gym_policy.vision import Images, Picture, join_pictures
+from gym_policy.vision import Images, ProcessedImage, join_images
 
 
 @dataclass
@@ -35,7 +35,7 @@ class Experience:
     old_values: np.ndarray  # (m,)
     advantages: np.ndarray  # (m,)
     returns: np.ndarray  # (m,)
-    picture: Picture | None = None
+    processed_image: ProcessedImage | None = None
     image_at: int | None = None
 
 
@@ -61,9 +61,9 @@ def to_experience(
             reply_at = np.flatnonzero(turn_of >= 0)
             replies = [episode.turns[turn].reply for turn in turns]
             field = episode.info["answer_field"]
-            picture = rendered.picture
-            if picture is not None and not keep_features:
-                picture.features = None  # the dialogue's own, too: they are large
+            processed_image = rendered.processed_image
+            if processed_image is not None and not keep_features:
+                processed_image.features = None  # the dialogue's own, too: they are large
             zeros = np.zeros(len(turns))
             recorded = np.concatenate([reply.logprobs for reply in replies])
             experiences.append(
@@ -83,7 +83,7 @@ def to_experience(
                     old_values=zeros.copy(),
                     advantages=zeros.copy(),
                     returns=zeros.copy(),
-                    picture=picture,
+                    processed_image=processed_image,
                     image_at=rendered.image_at,
                 )
             )
@@ -187,8 +187,8 @@ def collate(
         targets=whole(targets),
         value_at=whole(value_at),
         token_turn=whole(token_turn),
-        images=join_pictures(
-            [e.picture for e in experiences], [e.image_at for e in experiences], device
+        images=join_images(
+            [e.processed_image for e in experiences], [e.image_at for e in experiences], device
         ),
         weight=weight,
         **real,

@@ -116,7 +116,7 @@ def fit(
         preprocess_logits_for_metrics=most_likely,
         compute_metrics=token_accuracy,
         data_collator=PadRight(
-            renderer.tokenizer.pad_token_id, example.picture if with_blanks else None
+            renderer.tokenizer.pad_token_id, example.processed_image if with_blanks else None
         ),
         callbacks=[files, *callbacks],
     )

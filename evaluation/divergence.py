@@ -36,7 +36,7 @@ from gym_policy.distributed import join_processes
 from gym_policy.logprobs import states_at_once, tempered_logprobs
 from gym_policy.renderer import Rendered
 from gym_policy.training.freezing import check_linear_head
-from gym_policy.vision import image_inputs, join_pictures
+from gym_policy.vision import image_inputs, join_images
 
 _SCORED_TOGETHER = 16  # dialogues in one forward pass
 
@@ -200,7 +200,7 @@ def _token_divergences(
     for first in range(0, len(states[0]), rows):
         p, q = (
             tempered_logprobs(
-                head(s[first : first + rows]), decoding.temperature, decoding.forbidden
+                head(s[first : first + rows]), decoding.temperature, decoding.suppressed
             )
             for head, s in zip(heads, states, strict=True)
         )
@@ -223,8 +223,8 @@ def _states(model: PreTrainedModel, dialogues: Sequence[Rendered]) -> torch.Tens
         if turn >= 0
     ]
     # What the other model's vision tower makes of an image is not what this one's does.
-    pictures = [r.picture and replace(r.picture, features=None) for r in dialogues]
-    images = join_pictures(pictures, [r.image_at for r in dialogues], model.device)
+    processed = [r.processed_image and replace(r.processed_image, features=None) for r in dialogues]
+    images = join_images(processed, [r.image_at for r in dialogues], model.device)
     input_ids = torch.tensor(ids, device=model.device)
     body = getattr(model, model.base_model_prefix)
     seen = image_inputs(model, input_ids, images)

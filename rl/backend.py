@@ -10,10 +10,10 @@ from torch import nn
 
 from gym_dialogue import InputError
 from gym_policy.distributed import join_processes, runs_on_cpu, with_deepspeed
-from rl.config import Config
+from rl.config import RLConfig
 
 
-def make_accelerator(config: Config) -> Accelerator:
+def make_accelerator(config: RLConfig) -> Accelerator:
     """The accelerator of a run. Raises InputError where this machine cannot serve it."""
     for tracker in config.trackers:
         if tracker != "all" and importlib.util.find_spec(tracker) is None:
@@ -27,7 +27,7 @@ def make_accelerator(config: Config) -> Accelerator:
     )
 
 
-def mixed_precision(config: Config) -> str:
+def mixed_precision(config: RLConfig) -> str:
     """What accelerate is told: bf16 is autocast over float32 weights, or DeepSpeed's bf16 engine. A
     frozen base in bfloat16 under float32 adapters needs neither.
     """
@@ -35,7 +35,7 @@ def mixed_precision(config: Config) -> str:
     return "bf16" if wants_bf16 else "no"
 
 
-def load_dtype(config: Config) -> str:
+def load_dtype(config: RLConfig) -> str:
     """What weights are loaded in: float32 where they are trained themselves (DeepSpeed makes its
     own float32 copy).
     """
@@ -48,7 +48,7 @@ def zero_stage(accelerator: Accelerator) -> int | None:
     return None if plugin is None else int(plugin.zero_stage)
 
 
-def check_stage(config: Config, stage: int | None) -> None:
+def check_stage(config: RLConfig, stage: int | None) -> None:
     """Raises InputError for what a ZeRO stage does not serve."""
     if stage == 0:  # its engine divides gradients otherwise than ZeRO's, and reports no norm
         raise InputError(
@@ -63,7 +63,7 @@ def check_stage(config: Config, stage: int | None) -> None:
 
 
 def prepare(
-    accelerator: Accelerator, config: Config, model: nn.Module, optimizer: torch.optim.Optimizer
+    accelerator: Accelerator, config: RLConfig, model: nn.Module, optimizer: torch.optim.Optimizer
 ) -> tuple[nn.Module, torch.optim.Optimizer]:
     """The model and optimizer as accelerate hands them back. Under DeepSpeed the run's settings are
     written into its configuration, which otherwise clips to 1.0 and knows no batch size.
@@ -85,6 +85,6 @@ def prepare(
     return prepared
 
 
-def accumulation_steps(config: Config) -> int:
+def accumulation_steps(config: RLConfig) -> int:
     """Microbatches in a minibatch."""
     return config.minibatch_size // config.microbatch_size

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from accelerate.utils import LoggerType
 
@@ -103,8 +103,10 @@ class LoraSettings:
 
 
 @dataclass
-class Config:
+class RLConfig:
     """Train a language model by reinforcement from a verifier."""
+
+    OLD_KEYS: ClassVar[dict[str, str]] = {"num_steps": "turns_per_update"}
 
     model: str = ""
     """The start: a directory saved by save_pretrained, a run's directory, or a hub name."""
@@ -135,7 +137,7 @@ class Config:
     """The learner."""
     num_updates: Count = 20
     """Updates: collect episodes, then learn from them. Paper: 20 (15 on V-IRL)."""
-    num_steps: Count = 256
+    turns_per_update: Count = 256
     """Turns that an update collects at least, per rank. Episodes are always whole. Paper: 256."""
     num_envs: Length = 256
     """Episodes in play at a time, per rank; all of them share the sampling batch."""
@@ -235,7 +237,7 @@ class Config:
     """Trackers of accelerate beside metrics.jsonl: tensorboard, wandb, mlflow, ..."""
 
 
-def check_config(config: Config) -> None:
+def check_config(config: RLConfig) -> None:
     """Raises InputError for values that describe no run."""
     if not config.model:
         raise InputError("model: name a start checkpoint with --model=DIRECTORY_OR_HUB_NAME")

@@ -15,7 +15,7 @@ import torch
 from gym_dialogue import Episode, Reply
 from gym_dialogue.parse import field_start
 from gym_policy import Renderer
-from gym_policy.vision import Images, Picture, join_pictures
+from gym_policy.vision import Images, ProcessedImage, join_images
 
 
 @dataclass
@@ -31,11 +31,11 @@ class Experience:
     prompt_ends: np.ndarray  # (m,)
     sampled_logprobs: np.ndarray  # (n,) as recorded while sampling
     old_logprobs: np.ndarray  # (n,) the same, or as the learner computes them
-    start_logprobs: np.ndarray  # (n,) under the start policy
+    ref_logprobs: np.ndarray  # (n,) under the start policy
     old_values: np.ndarray  # (m,)
     advantages: np.ndarray  # (m,)
     returns: np.ndarray  # (m,)
-    picture: Picture | None = None
+    processed_image: ProcessedImage | None = None
     image_at: int | None = None
 
 
@@ -61,9 +61,9 @@ def to_experience(
             reply_at = np.flatnonzero(turn_of >= 0)
             replies = [episode.turns[turn].reply for turn in turns]
             field = episode.info["answer_field"]
-            picture = rendered.picture
-            if picture is not None and not keep_features:
-                picture.features = None  # the dialogue's own, too: they are large
+            processed_image = rendered.processed_image
+            if processed_image is not None and not keep_features:
+                processed_image.features = None  # the dialogue's own, too: they are large
             zeros = np.zeros(len(turns))
             recorded = np.concatenate([reply.logprobs for reply in replies])
             experiences.append(
@@ -79,11 +79,11 @@ def to_experience(
                     prompt_ends=np.asarray(rendered.prompt_ends),
                     sampled_logprobs=recorded,
                     old_logprobs=recorded,
-                    start_logprobs=np.zeros(len(reply_at)),
+                    ref_logprobs=np.zeros(len(reply_at)),
                     old_values=zeros.copy(),
                     advantages=zeros.copy(),
                     returns=zeros.copy(),
-                    picture=picture,
+                    processed_image=processed_image,
                     image_at=rendered.image_at,
                 )
             )
@@ -120,7 +120,7 @@ class Batch:
     token_weight: torch.Tensor  # (N,)
     sampled_logprobs: torch.Tensor  # (N,)
     old_logprobs: torch.Tensor  # (N,)
-    start_logprobs: torch.Tensor  # (N,)
+    ref_logprobs: torch.Tensor  # (N,)
     old_values: torch.Tensor  # (M,)
     advantages: torch.Tensor  # (M,)
     returns: torch.Tensor  # (M,)
@@ -171,7 +171,7 @@ def collate(
     def whole(parts: list[np.ndarray]) -> torch.Tensor:
         return torch.from_numpy(np.concatenate(parts)).to(device)
 
-    per_token = ("token_weight", "sampled_logprobs", "old_logprobs", "start_logprobs")
+    per_token = ("token_weight", "sampled_logprobs", "old_logprobs", "ref_logprobs")
     per_turn = ("old_values", "advantages", "returns")
     real = {
         name: whole([getattr(e, name) for e in experiences]).float()
@@ -183,8 +183,8 @@ def collate(
         targets=whole(targets),
         value_at=whole(value_at),
         token_turn=whole(token_turn),
-        images=join_pictures(
-            [e.picture for e in experiences], [e.image_at for e in experiences], device
+        images=join_images(
+            [e.processed_image for e in experiences], [e.image_at for e in experiences], device
         ),
         weight=weight,
         **real,

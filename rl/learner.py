@@ -18,10 +18,10 @@ from gym_policy.parts import parameter_groups
 from rl.actor_critic import ActorCritic
 from rl.advantages import explained_variance, standardised
 from rl.backend import accumulation_steps, prepare, zero_stage
-from rl.config import Config
+from rl.config import RLConfig
 from rl.experience import Batch, Experience, collate
 from rl.grpo import GRPO
-from rl.ppo import PPO, start_kl_sum
+from rl.ppo import PPO, ref_kl_sum
 
 _SHUFFLE_STREAM = 2
 _TORCH_STREAM = 3
@@ -52,7 +52,7 @@ def _hand_out(experiences: Sequence[Experience], name: str, values: np.ndarray) 
         start = end
 
 
-def make_optimizer(actor_critic: ActorCritic, config: Config) -> torch.optim.Optimizer:
+def make_optimizer(actor_critic: ActorCritic, config: RLConfig) -> torch.optim.Optimizer:
     """AdamW, with learning rates of their own for the value head and for parts of the model where
     configured.
     """
@@ -63,7 +63,7 @@ def make_optimizer(actor_critic: ActorCritic, config: Config) -> torch.optim.Opt
     if config.algorithm == "ppo":
         groups.append({"params": head, "lr": config.ppo.value_lr or config.lr})
     for group in groups:
-        group["start_lr"] = group["lr"]
+        group["peak_lr"] = group["lr"]
     return torch.optim.AdamW(groups, eps=config.adam_eps, weight_decay=config.weight_decay)
 
 
@@ -84,7 +84,7 @@ class Learner:
 
     def __init__(
         self,
-        config: Config,
+        config: RLConfig,
         actor_critic: ActorCritic,
         accelerator: Accelerator,
         pad_token_id: int,
@@ -155,9 +155,9 @@ class Learner:
                     totals[name] = totals.get(name, 0.0) + value
         ratios = max(totals["turns"] if algorithm.ratio == "turn" else totals["tokens"], 1)
         if config.kl_coef > 0:
-            stats["kl_start"] = totals["kl_start"] / max(totals["tokens"], 1)
+            stats["ref_kl"] = totals["ref_kl"] / max(totals["tokens"], 1)
         return stats | {
-            "kl": totals["kl"] / ratios,
+            "approx_kl": totals["approx_kl"] / ratios,
             "clip_fraction": totals["clipped"] / ratios,
             "policy_loss": totals["policy"] / ratios,
             "value_loss": totals.get("value", 0.0) / max(totals["turns"], 1),
@@ -194,9 +194,9 @@ class Learner:
                     loss = loss + parts["policy"] * per_ratio
                     loss = loss - algorithm.entropy_coef * parts["entropy"] * world / tokens
                 if self.config.kl_coef > 0:
-                    parts["kl_start"] = start_kl_sum(scores, batch)
+                    parts["ref_kl"] = ref_kl_sum(scores, batch)
                     if not value_only:
-                        loss = loss + self.config.kl_coef * parts["kl_start"] * world / tokens
+                        loss = loss + self.config.kl_coef * parts["ref_kl"] * world / tokens
                 if "value" in parts:
                     loss = loss + self.config.ppo.value_coef * parts["value"] * world / turns
                 elif scores.values.requires_grad:
@@ -341,12 +341,12 @@ class Learner:
                 values = self.actor_critic(**batch.value_inputs).values.cpu().numpy()
                 _hand_out(part, "old_values", values)
             if wants_start:
-                _hand_out(part, "start_logprobs", self._start_logprobs(batch).cpu().numpy())
+                _hand_out(part, "ref_logprobs", self._ref_logprobs(batch).cpu().numpy())
             if not (recomputes or wants_start or self.algorithm.uses_values):
                 break
         return stats
 
-    def _start_logprobs(self, batch: Batch) -> torch.Tensor:
+    def _ref_logprobs(self, batch: Batch) -> torch.Tensor:
         if self.start is not None:
             with self.accelerator.autocast():
                 return self.start(**batch.model_inputs).logprobs
@@ -368,7 +368,7 @@ class Learner:
         done = (update - 1) / (config.lr_horizon or config.num_updates)
         rise = min(1.0, update / (config.lr_warmup + 1))
         for group in self.optimizer.param_groups:
-            lr = scheduled(group["start_lr"], config.lr_end, config.lr_schedule, done)
+            lr = scheduled(group["peak_lr"], config.lr_end, config.lr_schedule, done)
             group["lr"] = rise * lr
 
     def _reduced(self, values: np.ndarray, how: str) -> np.ndarray:

@@ -64,18 +64,18 @@ def clipped_policy_sums(
     return {
         "policy": -surrogate.sum(),
         "entropy": scores.entropy.sum(),
-        "kl": kl,
+        "approx_kl": kl,
         "clipped": outside,
         "gap": gap,
     }
 
 
-def start_kl_sum(scores: Scores, batch: Batch) -> torch.Tensor:
+def ref_kl_sum(scores: Scores, batch: Batch) -> torch.Tensor:
     """KL(pi || pi_start), summed over tokens: estimator k3 of Schulman 2020, as in GRPO (arXiv
     2402.03300, equation 4).
     """
     # pi_start / pi - log(pi_start / pi) - 1
-    log_ratio = batch.start_logprobs - scores.logprobs
+    log_ratio = batch.ref_logprobs - scores.logprobs
     return (log_ratio.exp() - log_ratio - 1).sum()
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from gym_command.run_dir import RunDir
 from gym_dialogue import InputError
 from rl.checkpoint import newest_whole
-from rl.config import Config
+from rl.config import RLConfig
 
 # What may differ when a run goes on: it changes how the run is carried out, not what is learned.
 _MAY_CHANGE = {
@@ -28,7 +28,7 @@ _MAY_CHANGE = {
 }
 
 
-def resume_from(config: Config) -> Path | None:
+def resume_from(config: RLConfig) -> Path | None:
     """The checkpoint to go on from; None where the run has left none and starts anew. For one rank:
     it reads every file of the checkpoint.
 

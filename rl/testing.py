@@ -17,7 +17,7 @@ from gym_policy.testing import (  # noqa: F401 - for the tests
 )
 from rl.actor_critic import ActorCritic
 from rl.backend import make_accelerator
-from rl.config import Config, GRPOConfig, PPOConfig
+from rl.config import GRPOConfig, PPOConfig, RLConfig
 from rl.experience import to_experience
 from rl.learner import Learner
 
@@ -27,7 +27,7 @@ PATH = f"{ROOT}:{ROOT / 'gym'}"
 SMALL = [
     f"--task={ROOT / 'rl' / 'tests' / 'small_task.yaml'}",
     "--num_updates=2",
-    "--num_steps=8",
+    "--turns_per_update=8",
     "--num_envs=8",
     "--max_new_tokens=8",
     "--epochs=2",
@@ -90,7 +90,7 @@ def small_config(algorithm, **kwargs):
     settings = {
         "algorithm": algorithm,
         "num_updates": 24,
-        "num_steps": 64,
+        "turns_per_update": 64,
         "num_envs": 64,
         "max_new_tokens": 1,
         "epochs": 2,
@@ -100,7 +100,7 @@ def small_config(algorithm, **kwargs):
         "ppo": PPOConfig(clip=0.2, value_hidden=[16]),
         "grpo": GRPOConfig(group_size=8),
     }
-    return Config(**(settings | kwargs))
+    return RLConfig(**(settings | kwargs))
 
 
 def make_learner(config, make_model=tiny_llama):

@@ -32,7 +32,7 @@ from gym_dialogue.images import Image, image_size, save_image
 from gym_dialogue.make import EnvConfig, make_envs
 from gym_dialogue.messages import messages_to_json
 from gym_policy.renderer import Rendered, Renderer
-from gym_policy.vision import Picture, blank, join_pictures
+from gym_policy.vision import ProcessedImage, blank, join_images
 
 _NUM_ENVS = 64
 _PLAYED_TOGETHER = 64
@@ -295,7 +295,7 @@ class PadRight:
     With an `example`, batches without any image get a black one of its shape, which is not seen.
     """
 
-    def __init__(self, pad_token_id: int, example: Picture | None = None):
+    def __init__(self, pad_token_id: int, example: ProcessedImage | None = None):
         self.pad_token_id, self.example = pad_token_id, example
 
     def __call__(self, items: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -309,7 +309,9 @@ class PadRight:
             name: torch.tensor([row + [pad] * (width - len(row)) for row in values])
             for name, (values, pad) in rows.items()
         }
-        images = join_pictures([r.picture for r in rendered], [r.image_at for r in rendered], "cpu")
+        images = join_images(
+            [r.processed_image for r in rendered], [r.image_at for r in rendered], "cpu"
+        )
         if images is None and self.example is not None:
             images = blank(self.example, width)
         return batch if images is None else batch | {"images": dict(images)}

@@ -518,7 +518,7 @@ def fit(
         preprocess_logits_for_metrics=_most_likely,
         compute_metrics=_token_accuracy,
         data_collator=PadRight(
-            renderer.tokenizer.pad_token_id, example.picture if with_blanks else None
+            renderer.tokenizer.pad_token_id, example.processed_image if with_blanks else None
         ),
         callbacks=[files, *callbacks],
     )

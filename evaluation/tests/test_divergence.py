@@ -46,10 +46,10 @@ def _direct(sampled, other, episodes):
         for dialogue in episode.dialogues:
             ids = sampled.renderer.render(dialogue)
             inputs = {}
-            if ids.picture is not None:
-                inputs = dict(ids.picture.tensors)
+            if ids.processed_image is not None:
+                inputs = dict(ids.processed_image.tensors)
                 mask = torch.zeros(1, len(ids.token_ids), 1, 2, dtype=torch.long)
-                mask[:, ids.image_at :] = ids.picture.tensors["aspect_ratio_mask"]
+                mask[:, ids.image_at :] = ids.processed_image.tensors["aspect_ratio_mask"]
                 inputs["cross_attention_mask"] = mask
             tables = []
             for policy in (sampled, other):
@@ -57,8 +57,8 @@ def _direct(sampled, other, episodes):
                     model = policy.model
                     logits = model(input_ids=torch.tensor([ids.token_ids]), **inputs).logits[0]
                 logits = logits.double() / TEMPERATURE
-                if policy.decoding.forbidden is not None:
-                    logits[:, policy.decoding.forbidden] = -1e30
+                if policy.decoding.suppressed is not None:
+                    logits[:, policy.decoding.suppressed] = -1e30
                 tables.append(logits.log_softmax(-1))
             at = [i - 1 for i, turn in enumerate(ids.turn) if turn >= 0]
             p, q = (table[at] for table in tables)

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import is_dataclass
 from typing import Any, TypeVar, get_args, get_type_hints
 
+from gym_command.old_keys import rename_arguments
 from gym_command.ranges import check_ranges
 from gym_dialogue.errors import InputError, one_line
 
@@ -30,7 +31,9 @@ def parse_config(config_class: type[Config], argv: list[str] | None = None) -> C
 
     Nested keys are dotted (`--env.kwargs.verify_iter=3`); later flags win over earlier ones and
     over the files before them. A switch may stand alone (`--resume` is `--resume=true`), a nested
-    one too. Unknown keys, and values of the wrong type or out of their range, raise InputError.
+    one too. Keys in the class's `OLD_KEYS` are read under their present names.
+
+    Raises InputError for unknown keys, and values of the wrong type or out of their range.
     """
     from jsonargparse import ArgumentError, ArgumentParser, set_parsing_settings
 
@@ -42,7 +45,7 @@ def parse_config(config_class: type[Config], argv: list[str] | None = None) -> C
     )
     parser.add_argument("--config", action="config", help="A YAML file of these options.")
     parser.add_class_arguments(config_class, None, as_group=False)
-    argv = sys.argv[1:] if argv is None else argv
+    argv = rename_arguments(config_class, sys.argv[1:] if argv is None else argv)
     switches = set(_switches(config_class))
     argv = [
         f"{argument}=true" if argument in switches and after[:1] in ("", "-") else argument

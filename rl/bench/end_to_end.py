@@ -19,10 +19,10 @@ from gym_policy import ModelPolicy, Renderer, load_model, load_renderer
 from rl.actor_critic import ActorCritic
 from rl.bench.config import Config
 from rl.bench.table import Ratio
-from rl.config import Config as TrainConfig
+from rl.config import RLConfig as TrainConfig
 from rl.experience import to_experience
 from rl.learner import Learner
-from rl.train import TaskStream
+from rl.tasks import TaskStream
 
 ACCUMULATED = 128
 
@@ -32,7 +32,7 @@ def bench_end_to_end(config: Config) -> list[Ratio]:
     path = saved_checkpoints(config.model)[-1]
     device = "cuda" if torch.cuda.is_available() else "cpu"
     settings = TrainConfig(
-        num_steps=config.turns,
+        turns_per_update=config.turns,
         num_envs=config.turns,
         max_new_tokens=config.max_new_tokens,
         minibatch_size=256,
@@ -65,13 +65,15 @@ def against_one_at_a_time(
     batched = replace(settings, epochs=1, lr=1e-5, env=EnvConfig(kwargs={"verify_iter": 1}))
     single = replace(
         batched,
-        num_steps=single_turns,
+        turns_per_update=single_turns,
         num_envs=1,
         minibatch_size=ACCUMULATED,
         microbatch_size=1,
         sampler="generate",
     )
-    _update(replace(single, num_steps=1), 0, make_actor_critic(), renderer)  # what is made once
+    _update(
+        replace(single, turns_per_update=1), 0, make_actor_critic(), renderer
+    )  # what is made once
     found: dict[str, list[np.ndarray]] = {"batched": [], "single": []}
     for repeat in range(repeats):
         for name, how in (("batched", batched), ("single", single)):

@@ -19,8 +19,8 @@ from gym_virl.scenery import CityPanoramas
 from gym_virl.streetview import Panorama, view_grid
 from rl.bench.config import Config, seconds
 from rl.bench.table import Ratio
-from rl.config import Config as TrainConfig
-from rl.train import TaskStream
+from rl.config import RLConfig as TrainConfig
+from rl.tasks import TaskStream
 
 
 def bench_env(config: Config) -> list[Ratio]:
@@ -76,7 +76,7 @@ def bench_env(config: Config) -> list[Ratio]:
     turns = []
     for together in (64, 1):
         envs = [gymnasium.make(gym_cards.ENV_ID) for _ in range(together)]
-        stream = TaskStream(TrainConfig(num_steps=2500), 1, 1, 0, 1)
+        stream = TaskStream(TrainConfig(turns_per_update=2500), 1, 1, 0, 1)
         taken = seconds(rollout, envs, RandomPolicy(), stream, stream.ended)
         turns.append(stream.played_turns / taken)
     print(

@@ -18,10 +18,10 @@ from gym_policy import ModelPolicy, load_model, load_renderer
 from rl.actor_critic import ActorCritic
 from rl.bench.config import Config, seconds
 from rl.bench.table import Ratio
-from rl.config import Config as TrainConfig
+from rl.config import RLConfig as TrainConfig
 from rl.experience import Experience, to_experience
 from rl.learner import Learner
-from rl.train import TaskStream
+from rl.tasks import TaskStream
 
 MICRO, MINI = 64, 256
 
@@ -36,7 +36,7 @@ def bench_learner(config: Config) -> list[Ratio]:
     model.to(device)
     env = EnvConfig(kwargs={"verify_iter": 5})
     policy = ModelPolicy(model, renderer, max_new_tokens=config.max_new_tokens)
-    stream = TaskStream(TrainConfig(num_steps=config.turns), 1, 1, 0, 1)
+    stream = TaskStream(TrainConfig(turns_per_update=config.turns), 1, 1, 0, 1)
     episodes = rollout(make_envs(env, config.turns), policy, stream, stream.ended)
     rates: dict[str, list[float]] = {}
     for _ in range(config.repeats):

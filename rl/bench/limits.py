@@ -21,8 +21,8 @@ from rl.bench.config import Config, seconds
 from rl.bench.end_to_end import ACCUMULATED, against_one_at_a_time
 from rl.bench.shapes import find_shape
 from rl.bench.table import Ratio
-from rl.config import Config as TrainConfig
 from rl.config import LoraSettings
+from rl.config import RLConfig as TrainConfig
 
 LEARNED_TOKENS = 16_384
 SAMPLERS = ("cached", "static", "paged")
@@ -166,7 +166,7 @@ def _update(config: Config, model: LlamaForCausalLM) -> tuple[float, float, floa
     adapter = add_adapter(model, config.shape, lora.rank, lora.alpha, 0.0, lora.targets)
     critic = ActorCritic(model.to(model.device), 1.0, adapter=adapter)
     settings = TrainConfig(
-        num_steps=config.limit_turns,
+        turns_per_update=config.limit_turns,
         num_envs=config.limit_turns,
         max_new_tokens=config.limit_reply,
         minibatch_size=ACCUMULATED,

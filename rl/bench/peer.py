@@ -20,8 +20,8 @@ from gym_policy import ModelPolicy, Renderer, load_model, load_renderer
 from rl.actor_critic import ActorCritic
 from rl.bench.config import Config
 from rl.bench.table import Ratio
-from rl.config import Config as TrainConfig
 from rl.config import GRPOConfig
+from rl.config import RLConfig as TrainConfig
 from rl.experience import to_experience
 from rl.learner import Learner
 

@@ -10,8 +10,8 @@ from gym_dialogue.make import EnvConfig, make_envs
 from gym_policy import ModelPolicy, load_model, load_renderer
 from rl.bench.config import Config, seconds
 from rl.bench.table import Ratio
-from rl.config import Config as TrainConfig
-from rl.train import TaskStream
+from rl.config import RLConfig as TrainConfig
+from rl.tasks import TaskStream
 
 ROUTES = {"verify_iter": 2, "on_failure": "go_on", "max_legs": 4, "straight_line_length": 3}
 SETTINGS = {
@@ -40,7 +40,7 @@ def bench_rollout(config: Config) -> list[Ratio]:
                     sampler="generate" if is_single else name,
                 )
                 turns = config.single_turns if is_single else config.turns
-                stream = TaskStream(TrainConfig(num_steps=turns), group, repeat + 1, 0, 1)
+                stream = TaskStream(TrainConfig(turns_per_update=turns), group, repeat + 1, 0, 1)
                 mine = envs[:1] if is_single else envs
                 taken = seconds(rollout, mine, policy, stream, stream.ended)
                 rates.setdefault(name, []).append(stream.played_turns / taken)

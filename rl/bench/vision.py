@@ -21,11 +21,11 @@ from gym_policy.vision import checkpoint_activations
 from rl.actor_critic import ActorCritic
 from rl.bench.config import Config
 from rl.bench.table import Ratio
-from rl.config import Config as TrainConfig
 from rl.config import LoraSettings
+from rl.config import RLConfig as TrainConfig
 from rl.experience import to_experience
 from rl.learner import Learner
-from rl.train import TaskStream
+from rl.tasks import TaskStream
 
 
 def bench_vision(config: Config) -> list[Ratio]:
@@ -41,7 +41,7 @@ def bench_vision(config: Config) -> list[Ratio]:
     side, tiles = (getattr(architecture.vision_config, n) for n in ("image_size", "max_num_tiles"))
     settings = TrainConfig(
         algorithm="ppo",
-        num_steps=config.vision_turns,
+        turns_per_update=config.vision_turns,
         num_envs=config.vision_batch,
         max_new_tokens=config.vision_new_tokens,
         epochs=1,

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
-from rl.config import Config
+from rl.config import RLConfig
 from rl.memory.activations import LAYER, LOGITS
 from rl.memory.parameters import count_parameters
 from rl.memory.plan import MemoryPlan, plan
@@ -18,7 +18,7 @@ _WORTHWHILE = 0.98  # of a phase, what an advised change may leave
 _LORA_RANK = 64  # of advised adapters
 
 
-def advice(config: Config, planned: MemoryPlan) -> list[str]:
+def advice(config: RLConfig, planned: MemoryPlan) -> list[str]:
     """Return lines that name, for phases over DEVICE_BYTES, single changes and what each makes of
     them. Returns no lines for a plan that fits.
     """
@@ -38,7 +38,7 @@ def advice(config: Config, planned: MemoryPlan) -> list[str]:
     return lines
 
 
-def _alternatives(config: Config, planned: MemoryPlan) -> Iterator[tuple[str, MemoryPlan]]:
+def _alternatives(config: RLConfig, planned: MemoryPlan) -> Iterator[tuple[str, MemoryPlan]]:
     """Yield single changes, each with the plan that it leads to."""
     launch, facts = planned.launch, planned.facts
 
@@ -65,7 +65,7 @@ def _alternatives(config: Config, planned: MemoryPlan) -> Iterator[tuple[str, Me
         yield f"--lora.rank={_LORA_RANK}", plan(lora, launch, replace(facts, counts=counts))
 
 
-def _other_launches(config: Config, planned: MemoryPlan) -> Iterator[tuple[str, MemoryPlan]]:
+def _other_launches(config: RLConfig, planned: MemoryPlan) -> Iterator[tuple[str, MemoryPlan]]:
     """Yield single changes of a DeepSpeed launch, each with the plan that it leads to."""
     launch, facts = planned.launch, planned.facts
     if launch.zero_stage is None:

@@ -10,7 +10,7 @@ from gym_dialogue import Message, NoisyOraclePolicy, Task, rollout
 from gym_dialogue.make import make_envs, with_prompt_file
 from gym_policy import Renderer, load_tokenizer
 from gym_policy.models.architecture import local_directory
-from rl.config import Config
+from rl.config import RLConfig
 
 _EPISODES = 16  # sampled in search of the longest prompt
 _TEMPLATE_TOKENS = 32  # of a chat template around a message, if no tokenizer is available
@@ -38,7 +38,7 @@ class Lengths:
         return self.context(replies, max_new_tokens) + max_new_tokens
 
 
-def measure_lengths(config: Config) -> Lengths:
+def measure_lengths(config: RLConfig) -> Lengths:
     """Return the lengths seen in sampled episodes in which half of the replies are wrong."""
     env = make_envs(with_prompt_file(config.env, config.prompt_file), 1)
     tasks = [Task(seed, (seed,)) for seed in range(_EPISODES)]
@@ -62,7 +62,7 @@ def _estimate(text: str) -> int:
     return math.ceil(len(text) / _CHARACTERS_PER_TOKEN) + _TEMPLATE_TOKENS
 
 
-def _local_tokenizer(config: Config) -> Any:
+def _local_tokenizer(config: RLConfig) -> Any:
     """Load the model's tokenizer if its files are on this machine, else return None."""
     directory = local_directory(config.model)
     if directory is None or not any((directory / name).is_file() for name in _TOKENIZER_FILES):

@@ -14,7 +14,7 @@ from gym_policy.models.adapter import add_adapter
 from gym_policy.models.architecture import empty_model, text_parameters
 from gym_policy.parts import freeze_parts
 from rl.actor_critic import ActorCritic
-from rl.config import Config
+from rl.config import RLConfig
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class Counts:
 
 
 def count_parameters(
-    architecture: PreTrainedConfig, config: Config, with_images: bool = False
+    architecture: PreTrainedConfig, config: RLConfig, with_images: bool = False
 ) -> Counts:
     """Return the parameter counts of a run's model, built on the meta device as training builds it.
     Without images, parameters that only images reach are frozen.
@@ -75,7 +75,7 @@ def count_parameters(
     )
 
 
-def _build(model: PreTrainedModel, config: Config) -> ActorCritic:
+def _build(model: PreTrainedModel, config: RLConfig) -> ActorCritic:
     """Add adapters and a value head to an empty model, and freeze what the settings freeze."""
     if config.lora.rank:
         lora = config.lora

@@ -9,7 +9,7 @@ from transformers import PreTrainedConfig
 from gym_dialogue import shows_images
 from gym_dialogue.make import make_envs, with_prompt_file
 from gym_policy.models.architecture import load_architecture, text_sizes
-from rl.config import Config
+from rl.config import RLConfig
 from rl.devices import Launch
 from rl.learner import SCORED_TOGETHER
 from rl.memory.activations import LAYER, LOGITS, Activations
@@ -60,7 +60,7 @@ class MemoryPlan:
         return max(loading, sum(self.host.values()) - loading)
 
 
-def find_facts(config: Config) -> Facts:
+def find_facts(config: RLConfig) -> Facts:
     """Return the facts of a run. Raises InputError if the model or environment is unavailable."""
     architecture = load_architecture(config.model, config.trust_remote_code)
     (env,) = make_envs(with_prompt_file(config.env, config.prompt_file), 1)
@@ -69,7 +69,7 @@ def find_facts(config: Config) -> Facts:
     return Facts(architecture, counts, measure_lengths(config), with_images)
 
 
-def plan(config: Config, launch: Launch, facts: Facts | None = None) -> MemoryPlan:
+def plan(config: RLConfig, launch: Launch, facts: Facts | None = None) -> MemoryPlan:
     """Plan the memory of a run whose replies all have maximum length and whose dialogues all use
     every reply they may. Raises InputError as find_facts does.
     """
@@ -98,7 +98,7 @@ def plan(config: Config, launch: Launch, facts: Facts | None = None) -> MemoryPl
 class _Phases:
     """Bytes by part on a device, in each phase of one run."""
 
-    def __init__(self, config: Config, launch: Launch, facts: Facts):
+    def __init__(self, config: RLConfig, launch: Launch, facts: Facts):
         self.config, self.launch, self.facts = config, launch, facts
         self.precision = precision_of(config, launch)
         self.work = Activations(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from rl.config import Config
+from rl.config import RLConfig
 from rl.devices import Launch
 
 
@@ -19,7 +19,7 @@ class Precision:
     autocast: bool = False
 
 
-def precision_of(config: Config, launch: Launch) -> Precision:
+def precision_of(config: RLConfig, launch: Launch) -> Precision:
     """Return the precisions in which a run stores and computes.
 
     Under DeepSpeed, `dtype: bfloat16` applies to the whole model. With adapters it applies to the

@@ -8,7 +8,7 @@ from dataclasses import asdict
 import yaml
 
 from rl.backend import check_stage
-from rl.config import Config
+from rl.config import RLConfig
 from rl.devices import Launch, read_launch
 from rl.memory.activations import LAYER, LOGITS
 from rl.memory.advice import advice
@@ -16,13 +16,13 @@ from rl.memory.plan import MemoryPlan, plan
 from rl.memory.units import GIB, MIB, size_text
 
 
-def print_plan(config: Config) -> None:
+def print_plan(config: RLConfig) -> None:
     """Print the resolved configuration, the launch, and the memory that the run will take."""
     print(yaml.safe_dump(asdict(config), sort_keys=False))
     print("\n".join(describe(config, read_launch(os.environ.get("ACCELERATE_CONFIG")))))
 
 
-def describe(config: Config, launch: Launch) -> list[str]:
+def describe(config: RLConfig, launch: Launch) -> list[str]:
     """Return a run's plan as lines. Raises InputError for settings that the launch rules out."""
     check_stage(config, launch.zero_stage)
     planned = plan(config, launch)
@@ -48,7 +48,7 @@ def describe(config: Config, launch: Launch) -> list[str]:
     return lines + advice(config, planned)
 
 
-def _summary(config: Config, planned: MemoryPlan) -> list[str]:
+def _summary(config: RLConfig, planned: MemoryPlan) -> list[str]:
     """Return lines on the launch, the model and the longest dialogue."""
     counts, lengths = planned.facts.counts, planned.facts.lengths
     replies, source = lengths.verify_iter, planned.facts.architecture.name_or_path

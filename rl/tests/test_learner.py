@@ -23,7 +23,7 @@ from rl.actor_critic import ActorCritic, Scores
 from rl.config import GRPOConfig, LoraSettings, PPOConfig, check_config
 from rl.experience import Batch, collate, token_weights
 from rl.learner import TOLERATED_GAP, scheduled
-from rl.ppo import PPO, clipped_policy_sums, start_kl_sum, value_loss_sum
+from rl.ppo import PPO, clipped_policy_sums, ref_kl_sum, value_loss_sum
 from rl.testing import (
     Bandit,
     collect,
@@ -69,7 +69,7 @@ def _card_episodes(config, count=16, verify_iter=3):
                 "policy_loss": -0.038985,
                 "value_loss": 0.481886,
                 "entropy": 5.552632,
-                "kl": 0.010645,
+                "approx_kl": 0.010645,
                 "clip_fraction": 0.148438,
                 "grad_norm": 1.607576,
             },
@@ -79,7 +79,7 @@ def _card_episodes(config, count=16, verify_iter=3):
             {
                 "policy_loss": -0.03037,
                 "entropy": 5.55295,
-                "kl": 0.008625,
+                "approx_kl": 0.008625,
                 "clip_fraction": 0.132812,
                 "grad_norm": 1.017496,
             },
@@ -122,7 +122,7 @@ def _batch(advantages, old_logprobs, token_turn, old_values=0.0, returns=0.0, to
         token_weight=torch.tensor(token_weight or [1.0] * n),
         sampled_logprobs=torch.tensor(old_logprobs),
         old_logprobs=torch.tensor(old_logprobs),
-        start_logprobs=torch.zeros(n),
+        ref_logprobs=torch.zeros(n),
         old_values=torch.full((m,), old_values),
         advantages=torch.tensor(advantages),
         returns=torch.full((m,), returns),
@@ -145,7 +145,7 @@ def test_the_clipped_surrogate_by_hand():
     assert token["policy"].item() == pytest.approx(-expected, abs=1e-5)
     assert token["gap"].item() == pytest.approx(0.7, abs=1e-5)
     kl = 2 * (math.exp(0.1) - 1 - 0.1) + (math.exp(-0.5) - 1 + 0.5)
-    assert token["kl"].item() == pytest.approx(kl, abs=1e-5)
+    assert token["approx_kl"].item() == pytest.approx(kl, abs=1e-5)
 
 
 def test_the_importance_of_what_another_sampled_by_hand():
@@ -380,8 +380,8 @@ def test_tokens_before_the_answer_count_for_less_by_hand():
 
 def test_the_kl_to_the_start_by_hand():
     batch = _batch([0.0], [0.0, 0.0], [0, 0])
-    batch.start_logprobs = torch.tensor([-1.0, -2.0])
-    found = start_kl_sum(_scores([-1.5, -2.0], [0.0]), batch).item()
+    batch.ref_logprobs = torch.tensor([-1.0, -2.0])
+    found = ref_kl_sum(_scores([-1.5, -2.0], [0.0]), batch).item()
     assert found == pytest.approx(math.exp(0.5) - 0.5 - 1, abs=1e-6)
 
 
@@ -394,7 +394,7 @@ def test_the_kl_term_holds_the_policy_near_its_start():
         before = copy.deepcopy(policy.model)
         for update in range(1, 4):
             stats = learner.learn(update, episodes, experiences)
-        assert (stats.get("kl_start", 0) > 0) == (coefficient > 0)
+        assert (stats.get("ref_kl", 0) > 0) == (coefficient > 0)
         batch = collate(experiences, 0, "cpu")
         with torch.no_grad():
             start = ActorCritic(before, 1.0, (16,))(**batch.model_inputs)
@@ -442,7 +442,7 @@ def test_the_entropy_bonus_is_applied():
 
 def test_the_warm_up_moves_the_value_head_only_where_detached():
     ppo = PPOConfig(value_hidden=[16], value_warmup=1)
-    config = small_config("ppo", ppo=ppo, max_new_tokens=6, num_steps=16)
+    config = small_config("ppo", ppo=ppo, max_new_tokens=6, turns_per_update=16)
     policy, learner, episodes, experiences = _card_episodes(config)
     learner.actor_critic.detach_value = True
     body = copy.deepcopy(policy.model.state_dict())
@@ -579,7 +579,7 @@ def test_llama_vision_learns_from_text():
     ],
 )
 def test_values_that_describe_no_run_are_named(kwargs, word):
-    from rl.config import Config
+    from rl.config import RLConfig
 
     with pytest.raises(InputError, match=word):
-        check_config(Config(**kwargs))
+        check_config(RLConfig(**kwargs))

@@ -23,7 +23,7 @@ from gym_policy.vision import checkpoint_activations
 from rl.actor_critic import ActorCritic
 from rl.bench.memory import Live, counted, loss_against_body, small_critic
 from rl.bench.shapes import SHAPES
-from rl.config import Config, LoraSettings, PPOConfig
+from rl.config import LoraSettings, PPOConfig, RLConfig
 from rl.devices import Launch, read_launch
 from rl.learner import make_optimizer
 from rl.memory import print_plan
@@ -60,7 +60,7 @@ ARCHITECTURES = {
     "mllama": tiny_mllama(tiny_tokenizer()).config,  # two of its four layers look at an image
 }
 
-SMALL = Config(ppo=PPOConfig(value_hidden=[8]))
+SMALL = RLConfig(ppo=PPOConfig(value_hidden=[8]))
 HALF = replace(SMALL, dtype="bfloat16")
 KINDS = {
     "float32": (SMALL, Launch()),
@@ -366,7 +366,7 @@ def initial_checkpoint(tmp_path):
 
 
 def test_dialogues_are_no_longer_than_planned(initial_checkpoint):
-    config = Config(
+    config = RLConfig(
         model=initial_checkpoint, env=EnvConfig(kwargs={"verify_iter": 3}), max_new_tokens=90
     )
     lengths = measure_lengths(config)
@@ -386,7 +386,7 @@ def test_dialogues_are_no_longer_than_planned(initial_checkpoint):
 
 def test_print_plan_prints_settings_launch_and_table(initial_checkpoint, monkeypatch, capsys):
     monkeypatch.delenv("ACCELERATE_CONFIG", raising=False)
-    config = Config(model=initial_checkpoint, num_envs=8, max_new_tokens=24, microbatch_size=4)
+    config = RLConfig(model=initial_checkpoint, num_envs=8, max_new_tokens=24, microbatch_size=4)
     print_plan(config)
     printed = capsys.readouterr().out
     settings, _, text = printed.partition("\nLaunch: ")
@@ -397,7 +397,7 @@ def test_print_plan_prints_settings_launch_and_table(initial_checkpoint, monkeyp
     assert [len(line.split()) for line in lines] == [3 + 5, 1 + 5, 1 + 5]
 
 
-PAPER = Config(
+PAPER = RLConfig(
     model=PAPER_MODEL,
     dtype="bfloat16",
     num_envs=64,
@@ -443,11 +443,11 @@ def test_plan_that_does_not_fit_advises_changes_that_do():
 
 def test_reference_model_is_counted_only_if_kept_apart(initial_checkpoint):
     part = "frozen copy of the start"
-    config = Config(model=initial_checkpoint, kl_coef=0.1)
+    config = RLConfig(model=initial_checkpoint, kl_coef=0.1)
     assert part in plan(config, Launch(on_cpu=True)).phases["sampling"]
     adapters = replace(config, lora=LoraSettings(rank=2))
     assert part not in plan(adapters, Launch(on_cpu=True)).phases["sampling"]
-    as_sampled = Config(model=initial_checkpoint, algorithm="grpo", old_logprobs="sampled")
+    as_sampled = RLConfig(model=initial_checkpoint, algorithm="grpo", old_logprobs="sampled")
     assert "scoring" not in plan(as_sampled, Launch(on_cpu=True)).phases
 
 

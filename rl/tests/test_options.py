@@ -11,7 +11,7 @@ from gym_command.command import parse_config
 from gym_command.ranges import check_ranges
 from gym_dialogue import InputError
 from gym_dialogue.make import EnvConfig, make_envs
-from rl.config import Config as RLConfig
+from rl.config import RLConfig as RLConfig
 from rl.config import check_config
 from sft.rejection import Config as OwnConfig
 from sft.start import Config as StartConfig

@@ -18,7 +18,7 @@ from gym_policy.testing import tiny_mllama_processor
 from gym_virl import export
 from gym_virl.geo import COMPASS, RELATIVE
 from gym_virl.routes import read_routes
-from rl.config import Config as RLConfig
+from rl.config import RLConfig as RLConfig
 from rl.testing import ROOT, tiny_llama, tiny_mllama, tiny_tokenizer
 from sft.train import Config as SFTConfig
 
@@ -149,7 +149,7 @@ def test_launchers_at_scale_paper_run_on_the_miniature(project):
         "paper",
         f"--data_file={RELEASED}/SFT_Data/gp-l/data.json",
         "--run_dir=runs/sft",
-        "--num_steps=2",
+        "--turns_per_update=2",
         "--save_every=0",
         "--batch_size=2",
         "--gradient_checkpointing=false",

@@ -21,7 +21,7 @@ from gym_dialogue import InputError
 from gym_policy import load_model
 from gym_policy.training.checkpoint import SUMS_FILE
 from rl.checkpoint import newest_whole, prune
-from rl.config import Config
+from rl.config import RLConfig
 from rl.resume import resume_from
 from rl.train import train
 
@@ -30,7 +30,7 @@ PATH = f"{ROOT}:{ROOT / 'gym'}"
 KILLS = int(os.environ.get("KILLS", 2))  # moments at which a run is killed
 SETTINGS = {
     "num_updates": 4 + 2 * KILLS,
-    "num_steps": 8,
+    "turns_per_update": 8,
     "num_envs": 8,
     "max_new_tokens": 8,
     "epochs": 2,
@@ -138,7 +138,7 @@ def test_a_signal_saves_and_leaves(number, start, uninterrupted, tmp_path):  # 1
     process.send_signal(number)
     output, errors = process.communicate(timeout=300)
     assert process.returncode == 128 + number, errors
-    assert output.count("go on with --resume") == 1
+    assert output.count("--resume") == 1
     assert "Traceback" not in errors
     update = int(RunDir(run).saved_checkpoints()[-1].name[-6:])
     assert 1 <= update < SETTINGS["num_updates"]
@@ -146,7 +146,7 @@ def test_a_signal_saves_and_leaves(number, start, uninterrupted, tmp_path):  # 1
     process = _start(file, "--resume")
     output, errors = process.communicate(timeout=300)
     assert process.returncode == 0, errors
-    assert f"Going on from {run}/checkpoints/update-{update:06d}" in output
+    assert f"Resuming from {run}/checkpoints/update-{update:06d}" in output
     assert _metrics(run) == _metrics(uninterrupted)
 
 
@@ -196,7 +196,7 @@ def test_a_damaged_newest_checkpoint_falls_back_and_says_so(uninterrupted, tmp_p
 
 
 def _parsed(run, *flags):
-    return parse_config(Config, [f"--config={run}/config.yaml", f"--run_dir={run}", *flags])
+    return parse_config(RLConfig, [f"--config={run}/config.yaml", f"--run_dir={run}", *flags])
 
 
 def test_a_run_keeps_the_start_the_last_and_the_best(uninterrupted, tmp_path):
@@ -307,18 +307,18 @@ def test_a_resume_with_other_settings_is_refused(flags, word, uninterrupted):
 
 def test_run_directories_that_cannot_be_read_are_named(tmp_path):
     run = tmp_path / "run"
-    assert resume_from(Config(model="x", run_dir=str(run))) is None  # it starts
+    assert resume_from(RLConfig(model="x", run_dir=str(run))) is None  # it starts
     run.mkdir()
     for content in ("", "a: [", "- 1"):
         (run / "config.yaml").write_text(content)
-        assert resume_from(Config(model="x", run_dir=str(run))) is None
+        assert resume_from(RLConfig(model="x", run_dir=str(run))) is None
     (run / "checkpoints" / "update-000000").mkdir(parents=True)
     with pytest.raises(InputError, match=r"has checkpoints, but no config\.yaml that can be read"):
-        resume_from(Config(model="x", run_dir=str(run)))
+        resume_from(RLConfig(model="x", run_dir=str(run)))
     file = tmp_path / "file"
     file.write_text("")
     with pytest.raises(InputError, match="cannot be read"):
-        resume_from(Config(model="x", run_dir=str(file)))
+        resume_from(RLConfig(model="x", run_dir=str(file)))
 
 
 def test_a_finished_run_prints_its_table_again(uninterrupted, capsys):

@@ -137,9 +137,9 @@ def test_an_image_of_a_llava_record_is_seen_and_its_marker_is_not(start, tmp_pat
     (messages,) = read_dialogues(file)
     assert (messages[0].text, messages[0].image) == ("Which cards?", tmp_path / "a.png")
     rendered = load_renderer(str(start)).render(messages)
-    assert rendered.picture is not None
+    assert rendered.processed_image is not None
     without = replace(messages[0], image=None)
-    assert load_renderer(str(start)).render([without, *messages[1:]]).picture is None
+    assert load_renderer(str(start)).render([without, *messages[1:]]).processed_image is None
 
 
 def _broken(path):

@@ -14,7 +14,7 @@ from rl.config import RLConfig
 
 
 def make_accelerator(config: RLConfig) -> Accelerator:
-    """The accelerator of a run. Raises InputError where this machine cannot serve it."""
+    """Return the accelerator of a run. Raises InputError where this machine cannot serve it."""
     for tracker in config.trackers:
         if tracker != "all" and importlib.util.find_spec(tracker) is None:
             raise InputError(f"trackers: {tracker} is not installed: pip install {tracker}")
@@ -28,28 +28,28 @@ def make_accelerator(config: RLConfig) -> Accelerator:
 
 
 def mixed_precision(config: RLConfig) -> str:
-    """What accelerate is told: bf16 is autocast over float32 weights, or DeepSpeed's bf16 engine. A
-    frozen base in bfloat16 under float32 adapters needs neither.
+    """Return what accelerate is told: bf16 is autocast over float32 weights, or DeepSpeed's bf16
+    engine. A frozen base in bfloat16 under float32 adapters needs neither.
     """
     wants_bf16 = config.dtype == "bfloat16" and (with_deepspeed() or not config.lora.rank)
     return "bf16" if wants_bf16 else "no"
 
 
 def load_dtype(config: RLConfig) -> str:
-    """What weights are loaded in: float32 where they are trained themselves (DeepSpeed makes its
-    own float32 copy).
+    """Return what weights are loaded in: float32 where they are trained themselves (DeepSpeed makes
+    its own float32 copy).
     """
     return config.dtype if with_deepspeed() or config.lora.rank else "float32"
 
 
 def zero_stage(accelerator: Accelerator) -> int | None:
-    """DeepSpeed's ZeRO stage, None without DeepSpeed."""
+    """Return DeepSpeed's ZeRO stage, None without DeepSpeed."""
     plugin = getattr(accelerator.state, "deepspeed_plugin", None)
     return None if plugin is None else int(plugin.zero_stage)
 
 
 def check_stage(config: RLConfig, stage: int | None) -> None:
-    """Raises InputError for what a ZeRO stage does not serve."""
+    """Raise InputError for what a ZeRO stage does not serve."""
     if stage == 0:  # its engine divides gradients otherwise than ZeRO's, and reports no norm
         raise InputError(
             "zero_stage: 0 of DeepSpeed partitions nothing: set 1, 2 or 3, or for the same without "
@@ -57,16 +57,17 @@ def check_stage(config: RLConfig, stage: int | None) -> None:
         )
     if stage == 3 and config.kl_coef > 0 and not config.lora.rank:
         raise InputError(
-            f"kl_coef={config.kl_coef} under ZeRO-3: the frozen copy of the start would not be "
-            "partitioned; use lora.rank (the start is then the adapter switched off), or ZeRO-2"
+            f"kl_coef={config.kl_coef} under ZeRO-3: the frozen copy of the reference would not be "
+            "partitioned; use lora.rank (the reference is then the adapter switched off), or ZeRO-2"
         )
 
 
 def prepare(
     accelerator: Accelerator, config: RLConfig, model: nn.Module, optimizer: torch.optim.Optimizer
 ) -> tuple[nn.Module, torch.optim.Optimizer]:
-    """The model and optimizer as accelerate hands them back. Under DeepSpeed the run's settings are
-    written into its configuration, which otherwise clips to 1.0 and knows no batch size.
+    """Return the model and optimizer as accelerate hands them back. Under DeepSpeed the run's
+    settings are written into its configuration, which otherwise clips to 1.0 and knows no batch
+    size.
     """
     plugin = getattr(accelerator.state, "deepspeed_plugin", None)
     buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
@@ -86,5 +87,5 @@ def prepare(
 
 
 def accumulation_steps(config: RLConfig) -> int:
-    """Microbatches in a minibatch."""
+    """Return the microbatches in a minibatch."""
     return config.minibatch_size // config.microbatch_size

@@ -31,7 +31,7 @@ class Experience:
     prompt_ends: np.ndarray  # (m,)
     sampled_logprobs: np.ndarray  # (n,) as recorded while sampling
     old_logprobs: np.ndarray  # (n,) the same, or as the learner computes them
-    ref_logprobs: np.ndarray  # (n,) under the start policy
+    ref_logprobs: np.ndarray  # (n,) under the reference
     old_values: np.ndarray  # (m,)
     advantages: np.ndarray  # (m,)
     returns: np.ndarray  # (m,)
@@ -45,10 +45,10 @@ def to_experience(
     prefix_weight: float = 1.0,
     keep_features: bool = False,
 ) -> list[Experience]:
-    """The dialogues of all episodes, in order. Advantages, returns, values and the start policy's
-    log-probabilities are zero at first. `prefix_weight` is that of a reply's tokens before its
-    answer field. `keep_features` keeps what the vision tower has made of the images in sampling,
-    which is right for as long as the tower is not trained.
+    """Return the dialogues of all episodes, in order. Advantages, returns, values and the
+    reference's log-probabilities are zero at first. `prefix_weight` is that of a reply's tokens
+    before its answer field. `keep_features` keeps what the vision tower has made of the images in
+    sampling, which is right for as long as the tower is not trained.
     """
     experiences = []
     for number, episode in enumerate(episodes):
@@ -93,8 +93,8 @@ def to_experience(
 def token_weights(
     reply: Reply, answer_field: str | None, renderer: Renderer, prefix_weight: float
 ) -> np.ndarray:
-    """(n,) `prefix_weight` for a reply's tokens before its answer field, 1 from there on. In a
-    reply without that field every token stands before it; where an environment names no field,
+    """Return (n,) `prefix_weight` for a reply's tokens before its answer field, 1 from there on. In
+    a reply without that field every token stands before it; where an environment names no field,
     none does.
     """
     weights = np.ones(len(reply.token_ids))
@@ -128,22 +128,26 @@ class Batch:
     weight: float = 1.0
 
     def to(self, device: torch.device | str) -> Batch:
-        """The same on a device."""
-        tensors = {f.name: getattr(self, f.name) for f in fields(self)}
-        moved = {k: t.to(device) for k, t in tensors.items() if isinstance(t, torch.Tensor)}
+        """Return the same on a device."""
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        moved: dict[str, Any] = {
+            name: value.to(device)
+            for name, value in values.items()
+            if isinstance(value, torch.Tensor)
+        }
         if self.images is not None:
             moved["images"] = {name: tensor.to(device) for name, tensor in self.images.items()}
         return replace(self, **moved)
 
     @property
     def model_inputs(self) -> dict[str, Any]:
-        """The arguments of ActorCritic.forward."""
+        """Return the arguments of ActorCritic.forward."""
         names = ("input_ids", "predict_at", "targets", "value_at", "images")
         return {name: getattr(self, name) for name in names}
 
     @property
     def value_inputs(self) -> dict[str, Any]:
-        """The same for values alone: no reply token, so that no logits are computed."""
+        """Return the same for values alone: no reply token, so that no logits are computed."""
         none = {name: getattr(self, name)[:0] for name in ("predict_at", "targets")}
         return self.model_inputs | none
 

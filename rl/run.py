@@ -264,7 +264,7 @@ class Run:
             "score": self.metrics.get(self.config.best_by),
         }
         save_checkpoint(
-            self.run_dir,
+            self.run_dir.path,
             state,
             self.accelerator,
             self.learner.actor_critic,
@@ -273,7 +273,7 @@ class Run:
         )
         self.saved_update = self.update
         if self.is_main:
-            prune(self.run_dir, self.config.keep_last, self.config.keep_states)
+            prune(self.run_dir.path, self.config.keep_last, self.config.keep_states)
 
     def _exit(self) -> None:
         """Save and end the process, with the exit code of the signal."""

@@ -64,7 +64,7 @@ def command(*arguments, processes=1):
 
 
 def deepspeed(stage):
-    """The configuration of two CPU processes under a ZeRO stage."""
+    """Return the configuration of two CPU processes under a ZeRO stage."""
     return str(ROOT / "scripts" / "accelerate" / f"cpu_zero{stage}_2proc.yaml")
 
 
@@ -86,7 +86,7 @@ class Bandit(DialogueEnv):
 
 
 def small_config(algorithm, **kwargs):
-    """Small and fast."""
+    """Return a configuration that is small and fast."""
     settings = {
         "algorithm": algorithm,
         "num_updates": 24,
@@ -104,7 +104,7 @@ def small_config(algorithm, **kwargs):
 
 
 def make_learner(config, make_model=tiny_llama):
-    """(policy, learner) around a tiny model with the same random weights every time."""
+    """Return (policy, learner) around a tiny model with the same random weights every time."""
     torch.manual_seed(0)
     tokenizer = tiny_tokenizer()
     model = make_model(tokenizer)
@@ -115,7 +115,7 @@ def make_learner(config, make_model=tiny_llama):
 
 
 def collect(envs, policy, learner, update, count):
-    """Episodes of one update, in groups as the algorithm wants them."""
+    """Play the episodes of one update, in groups as the algorithm wants them."""
     size = learner.algorithm.group_size
     tasks = [Task(update * 1000 + i // size, (update, i)) for i in range(count)]
     episodes = rollout(envs, policy, tasks)

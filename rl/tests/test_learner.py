@@ -390,7 +390,7 @@ def test_the_kl_term_holds_the_policy_near_its_start():
         config = small_config("ppo", max_new_tokens=3, lr=5e-3, epochs=4, kl_coef=coefficient)
         policy, learner, episodes, experiences = _card_episodes(config, count=4)
         if coefficient:
-            learner.start = copy.deepcopy(learner.inner).requires_grad_(False)
+            learner.reference = copy.deepcopy(learner.inner).requires_grad_(False)
         before = copy.deepcopy(policy.model)
         for update in range(1, 4):
             stats = learner.learn(update, episodes, experiences)

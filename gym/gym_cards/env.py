@@ -290,7 +290,8 @@ class GeneralPointsEnv(DialogueEnv):
         return [{"numbers": list(numbers)} for numbers in found]
 
     def _draw(self, suits: Sequence[str]) -> np.ndarray:
-        table, rng = self.table_color, None
+        table = self.table_color
+        rng: Any = None
         if table == "random" or self.layout == "scatter":
             # A child, so that the next deals do not depend on how this one looks.
             rng = self.np_random.spawn(1)[0]
@@ -326,7 +327,9 @@ class GeneralPointsEnv(DialogueEnv):
         """
         if self.recognition_only:
             return self.wording.format_recognition(self.cards)
-        return self._reply(solve(self.numbers, self.target))
+        solution = solve(self.numbers, self.target)
+        assert solution is not None  # only hands with one are dealt, or taken
+        return self._reply(solution)
 
     def random_reply(self, rng: np.random.Generator) -> str:
         """Mostly the right numbers in random order with random operators; now and then another
@@ -348,7 +351,7 @@ class GeneralPointsEnv(DialogueEnv):
                 return self._reply(solution[:-1], cards)
         if kind == "number":
             numbers[rng.integers(len(numbers))] = str(rng.integers(1, 14))
-        symbols = rng.choice(list("+-*/"), len(numbers) - 1)
+        symbols: list[str] = rng.choice(list("+-*/"), len(numbers) - 1).tolist()
         start, end = sorted(rng.choice(len(numbers), 2, replace=False))
         if rng.random() < 0.5 and (start, end) != (0, len(numbers) - 1):
             numbers[start] = f"({numbers[start]}"

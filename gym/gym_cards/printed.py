@@ -89,7 +89,8 @@ def _tokens(
 def _value(
     order: Sequence[int], symbols: Sequence[str], pairs: Sequence[tuple[int, int]]
 ) -> float | None:
-    values, between = list(order), list(symbols)
+    values: list[float] = list(order)
+    between = list(symbols)
     for first, last in reversed(pairs):
         inside = _flat_value(values[first : last + 1], between[first:last])
         if inside is None:

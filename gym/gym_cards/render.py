@@ -78,14 +78,14 @@ def render_hand(
     """
     if layout not in LAYOUTS:
         raise InputError(f"layout={layout!r}: must be one of {', '.join(LAYOUTS)}")
-    if layout == "scatter" and rng is None:
-        raise InputError("layout='scatter': needs rng")
     rows = 1 if layout == "row" else 2
     columns = -(-len(ranks) // rows)
     width, height = resolution / columns, resolution / 2
     fill = _LOOSE_FILL if layout == "scatter" else _FILL
     size = round(fill * min(height, width / _ASPECT))
     if layout == "scatter":
+        if rng is None:
+            raise InputError("layout='scatter': needs rng")
         spots = rng.random((len(ranks), 2))
         tilts = rng.integers(-_MAX_TILT, _MAX_TILT + 1, len(ranks)).tolist()
         tilted = _tilted if size < _SMALL else _tilted.__wrapped__  # large ones fill the memory

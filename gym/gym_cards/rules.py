@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -45,7 +46,7 @@ class FaceRule:
                 raise InputError(
                     f"face rule {dict(spec)}: needs exactly the keys J, Q and K, each an integer"
                 )
-            values = tuple(spec[face] for face in FACES)
+            values: tuple[Any, ...] = tuple(spec[face] for face in FACES)
         elif is_integer(spec):
             values = (spec,) * 3
         elif spec in NAMED_RULES:

@@ -11,9 +11,10 @@ from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from itertools import combinations
 from math import gcd
+from typing import Any
 
 Value = tuple[int, int]  # numerator, denominator > 0, reduced
-Tree = int | tuple  # a number, or (operator, left, right)
+Tree = Any  # int | tuple[str, Tree, Tree]: a number, or (operator, left, right)
 
 
 def solve(numbers: Sequence[int], target: int = 24) -> str | None:

@@ -67,7 +67,7 @@ def _switches(config_class: type, prefix: str = "--") -> Iterator[str]:
         if hint is bool:
             yield prefix + name
         for part in (hint, *get_args(hint)):
-            if is_dataclass(part):
+            if isinstance(part, type) and is_dataclass(part):
                 yield from _switches(part, f"{prefix}{name}.")
 
 

@@ -149,12 +149,12 @@ class RunDir(os.PathLike[str]):
             text = read_text(self.metrics_file)
         except (OSError, ValueError) as error:
             raise InputError(f"{self.metrics_file}: cannot be read: {error}") from error
-        rows = []
+        rows: list[dict[str, Any]] = []
         for number, row in json_records(text):
             if not isinstance(row, dict) or not is_integer(row.get("update")):
                 where = f"{self.metrics_file}, line {number}"
                 raise InputError(f"{where}: is no record of an update; remove the line")
-            rows.append({_OLD_METRICS.get(name, name): value for name, value in row.items()})
+            rows.append({_OLD_METRICS.get(str(name), str(name)): row[name] for name in row})
         return rows
 
     def evaluation(self, update: int) -> Path:

@@ -157,7 +157,7 @@ def test_a_run_has_one_writer(start, tmp_path):  # 16: 14
         process = _start(file, "--resume", launcher=("-m", "gym_command.launch", "2"))
         _, errors = process.communicate(timeout=300)
     assert process.returncode == 2
-    said = "another process is writing it; wait for it, or stop it"
+    said = "another process is writing to it; wait for it, or stop it"
     assert errors.strip() == f"error: run directory {run}: {said}"
 
 

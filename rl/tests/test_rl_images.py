@@ -17,7 +17,7 @@ from gym_policy import Renderer, load_model
 from gym_policy.models.load import save_renderer
 from gym_policy.parts import Part, part_of
 from rl.bench.command import main as bench
-from rl.bench.config import Config as BenchConfig
+from rl.bench.config import BenchConfig
 from rl.config import RLConfig
 from rl.testing import SMALL, THAT_SEE, command, deepspeed, tiny_tokenizer
 from rl.train import train

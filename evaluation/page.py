@@ -113,14 +113,14 @@ def _browser_data(comparisons: Sequence[Comparison]) -> dict[str, Any]:
         for dialogue in played.dialogues:
             prompt: dict[str, int] = {}
             replies = []
-            for said in dialogue:
-                if said.role == "user":
-                    prompt["text"] = texts.setdefault(said.text, len(texts))
-                    if said.image is not None:
-                        prompt["image"] = images.setdefault(said.image, len(images))
+            for message in dialogue:
+                if message.role == "user":
+                    prompt["text"] = texts.setdefault(message.text, len(texts))
+                    if message.image is not None:
+                        prompt["image"] = images.setdefault(message.image, len(images))
                 else:
                     keys = ("text", "reward", "outcomes", "feedback", "is_right", "recognized")
-                    replies.append({key: getattr(said, key) for key in keys})
+                    replies.append({key: getattr(message, key) for key in keys})
             dialogues.append({"prompt": prompt, "replies": replies})
         return {
             "won": played.is_success,

@@ -26,7 +26,7 @@ MANY = 0.1
 
 
 def table_rows(verify_iter: int, records: Records) -> list[tuple[str, str, str]]:
-    """The blocks of the table, by a checkpoint's records: (heading, decoding, metric)."""
+    """Return the blocks of the table, by a checkpoint's records: (heading, decoding, metric)."""
     decodings = list(records)
     rows = [(f"first reply, {d}", d, "first_reply") for d in decodings]
     some = next(iter(records[decodings[0]].values()))
@@ -48,7 +48,7 @@ def table_rows(verify_iter: int, records: Records) -> list[tuple[str, str, str]]
 
 
 def format_table(results: Results, suites: Sequence[SuiteConfig], verify_iter: int) -> str:
-    """Success in % with 95 % intervals, a column a checkpoint, and the paired differences."""
+    """Return success in % with 95 % intervals, a column a checkpoint, and paired differences."""
     labels = list(results)
     first = labels[0]
     titles = [suite.title or suite.name for suite in suites]
@@ -77,8 +77,8 @@ def format_table(results: Results, suites: Sequence[SuiteConfig], verify_iter: i
 
 
 def reply_blocks(results: Results) -> list[tuple[str, str]]:
-    """The blocks of the table that count replies without an answer: (heading, decoding), for every
-    decoding that has any.
+    """Return the blocks of the table that count replies without an answer: (heading, decoding), for
+    each decoding that has any.
     """
     decodings = list(next(iter(results.values())))
     faulty = [
@@ -93,7 +93,7 @@ def reply_blocks(results: Results) -> list[tuple[str, str]]:
 
 
 def hints(results: Results) -> list[str]:
-    """What may be done where many replies hold no answer: a line for each cause."""
+    """Say what may be done where many replies hold no answer: a line for each cause."""
     lines = []
     for label, records in results.items():
         for decoding, by_suite in records.items():
@@ -117,31 +117,30 @@ def hints(results: Results) -> list[str]:
             )
             lines += [
                 f"hint: {label}, {decoding}: {100 * count / counts.replies:.0f} % of the replies "
-                f"{said}"
-                for count, said in causes
+                f"{remedy}"
+                for count, remedy in causes
                 if count >= MANY * counts.replies
             ]
     return lines
 
 
 def format_interval(interval: Interval, sign: str = "") -> str:
-    """An interval in %, such as `41.2 [37.0, 45.6]`; `sign="+"` shows the sign of differences."""
+    """Return an interval in %, such as `41.2 [37.0, 45.6]`; `sign="+"` shows plus signs."""
     value, low, high = (100 * x for x in (interval.value, interval.low, interval.high))
     return f"{value:{sign}.1f} [{low:{sign}.1f}, {high:{sign}.1f}]"
 
 
 def summary(results: Results, suites: Sequence[SuiteConfig], verify_iter: int) -> dict[str, Any]:
-    """Every metric of every checkpoint and suite, and the paired differences from the first."""
+    """Return all metrics by checkpoint and suite, and the paired differences from the first."""
     labels = list(results)
     differences: dict[str, Any] = {}
     for label in labels[1:]:
-        for heading, decoding, metric in table_rows(verify_iter, results[label]):
-            del heading
+        for _, decoding, metric in table_rows(verify_iter, results[label]):
             for suite in suites:
-                pair = [results[name][decoding][suite.name] for name in (label, labels[0])]
-                found = paired_difference(*pair, metric).to_json()
+                after, before = (results[name][decoding][suite.name] for name in (label, labels[0]))
                 by_suite = differences.setdefault(label, {}).setdefault(decoding, {})
-                by_suite.setdefault(suite.name, {})[metric] = found
+                change = paired_difference(after, before, metric)
+                by_suite.setdefault(suite.name, {})[metric] = change.to_json()
     return {
         "verify_iter": verify_iter,
         "suites": {s.name: {"title": s.title or s.name, "shift": s.shift} for s in suites},
@@ -173,7 +172,7 @@ def write(
 def plot(
     path: str | Path, results: Results, suites: Sequence[SuiteConfig], verify_iter: int
 ) -> None:
-    """Bars with intervals: success by suite, one panel for each block of the table."""
+    """Draw bars with intervals: success by suite, one panel for each block of the table."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -186,14 +185,14 @@ def plot(
     width = 0.8 / len(labels)
     for axis, (heading, decoding, metric) in zip(axes[:, 0], blocks, strict=True):
         for number, label in enumerate(labels):
-            found = [
+            intervals = [
                 Resampled(results[label][decoding][suite.name], metric).interval()
                 for suite in suites
             ]
-            heights = [100 * interval.value for interval in found]
+            heights = [100 * interval.value for interval in intervals]
             errors = [
-                [100 * (i.value - i.low) for i in found],
-                [100 * (i.high - i.value) for i in found],
+                [100 * (i.value - i.low) for i in intervals],
+                [100 * (i.high - i.value) for i in intervals],
             ]
             places = [i + (number - (len(labels) - 1) / 2) * width for i in range(len(suites))]
             axis.bar(places, heights, width, yerr=errors, capsize=2, label=label)

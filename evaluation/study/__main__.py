@@ -39,30 +39,32 @@ def main(config: StudyConfig) -> None:
 def analyse(config: StudyConfig, directory: Path) -> None:
     """Write results.json, table.txt, figures and report.html, and print table and claims."""
     study = read_study(config, directory)
-    found = results(study)
-    write_atomically(directory / "results.json", json.dumps(found, indent=1) + "\n")
-    said = claims(study, found)
+    data = results(study)
+    write_atomically(directory / "results.json", json.dumps(data, indent=1) + "\n")
+    sentences = claims(study, data)
     if study.arms:
-        table = format_table(study, found)
+        table = format_table(study, data)
         write_atomically(RunDir(directory).table_file, table + "\n")
         print(f"\n{table}")
-        figures = draw(study, found, directory / "figures")
-        write_report(RunDir(directory).report_file, _report(study, found, said, figures))
-    print("\n" + "\n".join(said))
+        figures = draw(study, data, directory / "figures")
+        write_report(RunDir(directory).report_file, _report(study, data, sentences, figures))
+    print("\n" + "\n".join(sentences))
     print(f"\nResults are in {directory}: results.json, table.txt, figures/, report.html")
 
 
-def _report(study: Study, found: dict, said: list[str], figures: list[tuple[str, Path]]) -> Report:
+def _report(
+    study: Study, data: dict, sentences: list[str], figures: list[tuple[str, Path]]
+) -> Report:
     """The study as a page; its dialogues are those of the first seed, before and after."""
     config = study.config
     columns = table_columns(study)
-    tables = [Table(heading, columns, rows) for heading, rows in table_rows(study, found)]
+    tables = [Table(heading, columns, rows) for heading, rows in table_rows(study, data)]
     first = study.arms[0].rows[0][0]
     shown = {"start": first.measured.records}
     shown |= {arm.title: arm.rows[0][-1].measured.records for arm in study.arms}
     return Report(
         title=f"SFT against RL at equal compute: {config.task}, scale {config.scale}",
-        claims=said,
+        claims=sentences,
         notes=[
             "Means over seeds, each with its own start; 95 % intervals by bootstrap over seeds and "
             "puzzles; changes are paired on the same seeded episodes.",

@@ -68,7 +68,6 @@ def test_nearly_equal_values_are_standardised_by_their_deviation():
 
 @pytest.mark.parametrize("value", [0.0, -3.0, 0.1, -2.7e5])
 def test_equal_values_have_no_advantage_whatever_rounding_leaves(value):
-    """Nearly equal values keep their deviation."""
     equal = np.full(383, value)
     assert not standardised(equal, _alone).any()
     nearly = equal + np.abs(value) * np.random.default_rng(0).normal(0, 6e-8, 383)  # float32

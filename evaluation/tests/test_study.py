@@ -164,11 +164,18 @@ def test_the_claim_says_what_is_clear_of_the_start(study, tmp_path):
     claim, sft, rl = claims(read, found)
     title = "rule OOD (11, 12, 13), at equal compute, first reply, sampled"
     assert claim.startswith(f"{title}: SFT 20.0 -> 5.0, -15.0 [")
-    assert claim.index("below the start") < claim.index("RL 20.0 -> 40.0") < claim.index("above")
+    assert (
+        claim.index("below the initial checkpoint")
+        < claim.index("RL 20.0 -> 40.0")
+        < claim.index("above")
+    )
     assert "20.0 -> 5.0, -15.0 [" in sft
-    assert "below the start" in sft.split("rule OOD")[1].split(";")[0]
-    assert "above the start" in rl.split("rule OOD")[1].split(";")[0]
-    assert "held-out puzzles 10.0 -> 10.0, +0.0 [+0.0, +0.0], not clear of the start" in rl
+    assert "below the initial checkpoint" in sft.split("rule OOD")[1].split(";")[0]
+    assert "above the initial checkpoint" in rl.split("rule OOD")[1].split(";")[0]
+    assert (
+        "held-out puzzles 10.0 -> 10.0, +0.0 [+0.0, +0.0], not clear of the initial checkpoint"
+        in rl
+    )
     assert "RL - start" in format_table(read, found)
     names = [file.stem for _, file in draw(read, found, tmp_path / "figures")]
     assert names == ["curves", "changes", "replies", "divergence"]

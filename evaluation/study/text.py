@@ -73,7 +73,7 @@ def _unfinished(study: Study) -> str:
 
 
 def table_rows(study: Study, data: dict[str, Any]) -> list[tuple[str, list[list[str]]]]:
-    """Return blocks of the table: (heading, rows of suite, start, and each arm's value and change)."""
+    """Return blocks of the table: (heading, rows of suite, start, values and changes)."""
     blocks = []
     longest = _longest(study, data)
     for metric in study.metrics() + _end_metrics(study, data):

@@ -93,25 +93,17 @@ def make_dialogues(
             size = sizes[number]
             envs = make_envs(source.env, _NUM_ENVS)
             seeds = enumerate(_seeds([seed, number], size))
-            mine = itertools.islice(seeds, rank, _TRIES * size, world)
-            tasks = (Task(env_seed, (seed, number, i)) for i, env_seed in mine)
+            share = itertools.islice(seeds, rank, _TRIES * size, world)
+            tasks = (Task(env_seed, (seed, number, i)) for i, env_seed in share)
             policy = NoisyOraclePolicy(source.error_rate)
             # An episode may bring several dialogues, or none, if all of its replies are mistakes.
             wanted = len(range(rank, size, world))
             for episode in _played(envs, policy, tasks):
                 if wanted <= 0:
                     break
-                right = {turn.dialogue for turn in episode.turns if turn.is_right}
-                for index in sorted(right)[:wanted]:
+                for index, messages in itertools.islice(_successes(episode), wanted):
                     progress.update()
                     wanted -= 1
-                    turns = iter(episode.turns_of(index))
-                    messages = [
-                        m
-                        if m.role != "assistant"
-                        else Message(m.role, m.text, trained=episode.turns[next(turns)].is_right)
-                        for m in episode.dialogues[index].messages
-                    ]
                     where = (*episode.task.sample_key[1:], index)
                     saved = functools.partial(save, where=where)
                     record = {"messages": messages_to_json(messages, saved)}
@@ -121,9 +113,26 @@ def make_dialogues(
                     f"sources: {source.env.id} with error_rate={source.error_rate}: {_TRIES} "
                     f"episodes for each dialogue are too few; {wanted} are missing; lower it"
                 )
-    every = [record for _, record in sorted(gathered(dialogues), key=lambda pair: pair[0])]
-    order = np.random.default_rng([seed, _SHUFFLE_STREAM]).permutation(len(every))
-    return [every[i] for i in order]
+    records = [record for _, record in sorted(gathered(dialogues), key=lambda pair: pair[0])]
+    order = np.random.default_rng([seed, _SHUFFLE_STREAM]).permutation(len(records))
+    return [records[i] for i in order]
+
+
+def _successes(episode: Episode) -> Iterator[tuple[int, list[Message]]]:
+    """The dialogues of an episode that came to a right reply, by number, in which right replies
+    alone are trained on.
+    """
+    for index in sorted({turn.dialogue for turn in episode.turns if turn.is_right}):
+        turns = iter(episode.turns_of(index))
+        yield (
+            index,
+            [
+                message
+                if message.role != "assistant"
+                else Message("assistant", message.text, trained=episode.turns[next(turns)].is_right)
+                for message in episode.dialogues[index].messages
+            ],
+        )
 
 
 def check_shares(shares: Sequence[float]) -> None:

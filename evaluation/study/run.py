@@ -118,7 +118,7 @@ def _start(
         kind,
         place.name,
         [
-            *_launch(config, "sft.start"),
+            *_launch(config, "sft.initial"),
             f"--config={config.start_config}",
             f"--seed={place.seed}",
             *own,

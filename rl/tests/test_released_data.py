@@ -20,7 +20,7 @@ from gym_virl.geo import COMPASS, RELATIVE
 from gym_virl.routes import read_routes
 from rl.config import RLConfig as RLConfig
 from rl.testing import ROOT, tiny_llama, tiny_mllama, tiny_tokenizer
-from sft.train import Config as SFTConfig
+from sft.config import SFTConfig
 
 RELEASED = Path("data/SFTvsRL_Data")
 NYC, MINI = (RELEASED / "VIRL_routes" / name for name in ("nyc_1k_routes", "VLN_mini"))

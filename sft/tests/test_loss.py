@@ -18,9 +18,10 @@ from gym_policy.testing import (
     tiny_tokenizer,
 )
 from gym_policy.vision import image_inputs
+from sft.config import SFTConfig
 from sft.data import DialogueItems, PadRight, SourceConfig, TrainingOrder, hold_back
 from sft.loss import dft_loss
-from sft.train import Config, train
+from sft.train import train
 
 
 def test_each_token_is_weighted_by_its_probability_without_a_gradient():
@@ -68,7 +69,7 @@ def _settings(path, run, **changes):
         "microbatch_size": 4,
         "lr": 1e-3,
     }
-    return Config(**settings | {"model": path, "run_dir": str(run)} | changes)
+    return SFTConfig(**settings | {"model": path, "run_dir": str(run)} | changes)
 
 
 def _losses(run):

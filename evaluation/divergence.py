@@ -1,12 +1,12 @@
-"""How far a checkpoint has moved from its start, on a task: the KL divergence between the two over
-the tokens of replies.
+"""How far a checkpoint has moved from the initial one, on a task: the KL divergence between the two
+over the tokens of replies.
 
-`forward` is E over x, y ~ start of KL(start || checkpoint), which *RL's Razor* (arXiv 2509.04259)
-finds to predict what is forgotten, measured on the new task; `reverse` is E over x, y ~ checkpoint
-of KL(checkpoint || start), the one that a KL penalty in RL bounds. Both are exact over the
-vocabulary at every token, so that only dialogues are sampled: summed over a reply's tokens, their
-mean is the divergence between distributions over replies, with less variance than the mean of log
-ratios.
+`forward` is E over x, y ~ initial of KL(initial || checkpoint), which *RL's Razor* (arXiv
+2509.04259) finds to predict what is forgotten, measured on the new task; `reverse` is E over x, y ~
+checkpoint of KL(checkpoint || initial), the one that a KL penalty in RL bounds. Both are exact over
+the vocabulary at every token, so that only dialogues are sampled: summed over a reply's tokens,
+their mean is the divergence between distributions over replies, with less variance than the mean of
+log ratios.
 """
 
 from __future__ import annotations
@@ -43,11 +43,11 @@ _SCORED_TOGETHER = 16  # dialogues in one forward pass
 
 @dataclass
 class DivergenceConfig:
-    """Measure the KL divergence between a start and checkpoints trained from it."""
+    """Measure the KL divergence between an initial checkpoint and others trained from it."""
 
     start: str = ""
-    """The start: a directory saved by save_pretrained, a hub name, or a run, which stands for its
-    first checkpoint."""
+    """The initial checkpoint: a directory saved by save_pretrained, a hub name, or a run, which
+    stands for its first checkpoint."""
     checkpoints: list[str] = field(default_factory=list)
     """What is compared with it: the same, but a run stands for its last checkpoint."""
     task: str = "gp_l"
@@ -238,7 +238,7 @@ def _check_pair(start: ModelPolicy, policy: ModelPolicy) -> None:
     if vocabularies[0] != vocabularies[1] or sizes[0] != sizes[1]:
         raise InputError(
             "divergence: start and checkpoint have different vocabularies, so their distributions "
-            "do not compare: name the start that the checkpoint was trained from"
+            "do not compare: name the initial checkpoint that it was trained from as --start"
         )
     if start.decoding.temperature != policy.decoding.temperature:
         raise InputError("divergence: start and checkpoint must have the same temperature")

@@ -77,7 +77,7 @@ def _positions(record: EpisodeRecord, kind: str = "") -> list[list[TurnRecord]]:
 
 
 def metric_names(records: Sequence[EpisodeRecord], verify_iter: int) -> list[str]:
-    """What can be measured of these records.
+    """Return the names of what can be measured of these records.
 
     `first_reply`: share of positions right at the first reply; `within_k`: right within k replies;
     `episode_success`: share of episodes that ended in success; `recognition`: share of positions
@@ -93,18 +93,18 @@ def metric_names(records: Sequence[EpisodeRecord], verify_iter: int) -> list[str
 
 
 def position_kinds(records: Sequence[EpisodeRecord]) -> list[str]:
-    """The kinds of positions in records, in the order in which they come up."""
+    """Return the kinds of positions in records, in the order in which they come up."""
     return list(dict.fromkeys(t.kind for r in records for t in r.turns if t.kind))
 
 
 def says_what_it_sees(records: Sequence[EpisodeRecord]) -> bool:
-    """Whether the environment shows something, so that `recognition` can be measured."""
+    """Return whether the environment shows something, so that `recognition` can be measured."""
     return any(turn.recognized is not None for r in records for turn in r.turns)
 
 
 @functools.lru_cache(maxsize=16)
 def _draws(seed: int, puzzles: int) -> np.ndarray:
-    """How often each puzzle is drawn in each resample (NUM_RESAMPLES, puzzles)."""
+    """Draw how often each puzzle is in each resample (NUM_RESAMPLES, puzzles)."""
     rng = np.random.default_rng([seed, puzzles])
     counts = rng.multinomial(puzzles, np.full(puzzles, 1 / puzzles), NUM_RESAMPLES)
     return counts.astype(float)
@@ -127,16 +127,16 @@ class Resampled:
             self.samples = (draws @ sums[0]) / (draws @ sums[1])
 
     def interval(self) -> Interval:
-        """The percentile interval of the metric."""
+        """Return the percentile interval of the metric."""
         return percentile_interval(self.value, self.samples)
 
     def minus(self, other: Resampled) -> Interval:
-        """The interval of this metric minus another on the same episodes, paired by puzzle."""
+        """Return the interval of this metric minus another on the same episodes, by puzzle."""
         return percentile_interval(self.value - other.value, self.samples - other.samples)
 
 
 def percentile_interval(value: float, samples: np.ndarray) -> Interval:
-    """An estimate with the percentile interval of its bootstrap samples."""
+    """Return an estimate with the percentile interval of its bootstrap samples."""
     tail = 100 * (1 - LEVEL) / 2
     if np.isnan(value):
         return Interval(value, value, value)
@@ -162,7 +162,7 @@ class ReplyCounts:
 
 
 def count_replies(records: Sequence[EpisodeRecord]) -> ReplyCounts:
-    """Counts over the turns of records. What older records do not hold counts for nothing."""
+    """Count over the turns of records. What older records do not hold counts for nothing."""
     turns = [turn for record in records for turn in record.turns]
     finishes = [turn.finish.lower() for turn in turns]
     return ReplyCounts(
@@ -175,8 +175,8 @@ def count_replies(records: Sequence[EpisodeRecord]) -> ReplyCounts:
 
 
 def summarize(records: Sequence[EpisodeRecord], verify_iter: int) -> dict[str, Any]:
-    """Every metric with its interval, the counts of primary outcomes and of replies that hold no
-    answer, and the sizes.
+    """Return all metrics with their intervals, the counts of primary outcomes and of replies that
+    hold no answer, and the sizes.
     """
     outcomes: dict[str, int] = {}
     for record in records:
@@ -196,14 +196,14 @@ def summarize(records: Sequence[EpisodeRecord], verify_iter: int) -> dict[str, A
 
 
 def same_episodes(*played: Sequence[EpisodeRecord]) -> bool:
-    """Whether lists of records are of the same seeded episodes, one by one."""
+    """Return whether lists of records are of the same seeded episodes, one by one."""
     return len({tuple(record.env_seed for record in records) for records in played}) == 1
 
 
 def paired_difference(
     after: Sequence[EpisodeRecord], before: Sequence[EpisodeRecord], metric: str
 ) -> Interval:
-    """`after` minus `before` on the same seeded episodes.
+    """Return `after` minus `before` on the same seeded episodes.
 
     Raises ValueError if the episodes are not the same ones.
     """

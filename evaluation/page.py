@@ -79,7 +79,7 @@ def write_report(path: str | Path, report: Report) -> None:
 
 
 def disagreement(count: int, of: int) -> str:
-    """The line that says that episodes came out otherwise when they were played again."""
+    """Return the line that says that episodes came out otherwise when they were played again."""
     return (
         f"{count} of {of} dialogues, played again, came out otherwise than recorded (another "
         "version, or other settings, of the environment): they are shown without prompts and images"
@@ -102,7 +102,7 @@ def _data_uri(content: bytes, kind: str | None = None) -> str:
 
 
 def _browser_data(comparisons: Sequence[Comparison]) -> dict[str, Any]:
-    """What the page's script reads. Texts of prompts and images are numbered: one that many
+    """Return what the page's script reads. Texts of prompts and images are numbered: one that many
     dialogues share is there once.
     """
     texts: dict[str, int] = {}
@@ -144,7 +144,7 @@ def _browser_data(comparisons: Sequence[Comparison]) -> dict[str, Any]:
 
 
 def _fitting(images: list[bytes]) -> list[bytes]:
-    """The images; the large ones shrunk alike if together they take more than a page should."""
+    """Return the images; large ones shrunk alike if together they take more than a page should."""
     total = sum(map(len, images))
     if total <= MAX_IMAGE_BYTES:
         return images

@@ -1,8 +1,8 @@
-"""Start against end over several runs that differ by their seed: the command behind
-scripts/across_seeds.sh.
+"""Compare initial and last checkpoints over several runs that differ by their seed: the command
+behind scripts/across_seeds.sh.
 
-Each run has its own start checkpoint, so a difference is taken within a run. Intervals come from a
-bootstrap that draws runs, and within each drawn run its puzzles, with replacement.
+Each run has its own initial checkpoint, so a difference is taken within a run. Intervals come from
+a bootstrap that draws runs, and within each drawn run its puzzles, with replacement.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from gym_dialogue.checks import json_records, read_text
 
 @dataclass
 class SeedsConfig:
-    """Average start, end and their difference over runs with different seeds."""
+    """Average initial and last checkpoints and their difference over runs with different seeds."""
 
     runs: list[str] = field(default_factory=list)
     """Directories that hold summary.json and turns.jsonl: training runs or evaluations."""
@@ -57,7 +57,7 @@ def read_results(run: str | Path) -> tuple[dict[str, Any], Results]:
 
 
 def average(values: Sequence[float], samples: Sequence[np.ndarray], seed: int = 0) -> Interval:
-    """The mean over runs of a metric or a difference: `values` (runs), with each run's bootstrap
+    """Average a metric or a difference over runs: `values` (runs), with each run's bootstrap
     samples (NUM_RESAMPLES).
     """
     rng = np.random.default_rng(seed)
@@ -68,11 +68,13 @@ def average(values: Sequence[float], samples: Sequence[np.ndarray], seed: int = 
 
 
 def format_across(runs: Sequence[str | Path]) -> str:
-    """A table: mean over runs of the first and the last checkpoint, and of their difference."""
+    """Return a table of means over runs: the first checkpoint, the last, and their difference."""
     read = [read_results(run) for run in runs]
     summary = read[0][0]
     if any(s["suites"] != summary["suites"] or len(r) < 2 for s, r in read):
-        raise InputError("runs: each must hold a start and an end, on the same suites")
+        raise InputError(
+            "runs: each must hold an initial and a last checkpoint, on the same suites"
+        )
     titles = {name: suite["title"] for name, suite in summary["suites"].items()}
     width = max(map(len, titles.values())) + 2
     columns = ("start", "end", "end - start")
@@ -104,7 +106,7 @@ def format_across(runs: Sequence[str | Path]) -> str:
 
 
 def main(config: SeedsConfig) -> None:
-    """The command: prints the table."""
+    """Print the table. Raises InputError."""
     if not config.runs:
         raise InputError("runs: name at least one finished run")
     print(format_across(config.runs))

@@ -62,8 +62,8 @@ class EnvOptions:
 
 
 def load_task(name_or_file: str) -> TaskConfig:
-    """A task by name (a file of evaluation/configs) or by YAML file. Its suites come with all of
-    their keyword arguments. Raises InputError.
+    """Load a task by name (a file of evaluation/configs) or by YAML file. Its suites come with all
+    of their keyword arguments. Raises InputError.
     """
     path = _file_of(name_or_file)
     task = parse_config(TaskConfig, [f"--config={path}"])
@@ -86,7 +86,7 @@ def load_task(name_or_file: str) -> TaskConfig:
 
 
 def with_options(suites: Sequence[SuiteConfig], kwargs: Kwargs) -> list[SuiteConfig]:
-    """Suites with arguments of their environments changed. Raises InputError."""
+    """Return suites with arguments of their environments changed. Raises InputError."""
     if "verify_iter" in kwargs:
         raise InputError("env.kwargs.verify_iter: is of the whole evaluation: --eval.verify_iter")
     return [
@@ -95,8 +95,8 @@ def with_options(suites: Sequence[SuiteConfig], kwargs: Kwargs) -> list[SuiteCon
 
 
 def playable(suites: Sequence[SuiteConfig], prompt_file: str | None) -> list[SuiteConfig]:
-    """Suites without those optional ones that have nothing to play; a line is printed for each of
-    these. Raises InputError.
+    """Return suites without the optional ones that have nothing to play; a line is printed for each
+    of these. Raises InputError.
     """
     return [suite for suite in suites if not suite.optional or _has_episodes(suite, prompt_file)]
 

@@ -11,6 +11,7 @@ from typing import Any
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 from tqdm import tqdm
+from transformers import PreTrainedModel
 
 from evaluation import report
 from evaluation.html import leave_report
@@ -27,12 +28,12 @@ from gym_command.checkpoints import update_name
 from gym_command.run_dir import RunDir, flat_settings
 from gym_dialogue import Episode, rollout
 from gym_dialogue.make import make_envs, with_prompt_file
-from gym_policy import ModelPolicy
+from gym_policy import ModelPolicy, load_model
 from gym_policy.compute import num_parameters
 from gym_policy.parts import part_of
 from gym_policy.training.stop import StopRequest
 from gym_policy.training.trained_wording import wording_note
-from rl.backend import zero_stage
+from rl.backend import load_dtype, zero_stage
 from rl.build import Models, build_models
 from rl.checkpoint import (
     optimizer_step,
@@ -214,7 +215,7 @@ class Run:
         self.stop.immediately = True  # what it evaluates is saved
         with self.learner.sampling():
             records = play_suites(
-                model_policies(self.model, self.renderer, config.eval),
+                model_policies(self._model_after(update), self.renderer, config.eval),
                 self.task.suites,
                 config.eval,
                 f"evaluate {update_name(update)}",
@@ -241,6 +242,16 @@ class Run:
             leave_report(self.run_dir.path)
         self.accelerator.end_training()
         return self.run_dir.path
+
+    def _model_after(self, update: int) -> PreTrainedModel:
+        """Return the model after an update: the one that is trained, or that of the checkpoint for
+        a run that is past the update and has lost its evaluation.
+        """
+        if update == self.update:
+            return self.model
+        path, config = str(self.run_dir.checkpoint(update)), self.config
+        model = load_model(path, load_dtype(config), config.trust_remote_code)
+        return model.to(self.accelerator.device)
 
     def _restore(self, checkpoint: Path) -> None:
         """Take up the training state of a checkpoint, and remove what the run left after it."""

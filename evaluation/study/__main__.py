@@ -55,7 +55,7 @@ def analyse(config: StudyConfig, directory: Path) -> None:
 def _report(
     study: Study, data: dict, sentences: list[str], figures: list[tuple[str, Path]]
 ) -> Report:
-    """The study as a page; its dialogues are those of the first seed, before and after."""
+    """Return the study as a page; its dialogues are those of the first seed, before and after."""
     config = study.config
     columns = table_columns(study)
     tables = [Table(heading, columns, rows) for heading, rows in table_rows(study, data)]
@@ -66,10 +66,11 @@ def _report(
         title=f"SFT against RL at equal compute: {config.task}, scale {config.scale}",
         claims=sentences,
         notes=[
-            "Means over seeds, each with its own start; 95 % intervals by bootstrap over seeds and "
-            "puzzles; changes are paired on the same seeded episodes.",
-            f"Episodes a suite: starts and ends {config.end_episodes or config.eval.episodes}, the "
-            f"checkpoints between them {config.eval.episodes}.",
+            "Means over seeds, each with its own initial checkpoint; 95 % intervals by bootstrap "
+            "over seeds and puzzles; changes are paired on the same seeded episodes.",
+            "Episodes a suite: initial and last checkpoints "
+            f"{config.end_episodes or config.eval.episodes}, those between them "
+            f"{config.eval.episodes}.",
             "Compute: 6 N D for tokens learned, 2 N D for tokens sampled (arXiv 2501.17161).",
         ],
         tables=tables,
@@ -102,14 +103,14 @@ def _begin(config: StudyConfig, study: Path) -> None:
 
 
 def _settings(config: dict[str, Any], begun: set[str]) -> dict[str, Any]:
-    """What a study may not change, by name; each arm that has begun by its own."""
+    """Return what a study may not change, by name; each arm that has begun by its own."""
     arms = {f"arm {arm['name']}": arm for arm in config["known_arms"] if arm["name"] in begun}
     return arms | {k: v for k, v in config.items() if k not in (*_MAY_CHANGE, "known_arms")}
 
 
 def main_with_file(config: StudyConfig) -> None:
-    """`main`, with the settings of the study's file under those of the flags; a file of one's own,
-    by --config, takes its place.
+    """Run `main` with the settings of the study's file under those of the flags; a file of one's
+    own, by --config, takes its place.
     """
     if not config.known_arms:
         file = study_file(config.task, config.scale)

@@ -26,13 +26,13 @@ def draw(study: Study, data: dict[str, Any], directory: Path) -> list[tuple[str,
     directory.mkdir(parents=True, exist_ok=True)
     figures = []
     for name, caption, figure in (
-        ("curves", "Success of the first reply against compute after the start.", _curves),
-        ("changes", "Change of first-reply success from the start, at equal compute.", _changes),
+        ("curves", "Success of the first reply against compute in training.", _curves),
+        ("changes", "Change of first-reply success in training, at equal compute.", _changes),
         ("replies", "Success against the number of replies that the verifier allows.", _replies),
         (
             "divergence",
-            "Change of first-reply success against the KL divergence from the start on the task "
-            "that was learned: a point a checkpoint.",
+            "Change of first-reply success against the KL divergence from the initial checkpoint "
+            "on the task that was learned: a point a checkpoint.",
             _divergence,
         ),
         (
@@ -52,7 +52,7 @@ def draw(study: Study, data: dict[str, Any], directory: Path) -> list[tuple[str,
 
 
 def _curves(study: Study, data: dict[str, Any]) -> plt.Figure:
-    """A panel for each suite, a line for each arm; dashed where decoding is greedy."""
+    """Draw a panel for each suite, a line for each arm; dashed where decoding is greedy."""
 
     def panel(axis: plt.Axes, suite: str) -> None:
         for number, arm in enumerate(study.arms):
@@ -62,13 +62,13 @@ def _curves(study: Study, data: dict[str, Any]) -> plt.Figure:
                 _band(axis, arm.flops, points, f"C{number}", style, label)
         start = data["curves"][study.arms[0].name][study.decodings[0]][suite][_MAIN][0]
         axis.axhline(100 * start["value"], color=_GREY, linewidth=0.8, linestyle=":")
-        axis.set_xlabel("compute after the start, FLOPs", fontsize=8)
+        axis.set_xlabel("compute in training, FLOPs", fontsize=8)
 
     return _by_suite(study, panel, "success, %")
 
 
 def _changes(study: Study, data: dict[str, Any]) -> plt.Figure:
-    """A row for each suite, a mark with its interval for each arm."""
+    """Draw a row for each suite, a mark with its interval for each arm."""
     suites = list(study.titles)
     figure, axes = plt.subplots(
         1, len(study.decodings), figsize=(4.6 * len(study.decodings), 0.55 * len(suites) + 1.2),
@@ -90,7 +90,7 @@ def _changes(study: Study, data: dict[str, Any]) -> plt.Figure:
             )  # fmt: skip
         axis.axvline(0, color=_GREY, linewidth=0.8)
         axis.set_title(decoding, fontsize=9)
-        axis.set_xlabel("change from the start, points", fontsize=8)
+        axis.set_xlabel("change in training, points", fontsize=8)
         axis.grid(axis="x", alpha=0.3)
     axes[0, 0].set_yticks(range(len(suites)), [study.titles[s] for s in suites], fontsize=8)
     axes[0, 0].invert_yaxis()
@@ -100,7 +100,7 @@ def _changes(study: Study, data: dict[str, Any]) -> plt.Figure:
 
 
 def _replies(study: Study, data: dict[str, Any]) -> plt.Figure | None:
-    """Start and ends, by the number of replies."""
+    """Draw initial and last checkpoints, by the number of replies."""
     decoding = study.decodings[0]
     if max(len(by[decoding][s]) for by in data["replies"].values() for s in study.titles) < 2:
         return None
@@ -132,7 +132,7 @@ def _divergence(study: Study, data: dict[str, Any]) -> plt.Figure | None:
                 s=14, color=f"C{number}", label=arm.title,
             )  # fmt: skip
         axis.axhline(0, color=_GREY, linewidth=0.8)
-        axis.set_xlabel("KL(start || checkpoint), nats a reply", fontsize=8)
+        axis.set_xlabel("KL(initial || checkpoint), nats a reply", fontsize=8)
 
     return _by_suite(study, panel, "change, points")
 
@@ -155,7 +155,7 @@ def _recognition(study: Study, data: dict[str, Any]) -> plt.Figure | None:
 
 
 def _by_suite(study: Study, panel: Callable[[plt.Axes, str], None], label: str) -> plt.Figure:
-    """A grid of panels, one for each suite."""
+    """Draw a grid of panels, one for each suite."""
     suites = list(study.titles)
     columns = 2 if len(suites) == 4 else min(_COLUMNS, len(suites))
     lines = -(-len(suites) // columns)
@@ -184,7 +184,7 @@ def _band(
     style: str,
     label: str,
 ) -> None:
-    """A line in %, with its intervals as a band."""
+    """Draw a line in %, with its intervals as a band."""
     intervals = [Interval.from_json(point) for point in points]
     axis.plot(
         xs, [100 * i.value for i in intervals], style, marker="o", markersize=3,

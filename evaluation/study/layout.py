@@ -1,9 +1,9 @@
 """Where things lie in a study's directory, and how what was measured is read again.
 
 STUDY/config.yaml, steps.jsonl (what ran, and how long), results.json, figures/, report.html
-STUDY/seed0/start/start.json    where the start checkpoint of the seed is
+STUDY/seed0/start/start.json    where the initial checkpoint of the seed is
 STUDY/seed0/ARM/run/            the run of an arm, with its checkpoints; log.txt: what it printed
-STUDY/seed0/ARM/measured/       what each checkpoint was measured to do (ARM start: the start)
+STUDY/seed0/ARM/measured/       what each checkpoint was measured to do (ARM start: the initial one)
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from gym_command.run_dir import RunDir
 from gym_dialogue import InputError
 
 START = "start"
-"""The arm that trains nothing: the start checkpoint itself."""
+"""The arm that trains nothing: the initial checkpoint itself."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Place:
 
     @property
     def name(self) -> str:
-        """The name of the job: seed0/rl."""
+        """Return the name of the job: seed0/rl."""
         return f"seed{self.seed}/{self.arm}"
 
     @property
@@ -50,21 +50,22 @@ class Place:
         return self.directory / "log.txt"
 
     def measured(self, update: int) -> Path:
-        """The file of what a checkpoint was measured to do; 0 is the start (an arm with a start of
-        its own has that, others share the seed's).
+        """Return the file of what a checkpoint was measured to do; 0 is the initial one (an arm
+        that starts from another has that, others share the seed's).
         """
         return self.directory / "measured" / f"{update_name(update)}.json.gz"
 
     @property
     def updates(self) -> list[int]:
-        """The updates of the run's checkpoints, without the start."""
+        """Return the updates of the run's checkpoints, without the initial one."""
         return [update for update in RunDir(self.run).saved_updates() if update > 0]
 
 
 @dataclass
 class Measured:
     """A checkpoint as it was evaluated: `records` by decoding and suite (evaluation.play), the
-    replies an episode allowed, and the KL divergence from the start (evaluation.divergence).
+    replies an episode allowed, and the KL divergence from the initial checkpoint
+    (evaluation.divergence).
     """
 
     records: Records
@@ -91,7 +92,7 @@ def write_measured(file: Path, measured: Measured) -> None:
 
 
 def read_measured(file: Path) -> Measured:
-    """Raises InputError for a file that is broken."""
+    """Read the file. Raises InputError for one that is damaged."""
     try:
         with gzip.open(file, "rt", encoding="utf-8") as text:
             return Measured.from_json(json.load(text))
@@ -102,7 +103,7 @@ def read_measured(file: Path) -> Measured:
 
 
 def flops_by_update(run: str | Path) -> dict[int, float]:
-    """Compute after each update of a run, in FLOPs since its start, from its metrics.jsonl."""
+    """Read the compute after each update of a run, in FLOPs, from its metrics.jsonl."""
     flops = {0: 0.0}
     for record in RunDir(run).read_metrics():
         if "flops" in record:
@@ -111,5 +112,5 @@ def flops_by_update(run: str | Path) -> dict[int, float]:
 
 
 def start_flops(start: str | Path) -> float | None:
-    """Compute of making a start checkpoint, 6 N D_init, where it says so."""
+    """Read the compute of making an initial checkpoint, 6 N D_init, where it says so."""
     return max(flops_by_update(start).values()) or None

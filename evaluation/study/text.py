@@ -9,6 +9,7 @@ from evaluation.report import format_interval
 from evaluation.study.analysis import Study
 
 _MAIN = "first_reply"
+_SIDES = {1: "above", -1: "below", 0: "not clear of"}
 _HEADINGS = {
     "first_reply": "first reply",
     "recognition": "recognition in the first reply",
@@ -18,7 +19,7 @@ _HEADINGS = {
 
 
 def claims(study: Study, data: dict[str, Any]) -> list[str]:
-    """The claim, under another rule, and what each arm did in every suite, at equal compute."""
+    """Say the claim, under another rule, and what each arm did in each suite, at equal compute."""
     if not study.arms:
         return ["Nothing has been measured yet."]
     decoding = study.decodings[0]
@@ -42,14 +43,14 @@ def claims(study: Study, data: dict[str, Any]) -> list[str]:
         ]
         seeds = f"{len(arm.rows)} seed{'s' if len(arm.rows) > 1 else ''}"
         sentences.append(
-            f"{arm.title}, {at['flops']:.2g} FLOPs after the start ({seeds}; first reply, "
+            f"{arm.title}, {at['flops']:.2g} FLOPs of training ({seeds}; first reply, "
             f"{decoding}, %): {'; '.join(parts)}."
         )
     return sentences
 
 
 def _end_metrics(study: Study, data: dict[str, Any]) -> list[str]:
-    """Those that every arm has at equal compute."""
+    """Return the end metrics that all arms have at equal compute."""
     arms = data["equal_compute"]["arms"].values()
     return study.end_metrics() if all(arm["is_end"] for arm in arms) else []
 
@@ -62,7 +63,7 @@ def _heading(study: Study, metric: str) -> str:
 
 def _change(cell: dict[str, Any]) -> str:
     change = Interval.from_json(cell["change"])
-    verdict = {1: "above", -1: "below", 0: "not clear of"}[change.direction] + " the start"
+    verdict = f"{_SIDES[change.direction]} the initial checkpoint"
     start, value = 100 * cell["start"]["value"], 100 * cell["value"]["value"]
     return f"{start:.1f} -> {value:.1f}, {format_interval(change, '+')}, {verdict}"
 
@@ -72,7 +73,7 @@ def _unfinished(study: Study) -> str:
 
 
 def table_rows(study: Study, data: dict[str, Any]) -> list[tuple[str, list[list[str]]]]:
-    """Blocks of the table: (heading, rows of suite, start, and value and change of every arm)."""
+    """Return blocks of the table: (heading, rows of suite, start, values and changes)."""
     blocks = []
     longest = _longest(study, data)
     for metric in study.metrics() + _end_metrics(study, data):
@@ -96,19 +97,19 @@ def table_rows(study: Study, data: dict[str, Any]) -> list[tuple[str, list[list[
 
 
 def _longest(study: Study, data: dict[str, Any]) -> int:
-    """The number of an arm that is at its end, where most episodes were played."""
+    """Return the number of an arm that is at its end, where most episodes were played."""
     arms = data["equal_compute"]["arms"]
     return max(range(len(study.arms)), key=lambda n: arms[study.arms[n].name]["is_end"])
 
 
 def table_columns(study: Study) -> list[str]:
-    """The heads of the columns of `table_rows`."""
+    """Return the heads of the columns of `table_rows`."""
     arms = [column for arm in study.arms for column in (arm.title, f"{arm.title} - start")]
     return ["success, % [95 %]", "start", *arms]
 
 
 def format_table(study: Study, data: dict[str, Any]) -> str:
-    """The table as text."""
+    """Return the table as text."""
     columns = table_columns(study)
     first = max(map(len, study.titles.values())) + 4
     width = max(22, *(len(column) + 2 for column in columns))

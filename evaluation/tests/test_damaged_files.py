@@ -1,4 +1,4 @@
-"""Files of a run that are damaged: one line each, or the fallback that there is (16: 17)."""
+"""Files of a run that are damaged: one line each, or the fallback that there is."""
 
 import json
 import shutil
@@ -40,7 +40,7 @@ def records(suites):
 
 
 @pytest.mark.parametrize("line", ["[]", "3", "null", "{}", "x", '{"update": "1"}', '"\u2028"'])
-def test_a_line_of_metrics_that_is_no_record_is_named(line, tmp_path):
+def test_line_of_metrics_that_is_no_record_is_named(line, tmp_path):
     file = tmp_path / "metrics.jsonl"
     file.write_text(f'{{"update": 1, "kl": 0.1}}\n{line}\n{{"update": 2}}\n', encoding="utf-8")
     with pytest.raises(InputError, match=r"metrics\.jsonl, line 2: is no record of an update"):
@@ -50,7 +50,7 @@ def test_a_line_of_metrics_that_is_no_record_is_named(line, tmp_path):
     assert RunDir(tmp_path).read_metrics() == []
 
 
-def test_an_evaluation_is_read_if_it_is_of_the_same_episodes(records, suites, tmp_path, capsys):
+def test_evaluation_is_read_if_it_is_of_the_same_episodes(records, suites, tmp_path, capsys):
     file = tmp_path / "update-000000.json"
     assert read_records(file, suites, CONFIG) is None
     assert capsys.readouterr().err == ""
@@ -87,7 +87,7 @@ def _changed(records, **change):
         lambda records: _changed(records, is_success=None),
     ],
 )
-def test_a_damaged_evaluation_is_played_again(damage, records, suites, tmp_path, capsys):
+def test_damaged_evaluation_is_played_again(damage, records, suites, tmp_path, capsys):
     file = tmp_path / "update-000000.json"
     file.write_bytes(damage(records))
     assert read_records(file, suites, CONFIG) is None
@@ -100,7 +100,7 @@ def test_a_damaged_evaluation_is_played_again(damage, records, suites, tmp_path,
 @pytest.mark.parametrize(
     "line", [*BROKEN_TURNS, json.dumps(TURN | {"outcomes": []}), json.dumps(TURN | {"reply": None})]
 )
-def test_a_line_of_turns_that_is_none_is_named(line, records, suites, tmp_path, capsys):
+def test_line_of_turns_that_is_none_is_named(line, records, suites, tmp_path, capsys):
     report.write(tmp_path, {"a": records}, suites, 2)
     read_results(tmp_path)
     file = tmp_path / "turns.jsonl"
@@ -110,7 +110,7 @@ def test_a_line_of_turns_that_is_none_is_named(line, records, suites, tmp_path, 
         read_results(tmp_path)
 
 
-def test_notes_of_a_study_that_are_damaged(tmp_path):
+def test_notes_of_a_study_that_are_damaged_are_named_or_made_again(tmp_path):
     account = tmp_path / "steps.jsonl"
     account.write_text('{"kind": "a", "seconds": 2}\n[]\n{"kind": "a"}\n{"kind": "a", "sec')
     assert Steps(account, ["a"]).took == {"a": [2.0]}

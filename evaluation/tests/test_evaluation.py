@@ -236,7 +236,7 @@ def test_replies_without_an_answer_are_counted(tmp_path):
         ([EMPTY, *[Reply(ANSWER)] * 3], None),
     ],
 )
-def test_a_hint_is_for_what_is_frequent(replies, words, monkeypatch):
+def test_hint_is_for_what_is_frequent(replies, words, monkeypatch):
     monkeypatch.setattr(report, "MANY", 0.3)
     hints = report.hints(_said(load_task("virl_l").suites[:1], some=_Says(*replies)))
     hints += report.hints(_said(load_task("gp_l").suites[:1], some=_Says(*replies)))
@@ -246,7 +246,7 @@ def test_a_hint_is_for_what_is_frequent(replies, words, monkeypatch):
         assert [words in hint for hint in hints] == [True, True]
 
 
-def test_a_table_where_every_reply_is_read_has_no_counts():
+def test_table_where_every_reply_is_read_has_no_counts():
     suites = load_task("virl_l").suites[:1]
     results = _said(suites, oracle=OraclePolicy())
     assert "unread" not in report.format_table(results, suites, 4)
@@ -272,7 +272,7 @@ def test_runs_with_different_seeds_are_averaged(played, tmp_path):
         format_across([tmp_path])
 
 
-def test_the_suites_of_gp_l_deal_what_they_say():
+def test_suites_of_gp_l_deal_what_they_say():
     task = load_task("gp_l")
     values = {"rule_ood": {11, 12, 13}, "faces_5": {5}, "faces_7": {7}, "faces_12": {12}}
     for number, suite in enumerate(task.suites):
@@ -285,7 +285,7 @@ def test_the_suites_of_gp_l_deal_what_they_say():
             assert faces or suite.name in ("id", "heldout")
 
 
-def test_the_suites_of_gp_vl_show_what_they_say():
+def test_suites_of_gp_vl_show_what_they_say():
     task = load_task("gp_vl")
     for number, suite in enumerate(task.suites):
         (env,) = make_envs(suite.env, 1)
@@ -302,7 +302,7 @@ def test_the_suites_of_gp_vl_show_what_they_say():
     assert {s.env.kwargs["resolution"] for s in load_task("gp_vl_1200").suites} == {1200}
 
 
-def test_the_suites_of_navigation_walk_where_they_say():
+def test_suites_of_navigation_walk_where_they_say():
     task = load_task("virl_l")
     for number, suite in enumerate(task.suites):
         (env,) = make_envs(suite.env, 1)
@@ -331,7 +331,7 @@ def few_routes(tmp_path):
     return paths | {"relocation": False, "panorama_dir": None, "gps_to_pano_path": None}
 
 
-def test_an_optional_suite_with_nothing_to_play_is_left_out_with_one_line(few_routes, capsys):
+def test_optional_suite_with_nothing_to_play_is_left_out_with_one_line(few_routes, capsys):
     suites = with_options(load_task("virl_l_paper").suites, few_routes)
     assert [suite.name for suite in suites] == ["id", "rule_ood", "mini", "heldout"]
     kept = playable(suites, None)
@@ -352,13 +352,13 @@ def test_suites_with_something_to_play_are_all_kept(task, capsys):
     assert capsys.readouterr().out == ""
 
 
-def test_an_optional_suite_of_hands_that_no_draw_makes_is_left_out(capsys):
+def test_optional_suite_of_hands_that_no_draw_makes_is_left_out(capsys):
     suites = with_options(load_task("gp_l_paper").suites, {"target_points": 989})
     assert "heldout" not in [suite.name for suite in playable(suites, None)]
     assert "suite heldout: left out: no hand of 4 cards that makes 989" in capsys.readouterr().out
 
 
-def test_a_table_of_what_is_seen_has_recognition(tmp_path):
+def test_table_of_what_is_seen_has_recognition(tmp_path):
     task = load_task("gp_vl")
     config = EvalConfig(episodes=4, verify_iter=2, batch_size=4)
     suites = [s for s in task.suites if s.name in ("id", "recognition")]
@@ -392,7 +392,7 @@ def test_training_and_evaluation_never_share_a_seed():
         ("suites: [\n", "configuration"),
     ],
 )
-def test_bad_task_files(text, word, tmp_path):
+def test_task_files_that_are_wrong_are_named(text, word, tmp_path):
     file = tmp_path / "task.yaml"
     file.write_text(text)
     with pytest.raises(InputError, match=word):
@@ -408,7 +408,7 @@ def test_unknown_tasks_and_bad_numbers():
         check_eval_config(EvalConfig(decoding=[]))
 
 
-def test_each_puzzle_exactly_once_in_order():
+def test_each_once_plays_all_puzzles_in_order():
     suites = with_options(load_task("gp_l_paper").suites, {"target_points": 23})
     config = EvalConfig(episodes=3, each_once=True, verify_iter=2, batch_size=100)
     policy = {"a": NoisyOraclePolicy(0.3)}
@@ -421,7 +421,7 @@ def test_each_puzzle_exactly_once_in_order():
     assert all(max(numbers) > 10 for numbers in wanted)
 
 
-def test_what_was_played_once_each_is_played_again(tmp_path):
+def test_records_of_each_once_is_played_again(tmp_path):
     suites = load_task("virl_l").suites[:1]
     suites = with_options(suites, {"num_routes": 7, "split": "all"})
     config = EvalConfig(each_once=True, verify_iter=2)
@@ -435,7 +435,7 @@ def test_what_was_played_once_each_is_played_again(tmp_path):
     assert not any(comparison.disagrees for comparison in shown)
 
 
-def test_an_environment_without_a_list_says_so():
+def test_environment_without_a_list_says_so():
     suites = with_options(load_task("gp_l").suites[:1], {"face_rule": "random"})
     with pytest.raises(InputError, match="each_once: face_rule random"):
         play_suites({"a": OraclePolicy()}, suites, EvalConfig(each_once=True), show_progress=False)
@@ -481,7 +481,7 @@ def test_sampling_is_as_given_or_as_the_checkpoint_says():
         ("runs/sft-gp_vl-paper-seed0/checkpoints/update-000400", "gp_vl"),
     ],
 )
-def test_the_papers_settings_follow_the_checkpoints_name(checkpoint, task):
+def test_papers_settings_follow_the_checkpoints_name(checkpoint, task):
     config = CommandConfig(checkpoints=[checkpoint], settings="paper")
     assert _settings_file(config, checkpoint) == CONFIG_DIR / "paper" / f"{task}.yaml"
 
@@ -501,6 +501,6 @@ def test_settings_that_cannot_be_told(options, checkpoint, word):
         _settings_file(config, checkpoint)
 
 
-def test_the_number_of_replies_is_that_of_the_whole_evaluation():
+def test_number_of_replies_is_that_of_the_whole_evaluation():
     with pytest.raises(InputError, match=r"--eval\.verify_iter"):
         with_options(load_task("gp_l").suites, {"verify_iter": 3})

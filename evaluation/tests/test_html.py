@@ -88,7 +88,7 @@ def _key(comparison):
     return f"{comparison['suite']}/{comparison['decoding']}/{comparison['number']}"
 
 
-def test_the_page_loads_nothing(cards, walks):
+def test_page_loads_nothing(cards, walks):
     for page in (_page(cards), _page(walks)):
         assert "default-src 'none'" in page
         sources = re.findall(r"(?:src|href)=[\"']?([^\"'\s>]+)", page.partition("<script")[0])
@@ -97,7 +97,7 @@ def test_the_page_loads_nothing(cards, walks):
     assert len(_page(cards)) < 3_000_000
 
 
-def test_what_models_wrote_is_data(walks):
+def test_text_of_models_is_data(walks):
     page = _page(walks)
     assert EVIL not in page
     assert "<b>evaluation" not in page
@@ -113,7 +113,7 @@ def test_what_models_wrote_is_data(walks):
     assert set(replies) == {EVIL}
 
 
-def test_a_run_says_what_it_did(cards):
+def test_page_of_a_run_says_what_it_did(cards):
     page = _page(cards)
     summary, results = read_results(cards)
     first, *by_shift = claims(summary, results)
@@ -177,7 +177,7 @@ def _summary(first, turns):
         ((None, None, None), (0.0, 0.0, 0.0), "nan [+nan, +nan], not clear of zero."),
     ],
 )
-def test_a_claim_holds_what_speaks_against_it(first, turns, said, monkeypatch):
+def test_claim_holds_what_speaks_against_it(first, turns, said, monkeypatch):
     rows = [("first reply", "sampled", "first_reply"), ("other", "sampled", "within_2")]
     monkeypatch.setattr(evaluation.claims, "table_rows", lambda verify_iter, records: rows)
     whole, sentence = claims(_summary(first, turns), {"s": {}})
@@ -260,7 +260,7 @@ def test_bad_input_is_one_line(cards, tmp_path, capsys):
     assert "No report.html: " in capsys.readouterr().out
 
 
-def test_the_page_in_a_browser(cards):
+def test_page_in_a_browser(cards):
     told = in_browser(
         cards / "report.html",
         """
@@ -329,7 +329,7 @@ def test_the_page_in_a_browser(cards):
     assert told["alone"] == ["update-0"]
 
 
-def test_a_link_to_a_view(walks):
+def test_link_to_a_view(walks):
     told = in_browser(
         walks / "report.html",
         """

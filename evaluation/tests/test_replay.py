@@ -28,7 +28,7 @@ def _played(task, episodes=10, verify_iter=2):
 
 
 @pytest.mark.parametrize("task", ["gp_l", "gp_vl", "virl_l"])
-def test_the_dialogues_come_back(task):
+def test_dialogues_come_back(task):
     suites, results = _played(task)
     found = compare(results, suites, 2, None, per_suite=4)
     assert [c.suite for c in found] == ["id"] * 4 + ["rule_ood"] * 4
@@ -59,7 +59,7 @@ def test_the_dialogues_come_back(task):
 
 
 @pytest.mark.parametrize("change", ["reward", "reply", "missing"])
-def test_what_comes_out_otherwise_is_shown_as_recorded(change):
+def test_episode_that_comes_out_otherwise_is_shown_as_recorded(change):
     suites, results = _played("gp_l", episodes=3)
     results = copy.deepcopy(results)
     records = results["end"]["sampled"]["id"]
@@ -79,7 +79,7 @@ def test_what_comes_out_otherwise_is_shown_as_recorded(change):
         assert comparison.played["start"].dialogues[0][0].role == "user"
 
 
-def test_another_wording_of_the_verifier_is_noticed(tmp_path):
+def test_wording_other_than_recorded_is_noticed(tmp_path):
     import json
 
     from gym_cards.prompts import OWN
@@ -97,7 +97,7 @@ def _record(won, reward):
     return EpisodeRecord(0, "p", won, [TurnRecord(0, "x", reward, ("X",), "", won, 1)])
 
 
-def test_a_sample_has_some_of_every_kind():
+def test_sample_has_some_of_every_kind():
     before = [_record(False, -1)] * 90 + [_record(True, 5)] * 10
     after = [_record(False, -1)] * 86 + [_record(True, 5)] * 4
     after += [_record(False, -1)] * 2 + [_record(True, 3)] + [_record(True, 5)] * 7
@@ -113,7 +113,7 @@ def test_a_sample_has_some_of_every_kind():
     assert len(replay._balanced(before, after, 500, np.random.default_rng(0))) == 100
 
 
-def test_other_episodes_are_no_comparison():
+def test_comparison_of_other_episodes_is_refused():
     suites, results = _played("gp_l", episodes=3)
     results["end"]["sampled"]["id"] = results["end"]["sampled"]["rule_ood"]
     with pytest.raises(ValueError, match="not of the same episodes"):

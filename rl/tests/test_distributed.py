@@ -37,12 +37,12 @@ def _gradient(how, microbatch_size, out):
         timeout=300,
     )
     assert done.returncode == 0, done.stderr
-    found = torch.load(out, weights_only=True)
-    stats = json.loads(found["stats"])
-    norm = sum(float((part**2).sum()) for part in found["gradient"].values()) ** 0.5
+    saved = torch.load(out, weights_only=True)
+    stats = json.loads(saved["stats"])
+    norm = sum(float((part**2).sum()) for part in saved["gradient"].values()) ** 0.5
     assert stats["grad_norm"] > 1.5
     assert norm == pytest.approx(1.0, abs=1e-4)  # it was clipped, to the norm of the worker
-    return {name: part * stats["grad_norm"] for name, part in found["gradient"].items()}, stats
+    return {name: part * stats["grad_norm"] for name, part in saved["gradient"].items()}, stats
 
 
 @pytest.fixture(scope="module")

@@ -177,14 +177,14 @@ def test_importance_gives_the_gradient_of_what_is_learned(level):
     batch.sampled_logprobs, batch.old_logprobs = sampler, logits.detach().log_softmax(-1)
     (wanted,) = torch.autograd.grad((logits.softmax(-1) * advantage).sum(), logits)
 
-    def found(cap):
+    def result(cap):
         scores = Scores(logits.log_softmax(-1), torch.zeros(5), torch.zeros(5))
         sums = clipped_policy_sums(scores, batch, level, 0.2, 0.2, cap)
         return torch.autograd.grad(-sums["policy"], logits)[0]
 
-    torch.testing.assert_close(found(100.0), wanted)
+    torch.testing.assert_close(result(100.0), wanted)
     batch.sampled_logprobs = batch.old_logprobs
-    assert not torch.allclose(found(100.0), wanted, atol=0.01)
+    assert not torch.allclose(result(100.0), wanted, atol=0.01)
 
 
 class _Server:
@@ -204,10 +204,10 @@ class _Server:
         class Handler(BaseHTTPRequestHandler):
             def do_POST(self):
                 asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-                found = complete(*asked)
+                result = complete(*asked)
                 self.send_response(200)
                 self.end_headers()
-                self.wfile.write(json.dumps(found).encode())
+                self.wfile.write(json.dumps(result).encode())
 
             def log_message(self, *args):
                 pass
@@ -267,11 +267,11 @@ def test_scoring_in_parts_is_scoring_at_once(entropy_learns, monkeypatch):
     weights = torch.randn(2, 200)
 
     def score():
-        found = logprobs.score_states(head, states, targets, 0.7, 3, entropy_learns)
-        sum((w * f).sum() for w, f in zip(weights, found, strict=True)).backward()
+        result = logprobs.score_states(head, states, targets, 0.7, 3, entropy_learns)
+        sum((w * f).sum() for w, f in zip(weights, result, strict=True)).backward()
         gradients = [head.weight.grad.clone(), states.grad.clone()]
         head.weight.grad = states.grad = None
-        return [*found, *gradients]
+        return [*result, *gradients]
 
     at_once = score()
     monkeypatch.setitem(logprobs.LOGITS_AT_ONCE, "cpu", 50 * 70)
@@ -316,7 +316,7 @@ def test_learning_goes_on_in_smaller_microbatches():
 
 
 def test_scoring_goes_on_with_fewer_together():
-    found = []
+    result = []
     for limit in (100, 5):
         config = small_config("ppo", max_new_tokens=6, microbatch_size=8)
         _, learner, episodes, experiences = _card_episodes(config)
@@ -328,9 +328,9 @@ def test_scoring_goes_on_with_fewer_together():
             assert learner.microbatch_size == 8  # of learning, which had enough
         else:
             learner.learn(1, episodes, experiences)
-        found.append(np.concatenate([e.old_values for e in experiences]))
-    assert found[0].std() > 0
-    np.testing.assert_allclose(found[1], found[0], atol=1e-5)
+        result.append(np.concatenate([e.old_values for e in experiences]))
+    assert result[0].std() > 0
+    np.testing.assert_allclose(result[1], result[0], atol=1e-5)
 
 
 def test_an_optimizer_that_does_not_fit_is_not_tried_again():
@@ -381,8 +381,8 @@ def test_tokens_before_the_answer_count_for_less_by_hand():
 def test_the_kl_to_the_start_by_hand():
     batch = _batch([0.0], [0.0, 0.0], [0, 0])
     batch.ref_logprobs = torch.tensor([-1.0, -2.0])
-    found = ref_kl_sum(_scores([-1.5, -2.0], [0.0]), batch).item()
-    assert found == pytest.approx(math.exp(0.5) - 0.5 - 1, abs=1e-6)
+    result = ref_kl_sum(_scores([-1.5, -2.0], [0.0]), batch).item()
+    assert result == pytest.approx(math.exp(0.5) - 0.5 - 1, abs=1e-6)
 
 
 def test_the_kl_term_holds_the_policy_near_its_start():

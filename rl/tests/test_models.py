@@ -40,7 +40,7 @@ def _flags(start, run, *more):
 
 
 def test_template_arguments_are_those_of_the_run_in_its_evaluation(thinking, tmp_path, monkeypatch):
-    """Issue 16.3 and 16.1: the adapter on the head is evaluated, and resumed from."""
+    """The adapter on the head is evaluated, and resumed from."""
     run = tmp_path / "run"
     flags = _flags(
         thinking,
@@ -84,7 +84,7 @@ def test_template_arguments_are_those_of_the_run_in_its_evaluation(thinking, tmp
 
 
 def test_a_run_of_before_these_settings_goes_on(thinking, tmp_path):
-    """Issue 16.3: its configuration does not know them."""
+    """Its configuration does not know them."""
     run = tmp_path / "run"
     config = parse_config(RLConfig, _flags(thinking, run))
     config.save_every, config.num_updates = 1, 1

@@ -1,9 +1,9 @@
-"""Pinned metrics: three updates of multi-turn cards and of pictures, to show that a change of the
-code changes no number.
+"""Pinned metrics: three updates of multi-turn cards, in words and in images, to show that a change
+of the code changes no number.
 
-After a change that is meant to alter the numbers, print the new ones: run this file's test with
-`-vv` and copy what it obtained. Sampled counts are exact; the rest may differ with the order in
-which another CPU adds up, which Adam's first steps enlarge.
+After a change that is meant to alter the numbers, run this file with `-vv` and copy what it
+obtained. Sampled counts are exact; the rest may differ with the order in which another CPU adds up,
+which Adam's first steps enlarge.
 """
 
 import json
@@ -92,7 +92,7 @@ def test_three_grpo_updates_of_cards_in_words_are_pinned(tmp_path):
     )
 
 
-def test_three_ppo_updates_of_cards_in_pictures_are_pinned(tmp_path):
+def test_three_ppo_updates_of_cards_in_images_are_pinned(tmp_path):
     make_model, make_processor = THAT_SEE["mllama"]
     tokenizer = tiny_tokenizer(with_images=True)
     make_model(tokenizer).save_pretrained(tmp_path / "model")

@@ -157,8 +157,8 @@ def test_a_run_has_one_writer(start, tmp_path):  # 16: 14
         process = _start(file, "--resume", launcher=("-m", "gym_command.launch", "2"))
         _, errors = process.communicate(timeout=300)
     assert process.returncode == 2
-    said = "another process is writing it; wait for it, or stop it"
-    assert errors.strip() == f"error: run directory {run}: {said}"
+    message = "another process is writing to it; wait for it, or stop it"
+    assert errors.strip() == f"error: run directory {run}: {message}"
 
 
 def test_a_full_disk_is_one_line_and_loses_nothing(start, tmp_path):
@@ -181,14 +181,14 @@ def test_a_damaged_newest_checkpoint_falls_back_and_says_so(uninterrupted, tmp_p
     shutil.copytree(uninterrupted, run)
     *others, before, newest = RunDir(run).saved_checkpoints()
     (newest / "model.safetensors").write_bytes(b"0" * 100)
-    found, said = newest_whole(run)
-    assert found == before
-    assert len(said) == 1
-    assert "model.safetensors is damaged" in said[0]
+    checkpoint, warnings = newest_whole(run)
+    assert checkpoint == before
+    assert len(warnings) == 1
+    assert "model.safetensors is damaged" in warnings[0]
     (before / SUMS_FILE).unlink()
-    found, said = newest_whole(run)
-    assert found == others[-1]
-    assert len(said) == 2
+    checkpoint, warnings = newest_whole(run)
+    assert checkpoint == others[-1]
+    assert len(warnings) == 2
     for path in others:
         (path / "training" / "training_state.json").unlink()
     with pytest.raises(InputError, match="none of its checkpoints is whole"):
@@ -232,9 +232,9 @@ def test_older_checkpoints_may_do_without_the_state(uninterrupted, tmp_path):
     load_model(str(before))
     assert newest_whole(run) == (newest, [])
     shutil.rmtree(newest)
-    found, said = newest_whole(run)
-    assert found == run / "checkpoints" / "update-000000"  # a run can go on from the start
-    assert all("keep_states" in line for line in said)
+    checkpoint, warnings = newest_whole(run)
+    assert checkpoint == RunDir(run).checkpoint(0)  # a run can resume from the initial one
+    assert all("keep_states" in line for line in warnings)
     (before / SUMS_FILE).unlink()
     prune(run, 0, 1)  # what is damaged is left as it is
 
@@ -250,7 +250,7 @@ def _in_the_earlier_layout(run):
 
 
 def test_a_checkpoints_folder_holds_the_weights_of_the_model_alone(uninterrupted):
-    """Issue 16.2: an inference server takes every *.safetensors in the folder for weights."""
+    """An inference server takes every *.safetensors in the folder for weights."""
     newest = RunDir(uninterrupted).saved_checkpoints()[-1]
     assert [file.name for file in newest.glob("*.safetensors")] == ["model.safetensors"]
     with safe_open(newest / "model.safetensors", "pt") as file:
@@ -266,7 +266,7 @@ def test_a_checkpoints_folder_holds_the_weights_of_the_model_alone(uninterrupted
 def test_checkpoints_of_the_earlier_layout_are_resumed_checked_and_pruned(
     start, uninterrupted, tmp_path
 ):
-    """Issue 16.2: the training state may lie beside the model."""
+    """The training state may lie beside the model."""
     run = tmp_path / "run"
     shutil.copytree(uninterrupted, run)
     shutil.rmtree(RunDir(run).saved_checkpoints()[-1])
@@ -281,8 +281,8 @@ def test_checkpoints_of_the_earlier_layout_are_resumed_checked_and_pruned(
     assert [
         len(list(path.glob("optimizer-*"))) for path in RunDir(copy).saved_checkpoints()[-2:]
     ] == [0, 1]
-    found, said = newest_whole(copy)
-    assert (found.name, said) == (last.name, [])
+    checkpoint, warnings = newest_whole(copy)
+    assert (checkpoint.name, warnings) == (last.name, [])
     (copy / "checkpoints" / last.name / "value_head.safetensors").write_bytes(b"0")
     assert "value_head.safetensors is damaged" in newest_whole(copy)[1][0]
     train(_parsed(run, "--resume"))
@@ -334,3 +334,18 @@ def test_the_initial_checkpoint_of_a_resumed_run_stays_as_it_was(uninterrupted, 
     before = initial.read_text()
     train(_parsed(run, "--resume"))
     assert initial.read_text() == before
+
+
+def test_a_lost_evaluation_of_the_initial_checkpoint_is_played_by_that_checkpoint(
+    uninterrupted, tmp_path
+):
+    run = tmp_path / "run"
+    shutil.copytree(uninterrupted, run)
+    for file in (RunDir(run).evaluation(0), RunDir(run).summary_file):
+        file.unlink()
+    train(_parsed(run, "--resume"))
+    expected = RunDir(uninterrupted).evaluation(0).read_text()
+    assert RunDir(run).evaluation(0).read_text() == expected
+    assert RunDir(uninterrupted).evaluation(SETTINGS["num_updates"]).read_text() != expected
+    summary = RunDir(run).summary_file.read_text()
+    assert summary == RunDir(uninterrupted).summary_file.read_text()

@@ -17,7 +17,7 @@ from gym_policy import Renderer, load_model
 from gym_policy.models.load import save_renderer
 from gym_policy.parts import Part, part_of
 from rl.bench.command import main as bench
-from rl.bench.config import Config as BenchConfig
+from rl.bench.config import BenchConfig
 from rl.config import RLConfig
 from rl.testing import SMALL, THAT_SEE, command, deepspeed, tiny_tokenizer
 from rl.train import train
@@ -111,9 +111,9 @@ def test_an_architecture_with_random_weights_is_measured(seeing, capsys):
             vision_new_tokens=4,
         )
     )
-    said = capsys.readouterr().out
-    assert "28 pixels x 2 tiles" in said
-    assert float(said.split("off by ")[1].split()[0]) < 1e-4
+    printed = capsys.readouterr().out
+    assert "28 pixels x 2 tiles" in printed
+    assert float(printed.split("off by ")[1].split()[0]) < 1e-4
 
 
 def test_a_text_model_given_images_leaves_no_run_behind(start, tmp_path):

@@ -211,8 +211,8 @@ def test_the_benchmark_runs(start):
     parts = "env,navigation,rollout,learner,memory,end_to_end,limits"
     done = command("rl.bench", f"--sections=[{parts}]", *flags)
     assert done.returncode == 0, done.stderr
-    for said in ("1,000 deals", "a grid of four views", "are padding", "GiB the body alone"):
-        assert said in done.stdout
+    for line in ("1,000 deals", "a grid of four views", "are padding", "GiB the body alone"):
+        assert line in done.stdout
     rows = [line.strip("| ").split(" | ") for line in done.stdout.splitlines() if line[:2] == "| "]
     assert {row[0] for row in rows[1:]} == set(parts.split(",")) - {"navigation"}
     measured = {what: ratio for _, what, ratio, *_ in rows[1:]}

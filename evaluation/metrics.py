@@ -53,11 +53,14 @@ def _counts(record: EpisodeRecord, metric: str) -> tuple[float, float]:
     if metric == "episode_success":
         return float(record.is_success), 1.0
     metric, _, kind = metric.partition("/")
-    positions = _positions(record, kind)
+    positions = _positions(record, "" if metric == "check" else kind)
     if metric == "recognition":
         answers = [turns[0].recognized for turns in positions]
         known = [recognized for recognized in answers if recognized is not None]
         return float(sum(known)), float(len(known))
+    if metric == "check":
+        checked = [turns[0].checks.get(kind, False) for turns in positions]
+        return float(sum(checked)), float(len(checked))
     if metric == "until_failure":
         won = [any(turn.is_right for turn in turns) for turns in positions]
         reached = won[: won.index(False) + 1] if False in won else won
@@ -84,12 +87,19 @@ def metric_names(records: Sequence[EpisodeRecord], verify_iter: int) -> list[str
     where the first reply says rightly what there is to see, right answer or not. Where an episode
     has many positions: `first_reply/KIND`, of positions of that kind alone; and `until_failure`,
     right within the replies allowed, counting no position after the first failed one: the per-step
-    accuracy of an evaluation that ends a route there (arXiv 2501.17161).
+    accuracy of an evaluation that ends a route there (arXiv 2501.17161). `check/NAME`: share of
+    first replies in which what the environment names so is right.
     """
     names = ["first_reply", *(f"within_{k}" for k in range(1, verify_iter + 1)), "episode_success"]
     kinds = position_kinds(records)
     names += [f"first_reply/{kind}" for kind in kinds] + ["until_failure"] * bool(kinds)
+    names += [f"check/{name}" for name in check_names(records)]
     return names + ["recognition"] * says_what_it_sees(records)
+
+
+def check_names(records: Sequence[EpisodeRecord]) -> list[str]:
+    """Return the names of what else is right or not in replies, in the order in which they come."""
+    return list(dict.fromkeys(name for r in records for t in r.turns for name in t.checks))
 
 
 def position_kinds(records: Sequence[EpisodeRecord]) -> list[str]:

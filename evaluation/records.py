@@ -8,7 +8,7 @@ decoding and suite. turns.jsonl holds a line for each turn, with what is recorde
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from gym_dialogue import Episode
@@ -17,7 +17,7 @@ from gym_dialogue.checks import is_integer
 
 @dataclass(frozen=True, slots=True)
 class TurnRecord:
-    """One reply with its verdict. The last four fields are None or empty where the environment or
+    """One reply with its verdict. The last five fields are None or empty where the environment or
     the policy does not say, and in records from before they were kept.
     """
 
@@ -39,6 +39,8 @@ class TurnRecord:
     """Whether an answer was found in the reply."""
     finish: str = ""
     """Why the reply ended, in the words of whatever sampled it."""
+    checks: dict[str, bool] = field(default_factory=dict)
+    """What else of the reply is right or not, by name, where the environment says so."""
 
     @property
     def outcome(self) -> str:
@@ -47,7 +49,8 @@ class TurnRecord:
 
     def to_json(self) -> dict[str, Any]:
         """Return the turn as plain data."""
-        return {
+        checks = {"checks": self.checks} if self.checks else {}
+        return checks | {
             "dialogue": self.dialogue,
             "reply": self.reply,
             "reward": self.reward,
@@ -80,7 +83,15 @@ class TurnRecord:
             kind=_optional(data, "kind", str, ""),
             is_read=_optional(data, "is_read", bool, None),
             finish=_optional(data, "finish", str, ""),
+            checks=_checks(data),
         )
+
+
+def _checks(data: Any) -> dict[str, bool]:
+    checks: dict[str, bool] = _optional(data, "checks", dict, {})
+    if not all(isinstance(value, bool) for value in checks.values()):
+        raise ValueError(f"checks={checks!r}: must be true or false by name")
+    return checks
 
 
 @dataclass(slots=True)
@@ -148,6 +159,7 @@ def episode_record(episode: Episode) -> EpisodeRecord:
             kind=turn.kind,
             is_read=turn.is_read,
             finish=turn.reply.finish,
+            checks=dict(turn.checks),
         )
         for turn in episode.turns
     ]

@@ -10,6 +10,7 @@ from typing import Any
 from evaluation.metrics import (
     Interval,
     Resampled,
+    check_names,
     count_replies,
     paired_difference,
     position_kinds,
@@ -33,6 +34,9 @@ def table_rows(verify_iter: int, records: Records) -> list[tuple[str, str, str]]
     for kind in position_kinds(some):
         heading = f"first reply, {kind} positions, {decodings[0]}"
         rows.append((heading, decodings[0], f"first_reply/{kind}"))
+    for name in check_names(some):
+        heading = f"{name.replace('_', ' ')} in the first reply"
+        rows += [(f"{heading}, {d}", d, f"check/{name}") for d in decodings]
     if all(says_what_it_sees(episodes) for d in decodings for episodes in records[d].values()):
         rows += [(f"recognition in the first reply, {d}", d, "recognition") for d in decodings]
     if position_kinds(some):

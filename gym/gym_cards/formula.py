@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import operator
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from fractions import Fraction
 
 OUT_OF_PLACE = {"n": "number_order", "o": "operator_order", "(": "open_order", ")": "close_order"}
@@ -15,7 +15,7 @@ UNMATCHED = "unmatched"
 _TOKEN = re.compile(r"[0-9]+|[-+*/()]")
 _FOREIGN = re.compile(r"[^-+*/()0-9]")
 _PRECEDENCE = {"+": 1, "-": 1, "*": 2, "/": 2}
-_APPLY = {"+": operator.add, "-": operator.sub, "*": operator.mul, "/": operator.truediv}
+APPLY = {"+": operator.add, "-": operator.sub, "*": operator.mul, "/": operator.truediv}
 
 
 def foreign_characters(formula: str) -> list[str]:
@@ -64,10 +64,14 @@ def numbers_in(tokens: Sequence[str]) -> list[str]:
     return [token.lstrip("0") or "0" for token in tokens if token[0].isdigit()]
 
 
-def evaluate(tokens: Sequence[str]) -> Fraction | None:
+def evaluate(
+    tokens: Sequence[str],
+    on_join: Callable[[Fraction, str, Fraction, Fraction], None] | None = None,
+) -> Fraction | None:
     """The exact value of a formula without faults; None where it has none: it ends in an operator,
     leaves a parenthesis open, divides by zero, or writes a number with leading zeros, which Python
-    refuses too. Dijkstra's shunting-yard: two stacks, no recursion.
+    refuses too. Dijkstra's shunting-yard: two stacks, no recursion. `on_join` is told of each
+    operation as it is carried out: left, symbol, right, result.
     """
     values: list[Fraction] = []
     operators: list[str] = []
@@ -79,7 +83,9 @@ def evaluate(tokens: Sequence[str]) -> Fraction | None:
         right, left = values.pop(), values.pop()
         if symbol == "/" and right == 0:
             return False
-        values.append(_APPLY[symbol](left, right))
+        values.append(APPLY[symbol](left, right))
+        if on_join is not None:
+            on_join(left, symbol, right, values[-1])
         return True
 
     for token in tokens:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import string
 from abc import abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -52,6 +53,8 @@ class Verdict:
     is_right: bool
     info: dict[str, Any] = field(default_factory=dict)
     recognized: bool | None = None
+    checks: Mapping[str, bool] = field(default_factory=dict)
+    """What else of the reply is right or not, by name, without a part in the reward."""
 
 
 def shows_images(env: gym.Env) -> bool:
@@ -216,6 +219,7 @@ class DialogueEnv(gym.Env[dict[str, Any], str]):
             "is_success": is_success,
             "recognized": verdict.recognized if verdict else None,
             "is_read": self._is_read(verdict),
+            "checks": dict(verdict.checks) if verdict else {},
             "kind": self._prompt.kind if kind is None else kind,
             "remaining_steps": self._remaining,
             "answer_field": self.answer_field,

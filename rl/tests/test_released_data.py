@@ -149,7 +149,7 @@ def test_launchers_at_scale_paper_run_on_the_miniature(project):
         "paper",
         f"--data_file={RELEASED}/SFT_Data/gp-l/data.json",
         "--run_dir=runs/sft",
-        "--turns_per_update=2",
+        "--num_steps=2",
         "--save_every=0",
         "--batch_size=2",
         "--gradient_checkpointing=false",

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from evaluation.records import EpisodeRecord, TurnRecord
+from evaluation.statistics import Estimate
 from gym_dialogue.messages import BEYOND_CONTEXT
 
 NUM_RESAMPLES = 2000
@@ -132,17 +133,28 @@ class Resampled:
         for record in records:
             sums[:, puzzles[record.puzzle]] += _counts(record, metric)
         draws = _draws(seed, len(puzzles))
+        by_puzzle = zip(puzzles, sums.T.tolist(), strict=True)
+        self.estimate = Estimate.of_counts({name: (n, d) for name, (n, d) in by_puzzle})
         with np.errstate(invalid="ignore"):  # nan where there is nothing of the kind to measure
             self.value = sums[0].sum() / sums[1].sum()
             self.samples = (draws @ sums[0]) / (draws @ sums[1])
 
-    def interval(self) -> Interval:
-        """Return the percentile interval of the metric."""
-        return percentile_interval(self.value, self.samples)
+    def __sub__(self, other: Resampled) -> Resampled:
+        """Return this metric minus another on the same episodes, paired by puzzle."""
+        difference = object.__new__(Resampled)
+        difference.value = self.value - other.value
+        difference.samples = self.samples - other.samples
+        difference.estimate = self.estimate - other.estimate
+        return difference
 
-    def minus(self, other: Resampled) -> Interval:
-        """Return the interval of this metric minus another on the same episodes, by puzzle."""
-        return percentile_interval(self.value - other.value, self.samples - other.samples)
+    def interval(self) -> Interval:
+        """Return the percentile interval; Wilson's where every puzzle came out the same."""
+        percentiles = percentile_interval(self.value, self.samples)
+        if percentiles.low < percentiles.high or np.isnan(self.value):
+            return percentiles
+        floor, estimate = self.estimate.floor, self.estimate
+        low = max(percentiles.value - floor, estimate.low)
+        return Interval(percentiles.value, low, min(percentiles.value + floor, estimate.high))
 
 
 def percentile_interval(value: float, samples: np.ndarray) -> Interval:
@@ -219,4 +231,4 @@ def paired_difference(
     """
     if not same_episodes(after, before):
         raise ValueError("paired_difference: the two lists are not of the same episodes")
-    return Resampled(after, metric).minus(Resampled(before, metric))
+    return (Resampled(after, metric) - Resampled(before, metric)).interval()

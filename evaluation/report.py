@@ -59,7 +59,7 @@ def format_table(results: Results, suites: Sequence[SuiteConfig], verify_iter: i
     width = max(len(title) for title in titles) + 2
     differences = [f"{label} - {first}" for label in labels[1:]]
     columns = labels + (differences if len(labels) != 2 else ["difference"])
-    cell = max(22, *(len(column) + 2 for column in columns))
+    cell = max(24, *(len(column) + 2 for column in columns))
     lines = [f"{'success, % [95 % interval]':<{width}}" + "".join(f"{c:>{cell}}" for c in columns)]
     for heading, decoding, metric in table_rows(verify_iter, results[first]):
         lines.append(heading)

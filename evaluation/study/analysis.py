@@ -2,9 +2,8 @@
 success against verifier replies, and the KL divergence from the initial checkpoint against what was
 forgotten.
 
-Every number is a mean over seeds. Its 95 % interval is from a bootstrap that draws seeds, and
-within each drawn seed its puzzles (evaluation.seeds); changes are taken within a seed, paired by
-puzzle.
+Every number is a mean over seeds, with the 95 % interval of `evaluation.statistics`; of one seed
+alone, with that of its puzzles. Changes are taken within a seed, paired by puzzle.
 """
 
 from __future__ import annotations
@@ -91,7 +90,7 @@ class Arm:
     def value(self, index: int, decoding: str, suite: str, metric: str) -> Interval:
         """Return a metric of the checkpoint at an index of the rows."""
         by_seed = [row[index].resampled(decoding, suite, metric) for row in self.rows]
-        return average([r.value for r in by_seed], [r.samples for r in by_seed])
+        return average(by_seed)
 
     def against_start(
         self, index: int, decoding: str, suite: str, metric: str
@@ -101,11 +100,9 @@ class Arm:
         """
         pairs = [row[index].paired(row[0], decoding, suite, metric) for row in self.rows]
         return {
-            "start": average([b.value for _, b in pairs], [b.samples for _, b in pairs]),
-            "value": average([a.value for a, _ in pairs], [a.samples for a, _ in pairs]),
-            "change": average(
-                [a.value - b.value for a, b in pairs], [a.samples - b.samples for a, b in pairs]
-            ),
+            "start": average([before for _, before in pairs]),
+            "value": average([after for after, _ in pairs]),
+            "change": average([after - before for after, before in pairs]),
         }
 
     def within(self, budget: float) -> int:

@@ -47,8 +47,7 @@ _VALUE = r"""\d+|(?<=["'])[AJQK](?=["'])|[-+*/()=](?=[\d(])|(?<=[\d)])[-+*/()=]"
 
 # With steps, what is fixed between two values is a token of its own, so that a number is the same
 # token wherever it stands.
-_STEP_VALUE = rf"{_VALUE}|[,;]"
-_STEP_PATTERNS = (rf"(?s)(?:(?!{_STEP_VALUE}).)+", _STEP_VALUE)
+_STEP_PATTERNS = (rf"(?s)(?:(?!{_VALUE}).)+", _VALUE)
 
 WORDINGS = ("default", "diverse")
 

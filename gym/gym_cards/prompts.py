@@ -262,8 +262,9 @@ _GOAL = (
 _LOOK = "Look at the image and name each card by its rank: A, 2 to 10, J, Q or K.\n"
 _FORM = 'Reply with a JSON object and nothing else: {"cards": [the cards]'
 _STEPS = (
-    ', "number": [the value of each card], "steps": "from the values to the target, such as '
-    '10-8=2 left 6,9,2; 9*2=18 left 6,18; 18+6=24", "formula": "the formula, without spaces"}'
+    ', "number": [the value of each card], "steps": "each operation with its result and '
+    'what is left, such as a-b=e left c,d,e; d*e=f left c,f; f+c=g", '
+    '"formula": "the formula, without spaces"}'
 )
 _FORM_REST = ', "number": [the value of each card], "formula": "the formula, without spaces"}'
 

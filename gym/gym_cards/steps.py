@@ -19,7 +19,7 @@ from itertools import permutations
 
 import numpy as np
 
-from gym_cards.formula import APPLY, evaluate, find_faults, tokenize
+from gym_cards.formula import APPLY, evaluate, find_faults, numbers_in, tokenize
 from gym_cards.solver import solve
 
 _MAX_ENUMERATED = 4  # numbers; of more, one solution is taken apart
@@ -90,7 +90,10 @@ def are_right(text: str | None, formula: str | None, numbers: Sequence[int], tar
         if not _is_right(step, left):
             return False
         left = list(step.left)
-    return left == [target] and evaluate(tokenize(formula or "")) == target
+    tokens = tokenize(formula or "")
+    of_the_hand = sorted(numbers_in(tokens)) == sorted(map(str, numbers))
+    is_legal = of_the_hand and not any(find_faults(tokens))
+    return left == [target] and is_legal and evaluate(tokens) == target
 
 
 def _is_right(step: Step, left: list[Fraction]) -> bool:

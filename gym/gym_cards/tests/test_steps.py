@@ -1,5 +1,6 @@
 """Worked solutions: written by the oracle, checked in replies, and without a part in the reward."""
 
+import json
 from fractions import Fraction
 
 import gymnasium
@@ -50,6 +51,9 @@ def test_prompt_says_what_each_face_counts_as():
         (EXAMPLE.replace("; 18+6=24", ""), "9*(10-8)+6", False),  # not at the target
         (EXAMPLE.replace("10-8", "11-9"), "9*(10-8)+6", False),  # a number that is not there
         ("", "9*(10-8)+6", False),
+        (EXAMPLE, "4*6", False),  # other numbers
+        (EXAMPLE, "9*(10-8)+" + "9" * 5000, False),
+        (EXAMPLE, "9*(10-8)+6)", False),
         (None, "9*(10-8)+6", False),
         ("nonsense", "9*(10-8)+6", False),
         ("8/(0/5)=1", "9*(10-8)+6", False),
@@ -179,8 +183,6 @@ def test_steps_that_nothing_asks_for_are_refused(arguments, message):
 
 
 def test_wording_without_steps_is_refused(tmp_path):
-    import json
-
     from gym_cards.prompts import OWN, OWN_STEPS
 
     file = tmp_path / "wording.json"
@@ -190,3 +192,17 @@ def test_wording_without_steps_is_refused(tmp_path):
     file.write_text(json.dumps(OWN_STEPS.to_json()))
     obs, _ = _env(prompt_file=file).reset(seed=0)
     assert '"steps"' in obs["text"]
+
+
+def test_random_replies_never_raise():
+    rng = np.random.default_rng(0)
+    env = _env(verify_iter=1).unwrapped
+    env.reset(seed=0, options={"cards": ["8", "6", "10", "9"]})
+    words = [*EXAMPLE.replace(",", " , ").split(), "(", ")", "(8/3)", "(1/0)", "-", "/", "9" * 5000]
+    for _ in range(10_000):
+        steps = " ".join(rng.choice(words, rng.integers(1, 12)))
+        formula = "".join(rng.choice(["9", "*", "(", "10", "-", "8", ")", "+6"], rng.integers(9)))
+        right = rng.random() < 0.5  # right steps with any formula, and the other way round
+        reply = {"steps": EXAMPLE if right else steps, "formula": formula}
+        verdict = env._judge(json.dumps(reply))
+        assert verdict.checks["steps_right"] in (True, False)

@@ -1,4 +1,4 @@
-"""A formula's text -> tokens -> its exact value. Nothing is ever evaluated as code."""
+"""Take a formula's text apart and compute its exact value. Nothing is ever evaluated as code."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ APPLY = {"+": operator.add, "-": operator.sub, "*": operator.mul, "/": operator.
 
 
 def foreign_characters(formula: str) -> list[str]:
-    """The characters of a formula that none may have, each once, in order."""
+    """Return the characters that no formula may have, each once, in order."""
     return list(dict.fromkeys(_FOREIGN.findall(formula)))
 
 
 def tokenize(formula: str) -> list[str]:
-    """Numbers, operators and parentheses in order; other characters are passed over."""
+    """Return numbers, operators and parentheses in order; other characters are passed over."""
     return _TOKEN.findall(formula)
 
 
 def find_faults(tokens: Sequence[str]) -> tuple[list[str], int]:
-    """(the faults in their order, how many parentheses are left open).
+    """Return (the faults in their order, how many parentheses are left open).
 
     The faults are those that the released verifier penalises: a number after a number or `)`; an
     operator that does not follow one of these; a `(` that does, which then opens nothing; a `)`
@@ -53,13 +53,13 @@ def find_faults(tokens: Sequence[str]) -> tuple[list[str], int]:
 
 
 def kind_of(token: str) -> str:
-    """Of a token: "n" for a number, "o" for an operator, or the parenthesis itself."""
+    """Return a token's kind: "n" for a number, "o" for an operator, or the parenthesis itself."""
     return "n" if token[0].isdigit() else "o" if token in _PRECEDENCE else token
 
 
 def numbers_in(tokens: Sequence[str]) -> list[str]:
-    """The numbers of a formula in order, without leading zeros. They stay text: a model may write
-    one of a million digits.
+    """Return the numbers of a formula in order, without leading zeros. They stay text: a model may
+    write one of a million digits.
     """
     return [token.lstrip("0") or "0" for token in tokens if token[0].isdigit()]
 
@@ -68,10 +68,10 @@ def evaluate(
     tokens: Sequence[str],
     on_join: Callable[[Fraction, str, Fraction, Fraction], None] | None = None,
 ) -> Fraction | None:
-    """The exact value of a formula without faults; None where it has none: it ends in an operator,
-    leaves a parenthesis open, divides by zero, or writes a number with leading zeros, which Python
-    refuses too. Dijkstra's shunting-yard: two stacks, no recursion. `on_join` is told of each
-    operation as it is carried out: left, symbol, right, result.
+    """Return the exact value of a formula without faults; None where it has none: it ends in an
+    operator, leaves a parenthesis open, divides by zero, or writes a number with leading zeros,
+    which Python refuses too. Dijkstra's shunting-yard: two stacks, no recursion. `on_join` is told
+    of each operation as it is carried out: left, symbol, right, result.
     """
     values: list[Fraction] = []
     operators: list[str] = []

@@ -16,7 +16,7 @@ from evaluation.suites import EnvOptions, load_task, playable, with_options
 from gym_command.command import run_command
 from gym_command.files import write_atomically
 from gym_command.run_dir import RunDir
-from gym_dialogue import InputError
+from gym_dialogue import InputError, Policy
 from gym_dialogue.make import make_envs, with_prompt_file
 from gym_policy.api.endpoint import Endpoint
 from gym_policy.api.journal import Journal
@@ -74,8 +74,8 @@ MAY_CHANGE = (
 
 
 def main(config: ApiConfig) -> None:
-    """The command: asks for every reply that the run does not hold yet, prints the table, leaves
-    the files of any evaluation, and usage.json. Raises InputError.
+    """Ask for all replies that the run does not hold yet, print the table, and leave the files of
+    an evaluation, and usage.json. Raises InputError.
     """
     task = load_task(config.task)
     task.suites = playable(with_options(task.suites, config.env.kwargs), config.prompt_file)
@@ -96,7 +96,9 @@ def main(config: ApiConfig) -> None:
     run_dir = Path(config.run_dir or f"runs/api-{task.task}-{stamp}")
     journal = _open_run(run_dir, config)
     try:
-        policies = {d: _policy(endpoint, journal, d, config) for d in config.eval.decoding}
+        policies: dict[str, Policy] = {
+            d: _policy(endpoint, journal, d, config) for d in config.eval.decoding
+        }
         print(f"Replies are kept in {run_dir}; --run_dir={run_dir} goes on after an interruption")
         label = config.model.rstrip("/").rpartition("/")[2]
         records = play_suites(
@@ -132,8 +134,8 @@ def _policy(endpoint: Endpoint, journal: Journal, decoding: str, config: ApiConf
 
 
 def _open_run(run_dir: Path, config: ApiConfig) -> Journal:
-    """The journal of a new run, or of one to go on with. Raises InputError for the directory of
-    another run, or of the same one under settings that ask for other replies.
+    """Return the journal of a new run, or of one to go on with. Raises InputError for the directory
+    of another run, or of the same one under settings that ask for other replies.
     """
     file = run_dir / JOURNAL_FILE
     if not file.exists():
@@ -161,7 +163,7 @@ def _open_run(run_dir: Path, config: ApiConfig) -> Journal:
 
 
 def _flat(settings: dict[str, Any]) -> dict[str, Any]:
-    """Settings with those of `eval` under dotted keys."""
+    """Return settings with those of `eval` under dotted keys."""
     evaluation = settings.get("eval") or {}
     rest = {key: value for key, value in settings.items() if key != "eval"}
     return rest | {f"eval.{key}": value for key, value in evaluation.items()}

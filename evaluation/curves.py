@@ -8,7 +8,7 @@ from typing import Any
 _PANELS = {
     "reward_per_turn": "reward per reply",
     "first_reply": "first reply right, % (training episodes, sampled)",
-    "kl": "KL of one update, nats per token",
+    "approx_kl": "KL of one update, nats per token",
     "entropy": "entropy, nats per token",
 }
 

@@ -1,12 +1,12 @@
-"""How far a checkpoint has moved from its start, on a task: the KL divergence between the two over
-the tokens of replies.
+"""How far a checkpoint has moved from the initial one, on a task: the KL divergence between the two
+over the tokens of replies.
 
-`forward` is E over x, y ~ start of KL(start || checkpoint), which *RL's Razor* (arXiv 2509.04259)
-finds to predict what is forgotten, measured on the new task; `reverse` is E over x, y ~ checkpoint
-of KL(checkpoint || start), the one that a KL penalty in RL bounds. Both are exact over the
-vocabulary at every token, so that only dialogues are sampled: summed over a reply's tokens, their
-mean is the divergence between distributions over replies, with less variance than the mean of log
-ratios.
+`forward` is E over x, y ~ initial of KL(initial || checkpoint), which *RL's Razor* (arXiv
+2509.04259) finds to predict what is forgotten, measured on the new task; `reverse` is E over x, y ~
+checkpoint of KL(checkpoint || initial), the one that a KL penalty in RL bounds. Both are exact over
+the vocabulary at every token, so that only dialogues are sampled: summed over a reply's tokens,
+their mean is the divergence between distributions over replies, with less variance than the mean of
+log ratios.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import json
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -36,18 +36,18 @@ from gym_policy.distributed import join_processes
 from gym_policy.logprobs import states_at_once, tempered_logprobs
 from gym_policy.renderer import Rendered
 from gym_policy.training.freezing import check_linear_head
-from gym_policy.vision import image_inputs, join_pictures
+from gym_policy.vision import image_inputs, join_images
 
 _SCORED_TOGETHER = 16  # dialogues in one forward pass
 
 
 @dataclass
-class Config:
-    """Measure the KL divergence between a start and checkpoints trained from it."""
+class DivergenceConfig:
+    """Measure the KL divergence between an initial checkpoint and others trained from it."""
 
     start: str = ""
-    """The start: a directory saved by save_pretrained, a hub name, or a run, which stands for its
-    first checkpoint."""
+    """The initial checkpoint: a directory saved by save_pretrained, a hub name, or a run, which
+    stands for its first checkpoint."""
     checkpoints: list[str] = field(default_factory=list)
     """What is compared with it: the same, but a run stands for its last checkpoint."""
     task: str = "gp_l"
@@ -88,9 +88,9 @@ def divergence(
     tasks: Sequence[Task],
     from_start: Sequence[Episode] | None = None,
 ) -> dict[str, Any]:
-    """Forward and reverse KL divergence in nats between two policies of the same tokenizer and
-    temperature, on the replies to `tasks` in `envs`; `from_start` are the start's episodes, where
-    they have been played already (`play`).
+    """Measure forward and reverse KL divergence in nats between two policies of the same tokenizer
+    and temperature, on the replies to `tasks` in `envs`; `from_start` are the episodes of the
+    initial checkpoint, where they have been played already (`play`).
 
     Returns `forward_per_token`, `forward_per_reply`, `reverse_per_token`, `reverse_per_reply`,
     `forward_tokens`, `reverse_tokens`, `forward_replies`, `reverse_replies` and `episodes`, the
@@ -102,22 +102,23 @@ def divergence(
         "forward": _measured(start, policy, envs, tasks, from_start),
         "reverse": _measured(policy, start, envs, tasks),
     }
-    found: dict[str, Any] = {}
+    results: dict[str, Any] = {}
     for name, records in by_direction.items():
-        kl, tokens, replies = (
-            sum(record[key] for record in records) for key in ("kl", "tokens", "replies")
-        )
-        found |= {
+        kl = sum(record.kl for record in records)
+        tokens = sum(record.tokens for record in records)
+        replies = sum(record.replies for record in records)
+        results |= {
             f"{name}_per_token": kl / max(tokens, 1),
             f"{name}_per_reply": kl / max(replies, 1),
             f"{name}_tokens": tokens,
             f"{name}_replies": replies,
         }
-    return found | {"episodes": by_direction}
+    episodes = {name: [asdict(r) for r in records] for name, records in by_direction.items()}
+    return results | {"episodes": episodes}
 
 
 def play(policy: ModelPolicy, envs: Sequence[Any], tasks: Sequence[Task]) -> list[Episode]:
-    """Episodes of `policy`, as many as fall to this rank: the ranks take tasks in turn."""
+    """Play the tasks that fall to this rank: the ranks take them in turn."""
     state = PartialState()
     return rollout(envs, policy, tasks[state.process_index :: state.num_processes])
 
@@ -128,8 +129,8 @@ def _measured(
     envs: Sequence[Any],
     tasks: Sequence[Task],
     played: Sequence[Episode] | None = None,
-) -> list[dict[str, Any]]:
-    """`episode_divergences` for all tasks, in their order, on every rank."""
+) -> list[EpisodeDivergence]:
+    """Apply `episode_divergences` to all tasks, in their order, on every rank."""
     state = PartialState()
     world = state.num_processes
     if played is not None:
@@ -142,21 +143,27 @@ def _measured(
             records += episode_divergences(sampled, other, episodes)
     if world == 1:
         return records
-    every = gather_object([records])
-    return [every[i % world][i // world] for i in range(len(tasks))]
+    by_rank = gather_object([records])
+    return [by_rank[i % world][i // world] for i in range(len(tasks))]
+
+
+@dataclass
+class EpisodeDivergence:
+    """The KL divergence of one episode, in nats, summed over the tokens of its replies."""
+
+    puzzle: str
+    env_seed: int
+    kl: float = 0.0
+    tokens: int = 0
+    replies: int = 0
 
 
 @torch.no_grad()
 def episode_divergences(
     sampled: ModelPolicy, other: ModelPolicy, episodes: Sequence[Episode]
-) -> list[dict[str, Any]]:
-    """For each episode, all of it played by `sampled`, the sum over its reply tokens of
-    KL(sampled || other) in nats, with its puzzle and the numbers of tokens and replies.
-    """
-    records = [
-        {"puzzle": e.puzzle, "env_seed": e.task.env_seed, "kl": 0.0, "tokens": 0, "replies": 0}
-        for e in episodes
-    ]
+) -> list[EpisodeDivergence]:
+    """Measure KL(sampled || other) on episodes that `sampled` played."""
+    records = [EpisodeDivergence(e.puzzle, e.task.env_seed) for e in episodes]
     dialogues = [
         (number, sampled.renderer.render(dialogue))
         for number, episode in enumerate(episodes)
@@ -171,29 +178,29 @@ def episode_divergences(
         for first in range(0, len(dialogues), _SCORED_TOGETHER):
             part = dialogues[first : first + _SCORED_TOGETHER]
             rendered = [r for _, r in part]
-            found = _token_divergences(sampled, other, rendered)
-            for (number, r), kl in zip(part, found, strict=True):
+            by_token = _token_divergences(sampled, other, rendered)
+            for (number, r), kl in zip(part, by_token, strict=True):
                 record = records[number]
-                record["kl"] += kl.sum().item()
-                record["tokens"] += len(kl)
-                record["replies"] += len(r.prompt_ends)
+                record.kl += kl.sum().item()
+                record.tokens += len(kl)
+                record.replies += len(r.prompt_ends)
     return records
 
 
 def _token_divergences(
     sampled: ModelPolicy, other: ModelPolicy, dialogues: Sequence[Rendered]
 ) -> tuple[torch.Tensor, ...]:
-    """For each dialogue KL(sampled || other) (n,) in float64 at each of its n reply tokens."""
+    """Return for each dialogue KL(sampled || other) (n,) in float64 at its n reply tokens."""
     states = [_states(policy.model, dialogues) for policy in (sampled, other)]
     heads = [policy.model.get_output_embeddings() for policy in (sampled, other)]
     decoding = sampled.decoding
     # Some tokens at a time: with all of their logits at once, a large vocabulary fills the memory.
     rows = states_at_once(heads[0].weight.shape[0], states[0].device.type)
     parts = []
-    for start in range(0, len(states[0]), rows):
+    for first in range(0, len(states[0]), rows):
         p, q = (
             tempered_logprobs(
-                head(s[start : start + rows]), decoding.temperature, decoding.forbidden
+                head(s[first : first + rows]), decoding.temperature, decoding.suppressed
             )
             for head, s in zip(heads, states, strict=True)
         )
@@ -204,7 +211,7 @@ def _token_divergences(
 
 
 def _states(model: PreTrainedModel, dialogues: Sequence[Rendered]) -> torch.Tensor:
-    """The last hidden states (N, H) from which a model predicts the N reply tokens of dialogues.
+    """Return the last hidden states (N, H) from which a model predicts the N reply tokens.
     Right padding under a causal model needs no attention mask: no real token sees a pad.
     """
     width = max(len(rendered.token_ids) for rendered in dialogues)
@@ -216,8 +223,8 @@ def _states(model: PreTrainedModel, dialogues: Sequence[Rendered]) -> torch.Tens
         if turn >= 0
     ]
     # What the other model's vision tower makes of an image is not what this one's does.
-    pictures = [r.picture and replace(r.picture, features=None) for r in dialogues]
-    images = join_pictures(pictures, [r.image_at for r in dialogues], model.device)
+    processed = [r.processed_image and replace(r.processed_image, features=None) for r in dialogues]
+    images = join_images(processed, [r.image_at for r in dialogues], model.device)
     input_ids = torch.tensor(ids, device=model.device)
     body = getattr(model, model.base_model_prefix)
     seen = image_inputs(model, input_ids, images)
@@ -231,7 +238,7 @@ def _check_pair(start: ModelPolicy, policy: ModelPolicy) -> None:
     if vocabularies[0] != vocabularies[1] or sizes[0] != sizes[1]:
         raise InputError(
             "divergence: start and checkpoint have different vocabularies, so their distributions "
-            "do not compare: name the start that the checkpoint was trained from"
+            "do not compare: name the initial checkpoint that it was trained from as --start"
         )
     if start.decoding.temperature != policy.decoding.temperature:
         raise InputError("divergence: start and checkpoint must have the same temperature")
@@ -241,13 +248,9 @@ def _check_pair(start: ModelPolicy, policy: ModelPolicy) -> None:
         )
 
 
-def main(config: Config) -> None:
-    """The command: prints a line for each checkpoint, and writes the results."""
-    if not config.start or not config.checkpoints:
-        raise InputError("start, checkpoints: name both with --start=PATH --checkpoints=[PATH,...]")
-    for name in ("episodes", "max_new_tokens", "verify_iter", "batch_size", "temperature"):
-        if not getattr(config, name) > 0:
-            raise InputError(f"{name}={getattr(config, name)}: must be above 0")
+def main(config: DivergenceConfig) -> None:
+    """Measure each checkpoint, print a line for it, and write the results. Raises InputError."""
+    _check_config(config)
     task = load_task(config.task)
     names = [suite.name for suite in task.suites]
     if config.suite not in names:
@@ -266,31 +269,42 @@ def main(config: Config) -> None:
     results = {}
     for path in paths:
         policy = _load(path, config, envs[0])
-        found = results[path] = divergence(start, policy, envs, tasks, from_start)
+        results[path] = divergence(start, policy, envs, tasks, from_start)
         if state.is_main_process:
-            said = ", ".join(
-                f"{name} {found[f'{name}_per_token']:.5f} nats a token, "
-                f"{found[f'{name}_per_reply']:.4f} a reply"
-                for name in ("forward", "reverse")
-            )
-            print(f"{path}: {said}")
+            print(f"{path}: {_in_words(results[path])}")
         del policy
     if state.is_main_process:
-        stamp = time.strftime("%Y%m%d-%H%M%S")
-        out = Path(config.out or f"runs/divergence-{task.task}-{stamp}.json")
         shared = {"start": start_path, "task": task.task, "suite": config.suite}
         shared |= {key: getattr(config, key) for key in ("episodes", "seed", "temperature")}
+        stamp = time.strftime("%Y%m%d-%H%M%S")
+        out = Path(config.out or f"runs/divergence-{task.task}-{stamp}.json")
         write_atomically(out, json.dumps(shared | {"checkpoints": results}, indent=1) + "\n")
         print(f"Results are in {out}")
     state.destroy_process_group()
 
 
-def _load(path: str, config: Config, env: Any) -> ModelPolicy:
+def _check_config(config: DivergenceConfig) -> None:
+    if not config.start or not config.checkpoints:
+        raise InputError("start, checkpoints: name both with --start=PATH --checkpoints=[PATH,...]")
+    for name in ("episodes", "max_new_tokens", "verify_iter", "batch_size", "temperature"):
+        if not getattr(config, name) > 0:
+            raise InputError(f"{name}={getattr(config, name)}: must be above 0")
+
+
+def _in_words(results: dict[str, Any]) -> str:
+    return ", ".join(
+        f"{name} {results[f'{name}_per_token']:.5f} nats a token, "
+        f"{results[f'{name}_per_reply']:.4f} a reply"
+        for name in ("forward", "reverse")
+    )
+
+
+def _load(path: str, config: DivergenceConfig, env: Any) -> ModelPolicy:
     renderer = load_renderer(path, config.chat_template_kwargs, config.trust_remote_code)
     if shows_images(env):
         renderer.require_images(f"suite {config.suite}", path)
     model = load_model(path, config.dtype, config.trust_remote_code)
-    model.to(config.device or PartialState().device)
+    model.to(config.device or PartialState().device)  # type: ignore[arg-type]
     check_linear_head(model)
     return ModelPolicy(
         model,
@@ -302,4 +316,4 @@ def _load(path: str, config: Config, env: Any) -> ModelPolicy:
 
 
 if __name__ == "__main__":
-    run_command(main, Config)
+    run_command(main, DivergenceConfig)

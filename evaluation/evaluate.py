@@ -62,7 +62,7 @@ class CommandConfig:
 
 
 def main(config: CommandConfig) -> None:
-    """The command: evaluates every checkpoint, prints the table, leaves the files."""
+    """Evaluate each checkpoint, print the table, leave the files. Raises InputError."""
     given = config.checkpoints or [_newest_run()]
     name = config.task or settings_of(given[0]).get("task") or "gp_l"
     task = load_task(name)
@@ -87,7 +87,8 @@ def main(config: CommandConfig) -> None:
         RunDir(run_dir).start(replace(config, checkpoints=given, task=name))
     results = {}
     for label, path in _labels(checkpoints).items():
-        model = load_model(path, config.dtype, trusts).to(device)
+        model = load_model(path, config.dtype, trusts)
+        model.to(device)  # type: ignore[arg-type]
         policies = model_policies(model, renderers[path], config.eval)
         results[label] = play_suites(
             policies, task.suites, config.eval, describe=label, prompt_file=config.prompt_file
@@ -102,7 +103,7 @@ def main(config: CommandConfig) -> None:
 
 
 def _labels(paths: Sequence[str]) -> dict[str, str]:
-    """A short, unique label for each checkpoint: the shortest tail of its path that tells it."""
+    """Return a short, unique label for each checkpoint: the shortest tail of its path that does."""
     labels: dict[str, str] = {}
     for path in dict.fromkeys(paths):
         parts = Path(path).parts
@@ -122,8 +123,8 @@ def _newest_run() -> str:
 
 
 def main_with_run_settings(config: CommandConfig) -> None:
-    """`main`, with settings by name under those of the flags; else with the evaluation settings of
-    the first run given, so that evaluating a run again prints the numbers that it printed itself.
+    """Run `main` with settings by name under those of the flags; else with the evaluation settings
+    of the first run given, so that evaluating a run again prints the same numbers.
     The wording is that of the run in either case.
     """
     given = config.checkpoints or [_newest_run()]
@@ -144,13 +145,13 @@ def main_with_run_settings(config: CommandConfig) -> None:
 
 
 def load_settings(file: Path) -> CommandConfig:
-    """The settings of a file. Raises InputError."""
+    """Read the settings of a file. Raises InputError."""
     return parse_config(CommandConfig, [f"--config={file}"])
 
 
 def _settings_file(config: CommandConfig, checkpoint: str) -> Path:
-    """Where settings by name are for the task at hand. Raises InputError."""
-    directory = CONFIG_DIR / config.settings
+    """Return the file of settings by name, for the task at hand. Raises InputError."""
+    directory = CONFIG_DIR / (config.settings or "")
     known = sorted(path.stem for path in directory.glob("*.yaml"))
     if not known:
         names = ", ".join(sorted(path.name for path in CONFIG_DIR.iterdir() if path.is_dir()))
@@ -170,10 +171,10 @@ def _settings_file(config: CommandConfig, checkpoint: str) -> Path:
 
 
 def _named_task(path: str, known: Sequence[str]) -> str | None:
-    """The last task that a path names, as tianzhechu/GP-VL-Init names gp_vl; None if none."""
+    """Return the last task that a path names (tianzhechu/GP-VL-Init: gp_vl); None if none."""
     text = path.lower().replace("-", "_")
-    found = re.findall(rf"(?<![a-z0-9])(?:{'|'.join(known)})(?![a-z0-9])", text)
-    return found[-1] if found else None
+    named = re.findall(rf"(?<![a-z0-9])(?:{'|'.join(known)})(?![a-z0-9])", text)
+    return named[-1] if named else None
 
 
 if __name__ == "__main__":

@@ -7,13 +7,14 @@ place on the route, in navigation, where it has many.
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 
-from gym_dialogue import Episode
+from evaluation.records import EpisodeRecord, TurnRecord
+from evaluation.statistics import Estimate
 from gym_dialogue.messages import BEYOND_CONTEXT
 
 NUM_RESAMPLES = 2000
@@ -30,99 +31,91 @@ class Interval:
     low: float
     high: float
 
+    @property
+    def direction(self) -> int:
+        """Return 1 or -1 where all of the interval lies above or below zero, else 0."""
+        return int(self.low > 0) - int(self.high < 0)
+
     def to_json(self) -> dict[str, float | None]:
-        """The three numbers, rounded to 5 places; None for one that nothing was measured for."""
+        """Return the three numbers, rounded to 5 places; None where nothing was measured."""
         return {
             name: None if np.isnan(value) else round(float(value), 5)
             for name, value in vars(self).items()
         }
 
     @classmethod
-    def from_json(cls, numbers: dict[str, float | None]) -> Interval:
-        """What `to_json` made of one; nan where nothing was measured."""
+    def from_json(cls, numbers: Mapping[str, float | None]) -> Interval:
+        """Read what `to_json` returned; nan where nothing was measured."""
         return cls(**{k: np.nan if v is None else v for k, v in numbers.items()})
 
 
-def episode_record(episode: Episode) -> dict[str, Any]:
-    """An episode as plain data: its puzzle, its success, and every turn; with the options of its
-    reset where there are some.
-    """
-    options = {} if episode.task.options is None else {"options": episode.task.options}
-    return options | {
-        "env_seed": episode.task.env_seed,
-        "puzzle": episode.puzzle,
-        "is_success": episode.is_success,
-        "turns": [
-            {
-                "dialogue": turn.dialogue,
-                "reply": turn.reply.text,
-                "reward": turn.reward,
-                "outcome": turn.outcome,
-                "outcomes": list(turn.outcomes),
-                "feedback": turn.feedback,
-                "is_right": turn.is_right,
-                "recognized": turn.recognized,
-                "kind": turn.kind,
-                "is_read": turn.is_read,
-                "finish": turn.reply.finish,
-                "tokens": len(turn.reply.token_ids),
-            }
-            for turn in episode.turns
-        ],
-    }
-
-
-def _counts(record: dict[str, Any], metric: str) -> tuple[float, float]:
-    """(numerator, denominator) that one episode adds to a metric."""
+def _counts(record: EpisodeRecord, metric: str) -> tuple[float, float]:
+    """Return (numerator, denominator) that one episode adds to a metric."""
     if metric == "episode_success":
-        return float(record["is_success"]), 1.0
+        return float(record.is_success), 1.0
     metric, _, kind = metric.partition("/")
-    positions: dict[int, list[dict[str, Any]]] = {}
-    for turn in record["turns"]:
-        if not kind or turn.get("kind") == kind:
-            positions.setdefault(turn["dialogue"], []).append(turn)
+    positions = _positions(record, "" if metric == "check" else kind)
     if metric == "recognition":
-        firsts = [turns[0].get("recognized") for turns in positions.values()]
-        said = [recognized for recognized in firsts if recognized is not None]
-        return float(sum(said)), float(len(said))
+        answers = [turns[0].recognized for turns in positions]
+        known = [recognized for recognized in answers if recognized is not None]
+        return float(sum(known)), float(len(known))
+    if metric == "check":
+        checked = [turns[0].checks.get(kind, False) for turns in positions]
+        return float(sum(checked)), float(len(checked))
     if metric == "until_failure":
-        won = [any(turn["is_right"] for turn in turns) for turns in positions.values()]
+        won = [any(turn.is_right for turn in turns) for turns in positions]
         reached = won[: won.index(False) + 1] if False in won else won
         return float(sum(reached)), float(len(reached))
     limit = 1 if metric == "first_reply" else int(metric.removeprefix("within_"))
-    won = [any(turn["is_right"] for turn in turns[:limit]) for turns in positions.values()]
+    won = [any(turn.is_right for turn in turns[:limit]) for turns in positions]
     return float(sum(won)), float(len(won))
 
 
-def metric_names(records: Sequence[dict[str, Any]], verify_iter: int) -> list[str]:
-    """What can be measured of these records.
+def _positions(record: EpisodeRecord, kind: str = "") -> list[list[TurnRecord]]:
+    """Return the turns of each position, of those of that kind if one is given."""
+    positions: dict[int, list[TurnRecord]] = {}
+    for turn in record.turns:
+        if not kind or turn.kind == kind:
+            positions.setdefault(turn.dialogue, []).append(turn)
+    return list(positions.values())
+
+
+def metric_names(records: Sequence[EpisodeRecord], verify_iter: int) -> list[str]:
+    """Return the names of what can be measured of these records.
 
     `first_reply`: share of positions right at the first reply; `within_k`: right within k replies;
     `episode_success`: share of episodes that ended in success; `recognition`: share of positions
     where the first reply says rightly what there is to see, right answer or not. Where an episode
     has many positions: `first_reply/KIND`, of positions of that kind alone; and `until_failure`,
     right within the replies allowed, counting no position after the first failed one: the per-step
-    accuracy of an evaluation that ends a route there (arXiv 2501.17161).
+    accuracy of an evaluation that ends a route there (arXiv 2501.17161). `check/NAME`: share of
+    first replies in which what the environment names so is right.
     """
     names = ["first_reply", *(f"within_{k}" for k in range(1, verify_iter + 1)), "episode_success"]
     kinds = position_kinds(records)
     names += [f"first_reply/{kind}" for kind in kinds] + ["until_failure"] * bool(kinds)
+    names += [f"check/{name}" for name in check_names(records)]
     return names + ["recognition"] * says_what_it_sees(records)
 
 
-def position_kinds(records: Sequence[dict[str, Any]]) -> list[str]:
-    """The kinds of positions in records, in the order in which they come up."""
-    return list(dict.fromkeys(t["kind"] for r in records for t in r["turns"] if t.get("kind")))
+def check_names(records: Sequence[EpisodeRecord]) -> list[str]:
+    """Return the names of what else is right or not in replies, in the order in which they come."""
+    return list(dict.fromkeys(name for r in records for t in r.turns for name in t.checks))
 
 
-def says_what_it_sees(records: Sequence[dict[str, Any]]) -> bool:
-    """Whether the environment shows something, so that `recognition` can be measured."""
-    return any(turn.get("recognized") is not None for r in records for turn in r["turns"])
+def position_kinds(records: Sequence[EpisodeRecord]) -> list[str]:
+    """Return the kinds of positions in records, in the order in which they come up."""
+    return list(dict.fromkeys(t.kind for r in records for t in r.turns if t.kind))
+
+
+def says_what_it_sees(records: Sequence[EpisodeRecord]) -> bool:
+    """Return whether the environment shows something, so that `recognition` can be measured."""
+    return any(turn.recognized is not None for r in records for turn in r.turns)
 
 
 @functools.lru_cache(maxsize=16)
 def _draws(seed: int, puzzles: int) -> np.ndarray:
-    """How often each puzzle is drawn in each resample (NUM_RESAMPLES, puzzles)."""
+    """Draw how often each puzzle is in each resample (NUM_RESAMPLES, puzzles)."""
     rng = np.random.default_rng([seed, puzzles])
     counts = rng.multinomial(puzzles, np.full(puzzles, 1 / puzzles), NUM_RESAMPLES)
     return counts.astype(float)
@@ -134,27 +127,38 @@ class Resampled:
     makes a difference of two checkpoints paired.
     """
 
-    def __init__(self, records: Sequence[dict[str, Any]], metric: str, seed: int = 0):
-        puzzles = {name: i for i, name in enumerate(dict.fromkeys(r["puzzle"] for r in records))}
+    def __init__(self, records: Sequence[EpisodeRecord], metric: str, seed: int = 0):
+        puzzles = {name: i for i, name in enumerate(dict.fromkeys(r.puzzle for r in records))}
         sums = np.zeros((2, len(puzzles)))
         for record in records:
-            sums[:, puzzles[record["puzzle"]]] += _counts(record, metric)
+            sums[:, puzzles[record.puzzle]] += _counts(record, metric)
         draws = _draws(seed, len(puzzles))
+        by_puzzle = zip(puzzles, sums.T.tolist(), strict=True)
+        self.estimate = Estimate.of_counts({name: (n, d) for name, (n, d) in by_puzzle})
         with np.errstate(invalid="ignore"):  # nan where there is nothing of the kind to measure
             self.value = sums[0].sum() / sums[1].sum()
             self.samples = (draws @ sums[0]) / (draws @ sums[1])
 
-    def interval(self) -> Interval:
-        """The percentile interval of the metric."""
-        return percentile_interval(self.value, self.samples)
+    def __sub__(self, other: Resampled) -> Resampled:
+        """Return this metric minus another on the same episodes, paired by puzzle."""
+        difference = object.__new__(Resampled)
+        difference.value = self.value - other.value
+        difference.samples = self.samples - other.samples
+        difference.estimate = self.estimate - other.estimate
+        return difference
 
-    def minus(self, other: Resampled) -> Interval:
-        """The interval of this metric minus another on the same episodes, paired by puzzle."""
-        return percentile_interval(self.value - other.value, self.samples - other.samples)
+    def interval(self) -> Interval:
+        """Return the percentile interval; Wilson's where every puzzle came out the same."""
+        percentiles = percentile_interval(self.value, self.samples)
+        if percentiles.low < percentiles.high or np.isnan(self.value):
+            return percentiles
+        floor, estimate = self.estimate.floor, self.estimate
+        low = max(percentiles.value - floor, estimate.low)
+        return Interval(percentiles.value, low, min(percentiles.value + floor, estimate.high))
 
 
 def percentile_interval(value: float, samples: np.ndarray) -> Interval:
-    """An estimate with the percentile interval of its bootstrap samples."""
+    """Return an estimate with the percentile interval of its bootstrap samples."""
     tail = 100 * (1 - LEVEL) / 2
     if np.isnan(value):
         return Interval(value, value, value)
@@ -179,33 +183,31 @@ class ReplyCounts:
         return f"{self.unread} / {self.cut} / {self.empty} of {self.replies}"
 
 
-def count_replies(records: Sequence[dict[str, Any]]) -> ReplyCounts:
-    """Counts over the turns of records. What older records do not hold counts for nothing."""
-    turns = [turn for record in records for turn in record["turns"]]
-    finishes = [str(turn.get("finish", "")).lower() for turn in turns]
+def count_replies(records: Sequence[EpisodeRecord]) -> ReplyCounts:
+    """Count over the turns of records. What older records do not hold counts for nothing."""
+    turns = [turn for record in records for turn in record.turns]
+    finishes = [turn.finish.lower() for turn in turns]
     return ReplyCounts(
         replies=len(turns),
-        unread=sum(turn.get("is_read") is False for turn in turns),
+        unread=sum(turn.is_read is False for turn in turns),
         cut=sum(finish in _CUT for finish in finishes),
-        empty=sum(not turn.get("reply", "-").strip() for turn in turns),
+        empty=sum(not turn.reply.strip() for turn in turns),
         beyond_context=sum(finish == BEYOND_CONTEXT for finish in finishes),
     )
 
 
-def summarize(records: Sequence[dict[str, Any]], verify_iter: int) -> dict[str, Any]:
-    """Every metric with its interval, the counts of primary outcomes and of replies that hold no
-    answer, and the sizes.
+def summarize(records: Sequence[EpisodeRecord], verify_iter: int) -> dict[str, Any]:
+    """Return all metrics with their intervals, the counts of primary outcomes and of replies that
+    hold no answer, and the sizes.
     """
     outcomes: dict[str, int] = {}
     for record in records:
-        for turn in record["turns"]:
-            outcomes[turn["outcome"]] = outcomes.get(turn["outcome"], 0) + 1
+        for turn in record.turns:
+            outcomes[turn.outcome] = outcomes.get(turn.outcome, 0) + 1
     return {
         "episodes": len(records),
-        "puzzles": len({record["puzzle"] for record in records}),
-        "mean_return": round(
-            float(np.mean([sum(turn["reward"] for turn in r["turns"]) for r in records])), 5
-        ),
+        "puzzles": len({record.puzzle for record in records}),
+        "mean_return": round(float(np.mean([record.total_reward for record in records])), 5),
         "metrics": {
             name: Resampled(records, name).interval().to_json()
             for name in metric_names(records, verify_iter)
@@ -215,18 +217,18 @@ def summarize(records: Sequence[dict[str, Any]], verify_iter: int) -> dict[str, 
     }
 
 
-def same_episodes(*played: Sequence[dict[str, Any]]) -> bool:
-    """Whether lists of records are of the same seeded episodes, one by one."""
-    return len({tuple(record["env_seed"] for record in records) for records in played}) == 1
+def same_episodes(*played: Sequence[EpisodeRecord]) -> bool:
+    """Return whether lists of records are of the same seeded episodes, one by one."""
+    return len({tuple(record.env_seed for record in records) for records in played}) == 1
 
 
 def paired_difference(
-    after: Sequence[dict[str, Any]], before: Sequence[dict[str, Any]], metric: str
+    after: Sequence[EpisodeRecord], before: Sequence[EpisodeRecord], metric: str
 ) -> Interval:
-    """`after` minus `before` on the same seeded episodes.
+    """Return `after` minus `before` on the same seeded episodes.
 
     Raises ValueError if the episodes are not the same ones.
     """
     if not same_episodes(after, before):
         raise ValueError("paired_difference: the two lists are not of the same episodes")
-    return Resampled(after, metric).minus(Resampled(before, metric))
+    return (Resampled(after, metric) - Resampled(before, metric)).interval()

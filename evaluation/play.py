@@ -1,4 +1,4 @@
-"""Plays the suites of a task with a policy.
+"""Play the suites of a task with a policy.
 
 The same seed gives every checkpoint the same hands or routes, and the same random numbers to
 sample with, so that two checkpoints compare pair by pair.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -18,16 +18,22 @@ from accelerate import PartialState
 from accelerate.utils import gather_object
 from tqdm import tqdm
 
-from evaluation.metrics import episode_record, summarize
+from evaluation.metrics import summarize
+from evaluation.records import (
+    EpisodeRecord,
+    Records,
+    episode_record,
+    records_from_json,
+    records_to_json,
+)
 from evaluation.suites import SuiteConfig
+from gym_command.files import write_atomically
 from gym_command.ranges import Count, Length, Range, Seed, check_ranges
 from gym_dialogue import InputError, Policy, Task, rollout
 from gym_dialogue.make import EnvConfig, make_envs, with_prompt_file
 from gym_policy import ModelPolicy, Renderer
 
 Decoding = Literal["sampled", "greedy"]
-Records = dict[str, dict[str, list[dict[str, Any]]]]
-"""Episode records by decoding and suite."""
 
 _ENV_STREAM = 0xE7A1  # tells evaluation seeds from training seeds
 
@@ -60,13 +66,13 @@ class EvalConfig:
 
 
 def eval_flags(settings: Mapping[str, Any]) -> list[str]:
-    """The flags of a command that give the settings of an EvalConfig."""
+    """Return the flags of a command that give the settings of an EvalConfig."""
     texts = {k: v if isinstance(v, str) else json.dumps(v) for k, v in settings.items()}
     return [f"--eval.{key}={text}" for key, text in texts.items()]
 
 
 def evaluation_tasks(seed: int, suite_number: int, count: int) -> list[Task]:
-    """The seeded episodes of one suite."""
+    """Return the seeded episodes of one suite."""
     return [
         Task(_env_seed(seed, suite_number, i), (_ENV_STREAM, seed, suite_number, i))
         for i in range(count)
@@ -74,13 +80,14 @@ def evaluation_tasks(seed: int, suite_number: int, count: int) -> list[Task]:
 
 
 def suite_tasks(config: EvalConfig, suite_number: int, env: EnvConfig) -> list[Task]:
-    """The episodes of one suite: seeded ones, or each puzzle once. Raises InputError."""
+    """Return the episodes of one suite: seeded ones, or each puzzle once. Raises InputError."""
     if not config.each_once:
         return evaluation_tasks(config.seed, suite_number, config.episodes)
-    (made,) = make_envs(env, 1)
-    every = made.unwrapped.each_once()
-    seeded = evaluation_tasks(config.seed, suite_number, len(every))
-    return [replace(task, options=o) for task, o in zip(seeded, every, strict=True)]
+    (instance,) = make_envs(env, 1)
+    expert: Any = instance.unwrapped
+    options = expert.each_once()
+    seeded = evaluation_tasks(config.seed, suite_number, len(options))
+    return [replace(task, options=o) for task, o in zip(seeded, options, strict=True)]
 
 
 def _env_seed(seed: int, suite_number: int, index: int) -> int:
@@ -89,13 +96,13 @@ def _env_seed(seed: int, suite_number: int, index: int) -> int:
 
 
 def suite_env(suite: SuiteConfig, verify_iter: int, prompt_file: str | None) -> EnvConfig:
-    """The environment of a suite, as an evaluation makes it."""
+    """Return the environment of a suite, as an evaluation makes it."""
     env = with_prompt_file(suite.env, prompt_file)
     return EnvConfig(env.id, {"verify_iter": verify_iter} | env.kwargs)
 
 
 def play_suites(
-    policies: dict[str, Policy],
+    policies: Mapping[str, Policy],
     suites: Sequence[SuiteConfig],
     config: EvalConfig,
     describe: str = "evaluation",
@@ -109,44 +116,73 @@ def play_suites(
     whichever rank takes it, so results do not depend on the number of ranks.
     """
     state = PartialState()
-    made = [suite_env(suite, config.verify_iter, prompt_file) for suite in suites]
-    tasks = [suite_tasks(config, number, env) for number, env in enumerate(made)]
+    envs = [suite_env(suite, config.verify_iter, prompt_file) for suite in suites]
+    tasks = [suite_tasks(config, number, env) for number, env in enumerate(envs)]
+    size = config.batch_size
     chunks = [
-        (number, decoding, start)
+        _Chunk(number, decoding, tasks[number][first : first + size], first)
         for number in range(len(suites))
         for decoding in policies
-        for start in range(0, len(tasks[number]), config.batch_size)
+        for first in range(0, len(tasks[number]), size)
     ]
-    mine = chunks[state.process_index :: state.num_processes]
-    envs: dict[int, list[Any]] = {}
+    shown = show_progress and state.is_main_process
+    assigned = chunks[state.process_index :: state.num_processes]
+    total = sum(len(chunk.tasks) for chunk in assigned)
+    with tqdm(
+        total=total, desc=describe, unit="episode", mininterval=1, disable=not shown
+    ) as progress:
+        played = _play_chunks(assigned, envs, policies, progress.update)
+    by_chunk = dict(gather_object(played) if state.num_processes > 1 else played)
+    records: Records = {decoding: {} for decoding in policies}
+    for chunk in chunks:
+        of_suite = records[chunk.decoding].setdefault(suites[chunk.suite].name, [])
+        of_suite += by_chunk[chunk.key]
+    return records
+
+
+@dataclass(frozen=True)
+class _Chunk:
+    """Episodes that are played together, from the one numbered `first` on."""
+
+    suite: int
+    decoding: str
+    tasks: list[Task]
+    first: int
+
+    @property
+    def key(self) -> tuple[int, str, int]:
+        return self.suite, self.decoding, self.first
+
+
+def _play_chunks(
+    chunks: Sequence[_Chunk],
+    envs: Sequence[EnvConfig],
+    policies: Mapping[str, Policy],
+    on_episode: Callable[[], Any],
+) -> list[tuple[tuple[int, str, int], list[EpisodeRecord]]]:
+    """Play chunks; return their keys and records. The environments of one suite are kept at a
+    time.
+    """
     played = []
-    progress = tqdm(
-        total=sum(min(config.batch_size, len(tasks[number]) - start) for number, _, start in mine),
-        desc=describe,
-        unit="episode",
-        mininterval=1,
-        disable=not (show_progress and state.is_main_process),
-    )
-    with progress:
-        for number, decoding, start in mine:
-            if number not in envs:
-                together = min(config.batch_size, len(tasks[number]))
-                envs = {number: make_envs(made[number], together)}
-            chunk = tasks[number][start : start + config.batch_size]
-            episodes = rollout(envs[number], policies[decoding], chunk, lambda _: progress.update())
-            records = [episode_record(episode) for episode in episodes]
-            played.append(((number, decoding, start), records))
-            del episodes  # with their images, before the next are played
-    every = dict(gather_object(played) if state.num_processes > 1 else played)
-    gathered: Records = {decoding: {} for decoding in policies}
-    for number, decoding, start in chunks:
-        so_far = gathered[decoding].setdefault(suites[number].name, [])
-        so_far += every[number, decoding, start]
-    return gathered
+    ready: dict[int, list[Any]] = {}
+    for chunk in chunks:
+        if chunk.suite not in ready:
+            largest = max(len(c.tasks) for c in chunks if c.suite == chunk.suite)
+            ready = {chunk.suite: make_envs(envs[chunk.suite], largest)}
+        policy = policies[chunk.decoding]
+        episodes = rollout(ready[chunk.suite], policy, chunk.tasks, lambda _: on_episode())
+        played.append((chunk.key, [episode_record(episode) for episode in episodes]))
+        del episodes  # with their images, before the next are played
+    return played
+
+
+def write_records(file: Path, records: Records) -> None:
+    """Write the records of an evaluation, whole or not at all."""
+    write_atomically(file, json.dumps(records_to_json(records)))
 
 
 def read_records(file: Path, suites: Sequence[SuiteConfig], config: EvalConfig) -> Records | None:
-    """The records that were written of an evaluation; None, to be played again, where there are
+    """Read the records of an evaluation. Returns None, for it to be played again, where there are
     none, the file is damaged, or they are of other suites or episodes.
     """
     expected = {}
@@ -154,31 +190,34 @@ def read_records(file: Path, suites: Sequence[SuiteConfig], config: EvalConfig) 
         tasks = suite_tasks(config, number, suite_env(suite, config.verify_iter, None))
         expected[suite.name] = [task.env_seed for task in tasks]
     try:
-        records = json.loads(file.read_text(encoding="utf-8"))
-        found = {
-            decoding: {name: [r["env_seed"] for r in rs if r["turns"]] for name, rs in rows.items()}
-            for decoding, rows in records.items()
-        }
+        records = records_from_json(json.loads(file.read_text(encoding="utf-8")))
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, TypeError, KeyError, AttributeError):
-        found = None
-    if found == dict.fromkeys(config.decoding, expected):
+    except (OSError, ValueError):
+        records = {}
+    recorded = {
+        decoding: {
+            suite: [episode.env_seed for episode in episodes if episode.turns]
+            for suite, episodes in by_suite.items()
+        }
+        for decoding, by_suite in records.items()
+    }
+    if recorded == dict.fromkeys(config.decoding, expected):
         return records
     if PartialState().is_main_process:
         print(f"warning: {file}: is damaged, or of other episodes: played again", file=sys.stderr)
     return None
 
 
-def model_policies(model: Any, renderer: Renderer, config: EvalConfig) -> dict[str, Policy]:
-    """One policy for each decoding of the configuration. Raises InputError for a generation_config
-    that cannot be sampled by.
+def model_policies(model: Any, renderer: Renderer, config: EvalConfig) -> dict[str, ModelPolicy]:
+    """Return a policy for each decoding. Raises InputError for a generation_config whose settings
+    cannot be sampled with.
     """
     temperature, top_p = config.temperature, config.top_p
     if config.sampling == "generation_config":
-        own = model.generation_config
-        temperature = 1.0 if own.temperature is None else own.temperature
-        top_p = 1.0 if own.top_p is None else own.top_p
+        shipped = model.generation_config
+        temperature = 1.0 if shipped.temperature is None else shipped.temperature
+        top_p = 1.0 if shipped.top_p is None else shipped.top_p
         if not (temperature > 0 and 0 < top_p <= 1):
             raise InputError(
                 f"generation_config: temperature={temperature}, top_p={top_p}: both must be above "
@@ -199,7 +238,7 @@ def model_policies(model: Any, renderer: Renderer, config: EvalConfig) -> dict[s
 
 
 def summarize_records(records: Records, verify_iter: int) -> dict[str, dict[str, Any]]:
-    """`metrics.summarize` for every decoding and suite."""
+    """Apply `metrics.summarize` to every decoding and suite."""
     return {
         decoding: {name: summarize(rs, verify_iter) for name, rs in by_suite.items()}
         for decoding, by_suite in records.items()
@@ -207,7 +246,7 @@ def summarize_records(records: Records, verify_iter: int) -> dict[str, dict[str,
 
 
 def check_eval_config(config: EvalConfig) -> None:
-    """Raises InputError for numbers that describe no evaluation."""
+    """Raise InputError for numbers that describe no evaluation."""
     check_ranges(config)
     if not config.decoding:
         raise InputError("decoding: must list sampled, greedy or both")

@@ -1,4 +1,4 @@
-"""Plays recorded replies again: an evaluation records what was said and how it was judged, not what
+"""Play recorded replies again: an evaluation records what was said and how it was judged, not what
 was asked and shown, which follows from each episode's seed.
 """
 
@@ -14,8 +14,9 @@ import numpy as np
 import PIL.Image
 from tqdm import tqdm
 
-from evaluation.metrics import episode_record, same_episodes
-from evaluation.play import Records, suite_env
+from evaluation.metrics import same_episodes
+from evaluation.play import suite_env
+from evaluation.records import EpisodeRecord, Records, episode_record
 from evaluation.suites import SuiteConfig
 from gym_dialogue import Episode, InputError, RecordedPolicy, Task, rollout
 from gym_dialogue.images import Image, open_image
@@ -80,8 +81,8 @@ def compare(
     seed: int = 0,
     decoding: str | None = None,
 ) -> list[Comparison]:
-    """A sample of the episodes in `results` (the records of each checkpoint, by label), played
-    again. `per_suite` of each suite and decoding, or of one `decoding` only.
+    """Play a sample of the episodes in `results` (the records of each checkpoint, by label) again:
+    `per_suite` of each suite and decoding, or of one `decoding` only.
 
     The sample is balanced, not representative: the first and the last checkpoint take turns at
     having won alone, both having won and neither, as far as there are such episodes. The same
@@ -90,52 +91,77 @@ def compare(
     Raises ValueError if the checkpoints did not play the same episodes, and InputError if an
     environment cannot be made.
     """
+    chosen = _sample(results, suites, per_suite, seed, decoding)
+    comparisons = []
+    env, env_of = None, None
+    for choice in tqdm(chosen, desc="play again", delay=3, leave=False):
+        if env_of is not choice.suite:
+            (env,) = make_envs(suite_env(choice.suite, verify_iter, prompt_file), 1)
+            env_of = choice.suite
+        comparisons.append(_comparison(choice, env))
+    return comparisons
+
+
+@dataclass(frozen=True)
+class _Choice:
+    """An episode of the sample, with its record of each checkpoint."""
+
+    suite: SuiteConfig
+    decoding: str
+    number: int
+    records: dict[str, EpisodeRecord]
+
+
+def _sample(
+    results: Mapping[str, Records],
+    suites: Sequence[SuiteConfig],
+    per_suite: int,
+    seed: int,
+    decoding: str | None,
+) -> list[_Choice]:
+    """Choose the episodes to show. Raises ValueError if checkpoints played different ones."""
     labels = list(results)
-    first, last = results[labels[0]], results[labels[-1]]
     chosen = []
     for suite_number, suite in enumerate(suites):
-        for name in first if decoding is None else [decoding]:
+        for name in results[labels[0]] if decoding is None else [decoding]:
             if not all(suite.name in results[label].get(name, {}) for label in labels):
                 continue
             played = {label: results[label][name][suite.name] for label in labels}
             if not same_episodes(*played.values()):
                 raise ValueError(f"compare: suite {suite.name} is not of the same episodes")
             rng = np.random.default_rng([seed, suite_number])
-            pair = first[name][suite.name], last[name][suite.name]
+            numbers = _balanced(played[labels[0]], played[labels[-1]], per_suite, rng)
             chosen += [
-                (suite, name, number, {label: played[label][number] for label in labels})
-                for number in _balanced(*pair, per_suite, rng)
+                _Choice(suite, name, number, {label: played[label][number] for label in labels})
+                for number in numbers
             ]
-    comparisons = []
-    env, env_of = None, None
-    for suite, name, number, records in tqdm(chosen, desc="play again", delay=3, leave=False):
-        if env_of is not suite:
-            (env,) = make_envs(suite_env(suite, verify_iter, prompt_file), 1)
-            env_of = suite
-        again = {label: _play_again(env, record) for label, record in records.items()}
-        comparisons.append(
-            Comparison(
-                suite.name,
-                suite.title or suite.name,
-                suite.shift,
-                name,
-                number,
-                records[labels[0]]["puzzle"],
-                {label: _shown(records[label], again[label]) for label in labels},
-                disagrees=any(episode is None for episode in again.values()),
-            )
-        )
-    return comparisons
+    return chosen
+
+
+def _comparison(choice: _Choice, env: Any) -> Comparison:
+    """Play the recorded replies of an episode again."""
+    again = {label: _play_again(env, record) for label, record in choice.records.items()}
+    suite = choice.suite
+    return Comparison(
+        suite=suite.name,
+        title=suite.title or suite.name,
+        shift=suite.shift,
+        decoding=choice.decoding,
+        number=choice.number,
+        puzzle=next(iter(choice.records.values())).puzzle,
+        played={label: _shown(record, again[label]) for label, record in choice.records.items()},
+        disagrees=any(episode is None for episode in again.values()),
+    )
 
 
 def _balanced(
-    before: Sequence[dict[str, Any]],
-    after: Sequence[dict[str, Any]],
+    before: Sequence[EpisodeRecord],
+    after: Sequence[EpisodeRecord],
     count: int,
     rng: np.random.Generator,
 ) -> list[int]:
-    """Numbers of `count` episodes, in order, of every kind: who won and, among those, whose reward
-    was higher.
+    """Return the numbers of `count` episodes, in order, of every kind: who won and, among those,
+    whose reward was higher.
     """
     kinds: dict[tuple[bool, bool], dict[float, list[int]]] = {
         (False, True): {},
@@ -145,26 +171,22 @@ def _balanced(
     }
     for number in rng.permutation(len(before)).tolist():
         a, b = before[number], after[number]
-        change = float(np.sign(_total_reward(b) - _total_reward(a)))
-        by_change = kinds[a["is_success"], b["is_success"]]
+        change = float(np.sign(b.total_reward - a.total_reward))
+        by_change = kinds[a.is_success, b.is_success]
         by_change.setdefault(change, []).append(number)
     return sorted(_in_turn(_in_turn(k.values()) for k in kinds.values())[:count])
 
 
 def _in_turn(lists: Iterable[Iterable[int]]) -> list[int]:
-    """The first of every list, then the second of every list, and so on."""
+    """Return the first of every list, then the second of every list, and so on."""
     rows = zip_longest(*lists)
     return [number for row in rows for number in row if number is not None]
 
 
-def _total_reward(record: dict[str, Any]) -> float:
-    return sum(turn["reward"] for turn in record["turns"])
-
-
-def _play_again(env: Any, record: dict[str, Any]) -> Episode | None:
-    """The episode of a record; None if it comes out otherwise than recorded."""
-    policy = RecordedPolicy(turn["reply"] for turn in record["turns"])
-    task = Task(record["env_seed"], (), record.get("options"))
+def _play_again(env: Any, record: EpisodeRecord) -> Episode | None:
+    """Return the episode of a record; None if it comes out otherwise than recorded."""
+    policy = RecordedPolicy(turn.reply for turn in record.turns)
+    task = Task(record.env_seed, (), record.options)
     try:
         (episode,) = rollout([env], policy, [task])
     except InputError:  # more replies are asked for than were recorded
@@ -172,17 +194,17 @@ def _play_again(env: Any, record: dict[str, Any]) -> Episode | None:
     return episode if _judged(episode_record(episode)) == _judged(record) else None
 
 
-def _judged(record: dict[str, Any]) -> tuple[Any, ...]:
-    keys = ("dialogue", "reply", "reward", "outcomes", "feedback")
-    turns = [[turn[key] for key in keys] for turn in record["turns"]]
-    return record["puzzle"], record["is_success"], turns
+def _judged(record: EpisodeRecord) -> tuple[Any, ...]:
+    """Return what must be the same when an episode is played again."""
+    turns = [(t.dialogue, t.reply, t.reward, t.outcomes, t.feedback) for t in record.turns]
+    return record.puzzle, record.is_success, turns
 
 
-def _shown(record: dict[str, Any], again: Episode | None) -> Played:
-    """A record, with the prompts of the episode played again."""
+def _shown(record: EpisodeRecord, again: Episode | None) -> Played:
+    """Return a record with the prompts of the episode played again."""
     dialogues: dict[int, list[Utterance]] = {}
-    for turn in record["turns"]:
-        number = turn["dialogue"]
+    for turn in record.turns:
+        number = turn.dialogue
         if number not in dialogues:
             dialogues[number] = []
             if again is not None:
@@ -192,19 +214,19 @@ def _shown(record: dict[str, Any], again: Episode | None) -> Played:
         dialogues[number].append(
             Utterance(
                 "assistant",
-                turn["reply"],
-                reward=turn["reward"],
-                outcomes=tuple(turn["outcomes"]),
-                feedback=turn["feedback"],
-                is_right=turn["is_right"],
-                recognized=turn.get("recognized"),
+                turn.reply,
+                reward=turn.reward,
+                outcomes=turn.outcomes,
+                feedback=turn.feedback,
+                is_right=turn.is_right,
+                recognized=turn.recognized,
             )
         )
-    return Played(record["is_success"], _total_reward(record), list(dialogues.values()))
+    return Played(record.is_success, record.total_reward, list(dialogues.values()))
 
 
 def encode_image(image: Image, max_side: int = MAX_IMAGE_SIDE) -> bytes:
-    """An image as a PNG or a JPEG file, whichever is smaller, of at most `max_side` pixels."""
+    """Return an image as a PNG or a JPEG file, whichever is smaller, at most `max_side` pixels."""
     picture = PIL.Image.fromarray(open_image(image))
     picture.thumbnail((max_side, max_side))
     files = []

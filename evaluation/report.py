@@ -10,12 +10,14 @@ from typing import Any
 from evaluation.metrics import (
     Interval,
     Resampled,
+    check_names,
     count_replies,
     paired_difference,
     position_kinds,
     says_what_it_sees,
 )
-from evaluation.play import Records, summarize_records
+from evaluation.play import summarize_records
+from evaluation.records import Records, Results, turn_rows
 from evaluation.suites import SuiteConfig
 from gym_command.files import atomic_file, write_atomically
 from gym_command.run_dir import RunDir
@@ -23,18 +25,18 @@ from gym_command.run_dir import RunDir
 MANY = 0.1
 """The share of replies from which on it is said what may be done about them."""
 
-Results = dict[str, Records]
-"""Records of each checkpoint, by label. The first checkpoint is what others are compared with."""
-
 
 def table_rows(verify_iter: int, records: Records) -> list[tuple[str, str, str]]:
-    """The blocks of the table, by a checkpoint's records: (heading, decoding, metric)."""
+    """Return the blocks of the table, by a checkpoint's records: (heading, decoding, metric)."""
     decodings = list(records)
     rows = [(f"first reply, {d}", d, "first_reply") for d in decodings]
     some = next(iter(records[decodings[0]].values()))
     for kind in position_kinds(some):
         heading = f"first reply, {kind} positions, {decodings[0]}"
         rows.append((heading, decodings[0], f"first_reply/{kind}"))
+    for name in check_names(some):
+        heading = f"{name.replace('_', ' ')} in the first reply"
+        rows += [(f"{heading}, {d}", d, f"check/{name}") for d in decodings]
     if all(says_what_it_sees(episodes) for d in decodings for episodes in records[d].values()):
         rows += [(f"recognition in the first reply, {d}", d, "recognition") for d in decodings]
     if position_kinds(some):
@@ -50,14 +52,14 @@ def table_rows(verify_iter: int, records: Records) -> list[tuple[str, str, str]]
 
 
 def format_table(results: Results, suites: Sequence[SuiteConfig], verify_iter: int) -> str:
-    """Success in % with 95 % intervals, a column a checkpoint, and the paired differences."""
+    """Return success in % with 95 % intervals, a column a checkpoint, and paired differences."""
     labels = list(results)
     first = labels[0]
     titles = [suite.title or suite.name for suite in suites]
     width = max(len(title) for title in titles) + 2
     differences = [f"{label} - {first}" for label in labels[1:]]
     columns = labels + (differences if len(labels) != 2 else ["difference"])
-    cell = max(22, *(len(column) + 2 for column in columns))
+    cell = max(24, *(len(column) + 2 for column in columns))
     lines = [f"{'success, % [95 % interval]':<{width}}" + "".join(f"{c:>{cell}}" for c in columns)]
     for heading, decoding, metric in table_rows(verify_iter, results[first]):
         lines.append(heading)
@@ -79,8 +81,8 @@ def format_table(results: Results, suites: Sequence[SuiteConfig], verify_iter: i
 
 
 def reply_blocks(results: Results) -> list[tuple[str, str]]:
-    """The blocks of the table that count replies without an answer: (heading, decoding), for every
-    decoding that has any.
+    """Return the blocks of the table that count replies without an answer: (heading, decoding), for
+    each decoding that has any.
     """
     decodings = list(next(iter(results.values())))
     faulty = [
@@ -95,7 +97,7 @@ def reply_blocks(results: Results) -> list[tuple[str, str]]:
 
 
 def hints(results: Results) -> list[str]:
-    """What may be done where many replies hold no answer: a line for each cause."""
+    """Say what may be done where many replies hold no answer: a line for each cause."""
     lines = []
     for label, records in results.items():
         for decoding, by_suite in records.items():
@@ -119,31 +121,30 @@ def hints(results: Results) -> list[str]:
             )
             lines += [
                 f"hint: {label}, {decoding}: {100 * count / counts.replies:.0f} % of the replies "
-                f"{said}"
-                for count, said in causes
+                f"{remedy}"
+                for count, remedy in causes
                 if count >= MANY * counts.replies
             ]
     return lines
 
 
 def format_interval(interval: Interval, sign: str = "") -> str:
-    """An interval in %, such as `41.2 [37.0, 45.6]`; `sign="+"` shows the sign of differences."""
+    """Return an interval in %, such as `41.2 [37.0, 45.6]`; `sign="+"` shows plus signs."""
     value, low, high = (100 * x for x in (interval.value, interval.low, interval.high))
     return f"{value:{sign}.1f} [{low:{sign}.1f}, {high:{sign}.1f}]"
 
 
 def summary(results: Results, suites: Sequence[SuiteConfig], verify_iter: int) -> dict[str, Any]:
-    """Every metric of every checkpoint and suite, and the paired differences from the first."""
+    """Return all metrics by checkpoint and suite, and the paired differences from the first."""
     labels = list(results)
     differences: dict[str, Any] = {}
     for label in labels[1:]:
-        for heading, decoding, metric in table_rows(verify_iter, results[label]):
-            del heading
+        for _, decoding, metric in table_rows(verify_iter, results[label]):
             for suite in suites:
-                pair = [results[name][decoding][suite.name] for name in (label, labels[0])]
-                found = paired_difference(*pair, metric).to_json()
+                after, before = (results[name][decoding][suite.name] for name in (label, labels[0]))
                 by_suite = differences.setdefault(label, {}).setdefault(decoding, {})
-                by_suite.setdefault(suite.name, {})[metric] = found
+                change = paired_difference(after, before, metric)
+                by_suite.setdefault(suite.name, {})[metric] = change.to_json()
     return {
         "verify_iter": verify_iter,
         "suites": {s.name: {"title": s.title or s.name, "shift": s.shift} for s in suites},
@@ -166,15 +167,7 @@ def write(
     data = summary(results, suites, verify_iter)
     write_atomically(files.summary_file, json.dumps(data, indent=1) + "\n")
     with atomic_file(files.turns_file) as file:
-        for label, records in results.items():
-            for decoding, by_suite in records.items():
-                for suite, episodes in by_suite.items():
-                    for number, episode in enumerate(episodes):
-                        shared = {k: episode[k] for k in episode if k != "turns"}
-                        where = {"checkpoint": label, "decoding": decoding, "suite": suite}
-                        for index, turn in enumerate(episode["turns"]):
-                            row = where | {"episode": number, "turn": index} | shared | turn
-                            file.write(json.dumps(row) + "\n")
+        file.writelines(json.dumps(row) + "\n" for row in turn_rows(results))
     plot(files.success_figure, results, suites, verify_iter)
     print(f"\n{table}")
     return table
@@ -183,7 +176,7 @@ def write(
 def plot(
     path: str | Path, results: Results, suites: Sequence[SuiteConfig], verify_iter: int
 ) -> None:
-    """Bars with intervals: success by suite, one panel for each block of the table."""
+    """Draw bars with intervals: success by suite, one panel for each block of the table."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -196,14 +189,14 @@ def plot(
     width = 0.8 / len(labels)
     for axis, (heading, decoding, metric) in zip(axes[:, 0], blocks, strict=True):
         for number, label in enumerate(labels):
-            found = [
+            intervals = [
                 Resampled(results[label][decoding][suite.name], metric).interval()
                 for suite in suites
             ]
-            heights = [100 * interval.value for interval in found]
+            heights = [100 * interval.value for interval in intervals]
             errors = [
-                [100 * (i.value - i.low) for i in found],
-                [100 * (i.high - i.value) for i in found],
+                [100 * (i.value - i.low) for i in intervals],
+                [100 * (i.high - i.value) for i in intervals],
             ]
             places = [i + (number - (len(labels) - 1) / 2) * width for i in range(len(suites))]
             axis.bar(places, heights, width, yerr=errors, capsize=2, label=label)

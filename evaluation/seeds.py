@@ -1,8 +1,8 @@
-"""Start against end over several runs that differ by their seed: the command behind
-scripts/across_seeds.sh.
+"""Compare initial and last checkpoints over several runs that differ by their seed: the command
+behind scripts/across_seeds.sh.
 
-Each run has its own start checkpoint, so a difference is taken within a run. Intervals come from a
-bootstrap that draws runs, and within each drawn run its puzzles, with replacement.
+Each run has its own initial checkpoint, so a difference is taken within a run and paired by puzzle.
+Intervals are those of `evaluation.statistics`; of one run alone, that of its puzzles.
 """
 
 from __future__ import annotations
@@ -15,8 +15,10 @@ from typing import Any
 
 import numpy as np
 
-from evaluation.metrics import NUM_RESAMPLES, Interval, Resampled, percentile_interval
+from evaluation.metrics import Interval, Resampled
+from evaluation.records import Results, TurnReader
 from evaluation.report import format_interval, table_rows
+from evaluation.statistics import over_seeds, sign_flip
 from gym_command.command import run_command
 from gym_command.run_dir import RunDir
 from gym_dialogue import InputError
@@ -24,15 +26,15 @@ from gym_dialogue.checks import json_records, read_text
 
 
 @dataclass
-class Config:
-    """Average start, end and their difference over runs with different seeds."""
+class SeedsConfig:
+    """Average initial and last checkpoints and their difference over runs with different seeds."""
 
     runs: list[str] = field(default_factory=list)
     """Directories that hold summary.json and turns.jsonl: training runs or evaluations."""
 
 
-def read_results(run: str | Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    """(summary, records by checkpoint, decoding and suite) of a directory that report.write left.
+def read_results(run: str | Path) -> tuple[dict[str, Any], Results]:
+    """Read summary.json and turns.jsonl of a directory that report.write left.
 
     Raises InputError if it holds none.
     """
@@ -44,78 +46,72 @@ def read_results(run: str | Path) -> tuple[dict[str, Any], dict[str, Any]]:
         raise InputError(
             f"run {run}: has no readable summary.json and turns.jsonl: name a finished run"
         ) from error
-    results: dict[str, Any] = {}
+    reader = TurnReader()
     for number, row in rows:
         try:
-            suite = results.setdefault(row["checkpoint"], {}).setdefault(row["decoding"], {})
-            episodes = suite.setdefault(row["suite"], {})
-            shared = {key: row[key] for key in ("puzzle", "env_seed", "is_success")}
-            shared |= {key: row[key] for key in ("options",) if key in row}
-            episodes.setdefault(row["episode"], shared | {"turns": []})["turns"].append(row)
-        except (TypeError, KeyError, AttributeError) as error:
+            reader.add(row)
+        except ValueError as error:
             raise InputError(
                 f"{files.turns_file}, line {number}: is no turn of an evaluation"
             ) from error
-    for by_decoding in results.values():
-        for by_suite in by_decoding.values():
-            for suite, episodes in by_suite.items():
-                by_suite[suite] = [episodes[number] for number in sorted(episodes)]
-    return summary, results
+    return summary, reader.results()
 
 
-def average(values: Sequence[float], samples: Sequence[np.ndarray], seed: int = 0) -> Interval:
-    """The mean over runs of a metric or a difference: `values` (runs), with each run's bootstrap
-    samples (NUM_RESAMPLES).
+def average(measured: Sequence[Resampled]) -> Interval:
+    """Average a metric or a difference over runs that differ by their seed (`over_seeds`). Of one
+    run alone, return its own interval, over puzzles: nothing is known of other seeds then.
     """
-    rng = np.random.default_rng(seed)
-    runs = rng.integers(len(values), size=(NUM_RESAMPLES, len(values)))
-    draws = rng.integers(NUM_RESAMPLES, size=(NUM_RESAMPLES, len(values)))
-    means = np.asarray(samples)[runs, draws].mean(axis=1)
-    return percentile_interval(float(np.mean(values)), means)
+    if len(measured) == 1:
+        return measured[0].interval()
+    mean = over_seeds([one.estimate for one in measured])
+    return Interval(mean.value, mean.low, mean.high)
+
+
+def by_run(measured: Sequence[Resampled]) -> str:
+    """Return the difference in % under each seed, with the p of a sign-flip test."""
+    values = [one.value for one in measured]
+    p = sign_flip(values)
+    listed = " ".join(f"{100 * value:+.1f}" for value in values)
+    return listed if len(values) < 2 or np.isnan(p) else f"{listed} (p={p:.3f})"
 
 
 def format_across(runs: Sequence[str | Path]) -> str:
-    """A table: mean over runs of the first and the last checkpoint, and of their difference."""
+    """Return a table of means over runs: the first checkpoint, the last, and their difference."""
     read = [read_results(run) for run in runs]
     summary = read[0][0]
     if any(s["suites"] != summary["suites"] or len(r) < 2 for s, r in read):
-        raise InputError("runs: each must hold a start and an end, on the same suites")
+        raise InputError(
+            "runs: each must hold an initial and a last checkpoint, on the same suites"
+        )
     titles = {name: suite["title"] for name, suite in summary["suites"].items()}
     width = max(map(len, titles.values())) + 2
     columns = ("start", "end", "end - start")
     heading = f"success, % [95 %], {len(runs)} runs"
-    lines = [f"{heading:<{width + 6}}" + "".join(f"{column:>24}" for column in columns)]
+    shown = "".join(f"{column:>24}" for column in columns)
+    lines = [f"{heading:<{width + 6}}{shown}   by run (sign-flip test)"]
     first_results = next(iter(read[0][1].values()))
     for block, decoding, metric in table_rows(summary["verify_iter"], first_results):
         lines.append(block)
         for suite, title in titles.items():
-            values, samples = [], []
+            starts, ends = [], []
             for _, results in read:
                 labels = list(results)
-                start, end = (
-                    Resampled(results[label][decoding][suite], metric)
-                    for label in (labels[0], labels[-1])
-                )
-                values.append((start.value, end.value, end.value - start.value))
-                samples.append((start.samples, end.samples, end.samples - start.samples))
-            averages = [
-                average(*column)
-                for column in zip(
-                    zip(*values, strict=True), zip(*samples, strict=True), strict=True
-                )
-            ]
-            signs = ("", "", "+")
-            cells = [format_interval(a, sign) for a, sign in zip(averages, signs, strict=True)]
-            lines.append(f"  {title:<{width + 4}}" + "".join(f"{cell:>24}" for cell in cells))
+                starts.append(Resampled(results[labels[0]][decoding][suite], metric))
+                ends.append(Resampled(results[labels[-1]][decoding][suite], metric))
+            changes = [end - start for end, start in zip(ends, starts, strict=True)]
+            signed = ((starts, ""), (ends, ""), (changes, "+"))
+            cells = [format_interval(average(measured), sign) for measured, sign in signed]
+            row = "".join(f"{cell:>24}" for cell in cells)
+            lines.append(f"  {title:<{width + 4}}{row}   {by_run(changes)}")
     return "\n".join(lines)
 
 
-def main(config: Config) -> None:
-    """The command: prints the table."""
+def main(config: SeedsConfig) -> None:
+    """Print the table. Raises InputError."""
     if not config.runs:
         raise InputError("runs: name at least one finished run")
     print(format_across(config.runs))
 
 
 if __name__ == "__main__":
-    run_command(main, Config)
+    run_command(main, SeedsConfig)

@@ -11,6 +11,14 @@ from gym_command.command import parse_config
 from gym_dialogue import InputError, NothingToPlayError
 from gym_dialogue.make import EnvConfig, Kwargs, make_envs, with_prompt_file
 
+SHIFT_TITLES = {
+    "none": "In distribution",
+    "puzzle": "New puzzles",
+    "rule": "Another rule",
+    "visual": "Other looks",
+}
+"""What a page calls the shifts of SuiteConfig."""
+
 CONFIG_DIR = Path(__file__).parent / "configs"
 
 
@@ -54,8 +62,8 @@ class EnvOptions:
 
 
 def load_task(name_or_file: str) -> TaskConfig:
-    """A task by name (a file of evaluation/configs) or by YAML file. Its suites come with all of
-    their keyword arguments. Raises InputError.
+    """Load a task by name (a file of evaluation/configs) or by YAML file. Its suites come with all
+    of their keyword arguments. Raises InputError.
     """
     path = _file_of(name_or_file)
     task = parse_config(TaskConfig, [f"--config={path}"])
@@ -78,7 +86,7 @@ def load_task(name_or_file: str) -> TaskConfig:
 
 
 def with_options(suites: Sequence[SuiteConfig], kwargs: Kwargs) -> list[SuiteConfig]:
-    """Suites with arguments of their environments changed. Raises InputError."""
+    """Return suites with arguments of their environments changed. Raises InputError."""
     if "verify_iter" in kwargs:
         raise InputError("env.kwargs.verify_iter: is of the whole evaluation: --eval.verify_iter")
     return [
@@ -87,8 +95,8 @@ def with_options(suites: Sequence[SuiteConfig], kwargs: Kwargs) -> list[SuiteCon
 
 
 def playable(suites: Sequence[SuiteConfig], prompt_file: str | None) -> list[SuiteConfig]:
-    """Suites without those optional ones that have nothing to play; a line is printed for each of
-    these. Raises InputError.
+    """Return suites without the optional ones that have nothing to play; a line is printed for each
+    of these. Raises InputError.
     """
     return [suite for suite in suites if not suite.optional or _has_episodes(suite, prompt_file)]
 

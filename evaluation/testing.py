@@ -1,4 +1,4 @@
-"""Opens pages in a real headless browser, for tests."""
+"""Open pages in a real headless browser, for tests."""
 
 import json
 import shutil
@@ -45,7 +45,7 @@ addEventListener("load", () => {
 
 
 def find_browser():
-    """The program of a Chromium; skips the test where there is none."""
+    """Return the program of a Chromium; skips the test where there is none."""
     for name in ("chromium", "chromium-browser", "google-chrome"):
         if shutil.which(name):
             return name
@@ -53,7 +53,7 @@ def find_browser():
 
 
 def in_browser(page, script, url_hash=""):
-    """What `script`, the body of a function, returns in a page that was opened from disk.
+    """Return what `script`, the body of a function, returns in a page that was opened from disk.
 
     It may use `pick` (choose in a select) and `all` (what is read of each element). Fails where the
     page meets an error, is kept from loading something, or says something on the console.

@@ -68,7 +68,7 @@ class ActorCritic(nn.Module):
 
     @property
     def adapter(self) -> PeftModel | None:
-        """What peft has wrapped around the model to train an adapter, or None."""
+        """Return what peft has wrapped around the model to train an adapter, or None."""
         return self._adapter[0]
 
     def forward(

@@ -10,9 +10,9 @@ _ROUNDING = 1e-6  # relative; of values in float32, as a critic's are
 
 
 def gae(
-    rewards: Sequence[float], values: Sequence[float], gamma: float, lam: float
+    rewards: Sequence[float], values: Sequence[float] | np.ndarray, gamma: float, lam: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Generalised advantage estimation over the turns of one whole episode.
+    """Estimate advantages (GAE) over the turns of one whole episode.
 
     `rewards` and `values` have one entry per turn. The episode ends after the last turn, so
     nothing is bootstrapped. Returns (advantages, returns), each (turns,).
@@ -32,35 +32,36 @@ def gae(
 
 
 def discounted_return(rewards: Sequence[float], gamma: float) -> float:
-    """The sum of gamma^t r_t over an episode."""
+    """Return the sum of gamma^t r_t over an episode."""
     return float(sum(gamma**t * reward for t, reward in enumerate(rewards)))
 
 
 def group_advantages(
     returns: Sequence[float], groups: Sequence[Hashable], scale: bool, eps: float = 1e-4
 ) -> np.ndarray:
-    """Each episode's return less the mean of its group, over the group's deviation if `scale`.
+    """Return each episode's return less the mean of its group, over the group's deviation if
+    `scale`.
 
     Shao et al. 2024 (arXiv 2402.03300), section 4.1.2; without `scale`, Liu et al. 2025 (arXiv
     2503.20783). A group in which all returns are equal gets zeros.
     """
-    returns = np.asarray(returns, dtype=float)
+    values = np.asarray(returns, dtype=float)
     members: dict[Hashable, list[int]] = {}
     for index, group in enumerate(groups):
         members.setdefault(group, []).append(index)
-    advantages = np.zeros(len(returns))
+    advantages = np.zeros(len(values))
     for indices in members.values():
-        centred = returns[indices] - returns[indices].mean()
-        if _is_rounding(returns[indices].std(), np.abs(returns[indices]).max()):
+        centred = values[indices] - values[indices].mean()
+        if _is_rounding(values[indices].std(), np.abs(values[indices]).max()):
             continue
-        advantages[indices] = centred / (returns[indices].std() + eps) if scale else centred
+        advantages[indices] = centred / (values[indices].std() + eps) if scale else centred
     return advantages
 
 
 def standardised(
     values: np.ndarray, over_ranks: Callable[[np.ndarray, str], np.ndarray], eps: float = 1e-8
 ) -> np.ndarray:
-    """Values to mean 0 and deviation 1 over those of all ranks; zeros where all are equal.
+    """Bring values to mean 0 and deviation 1 over those of all ranks; zeros where all are equal.
 
     `over_ranks` reduces an array by "sum" or "max" over the ranks. The deviation is taken about the
     mean, in float64: that of nearly equal values is lost in the difference of two large squares.
@@ -77,12 +78,12 @@ def standardised(
 
 
 def _is_rounding(deviation: float, largest: float) -> bool:
-    """Whether values with this deviation and largest magnitude are equal up to rounding."""
+    """Return whether values with this deviation and largest magnitude are equal up to rounding."""
     return bool(deviation <= _ROUNDING * largest)
 
 
 def explained_variance(values: np.ndarray, returns: np.ndarray) -> float:
-    """1 - Var(returns - values) / Var(returns): 1 for a perfect critic, 0 for a constant."""
+    """Return 1 - Var(returns - values) / Var(returns): 1 for a perfect critic, 0 for a constant."""
     variance = np.var(returns, dtype=np.float64)
     if _is_rounding(np.sqrt(variance), np.abs(returns).max()):
         return float("nan")

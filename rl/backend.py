@@ -10,11 +10,11 @@ from torch import nn
 
 from gym_dialogue import InputError
 from gym_policy.distributed import join_processes, runs_on_cpu, with_deepspeed
-from rl.config import Config
+from rl.config import RLConfig
 
 
-def make_accelerator(config: Config) -> Accelerator:
-    """The accelerator of a run. Raises InputError where this machine cannot serve it."""
+def make_accelerator(config: RLConfig) -> Accelerator:
+    """Return the accelerator of a run. Raises InputError where this machine cannot serve it."""
     for tracker in config.trackers:
         if tracker != "all" and importlib.util.find_spec(tracker) is None:
             raise InputError(f"trackers: {tracker} is not installed: pip install {tracker}")
@@ -27,29 +27,29 @@ def make_accelerator(config: Config) -> Accelerator:
     )
 
 
-def mixed_precision(config: Config) -> str:
-    """What accelerate is told: bf16 is autocast over float32 weights, or DeepSpeed's bf16 engine. A
-    frozen base in bfloat16 under float32 adapters needs neither.
+def mixed_precision(config: RLConfig) -> str:
+    """Return what accelerate is told: bf16 is autocast over float32 weights, or DeepSpeed's bf16
+    engine. A frozen base in bfloat16 under float32 adapters needs neither.
     """
     wants_bf16 = config.dtype == "bfloat16" and (with_deepspeed() or not config.lora.rank)
     return "bf16" if wants_bf16 else "no"
 
 
-def load_dtype(config: Config) -> str:
-    """What weights are loaded in: float32 where they are trained themselves (DeepSpeed makes its
-    own float32 copy).
+def load_dtype(config: RLConfig) -> str:
+    """Return what weights are loaded in: float32 where they are trained themselves (DeepSpeed makes
+    its own float32 copy).
     """
     return config.dtype if with_deepspeed() or config.lora.rank else "float32"
 
 
 def zero_stage(accelerator: Accelerator) -> int | None:
-    """DeepSpeed's ZeRO stage, None without DeepSpeed."""
+    """Return DeepSpeed's ZeRO stage, None without DeepSpeed."""
     plugin = getattr(accelerator.state, "deepspeed_plugin", None)
     return None if plugin is None else int(plugin.zero_stage)
 
 
-def check_stage(config: Config, stage: int | None) -> None:
-    """Raises InputError for what a ZeRO stage does not serve."""
+def check_stage(config: RLConfig, stage: int | None) -> None:
+    """Raise InputError for what a ZeRO stage does not serve."""
     if stage == 0:  # its engine divides gradients otherwise than ZeRO's, and reports no norm
         raise InputError(
             "zero_stage: 0 of DeepSpeed partitions nothing: set 1, 2 or 3, or for the same without "
@@ -57,16 +57,17 @@ def check_stage(config: Config, stage: int | None) -> None:
         )
     if stage == 3 and config.kl_coef > 0 and not config.lora.rank:
         raise InputError(
-            f"kl_coef={config.kl_coef} under ZeRO-3: the frozen copy of the start would not be "
-            "partitioned; use lora.rank (the start is then the adapter switched off), or ZeRO-2"
+            f"kl_coef={config.kl_coef} under ZeRO-3: the frozen copy of the reference would not be "
+            "partitioned; use lora.rank (the reference is then the adapter switched off), or ZeRO-2"
         )
 
 
 def prepare(
-    accelerator: Accelerator, config: Config, model: nn.Module, optimizer: torch.optim.Optimizer
+    accelerator: Accelerator, config: RLConfig, model: nn.Module, optimizer: torch.optim.Optimizer
 ) -> tuple[nn.Module, torch.optim.Optimizer]:
-    """The model and optimizer as accelerate hands them back. Under DeepSpeed the run's settings are
-    written into its configuration, which otherwise clips to 1.0 and knows no batch size.
+    """Return the model and optimizer as accelerate hands them back. Under DeepSpeed the run's
+    settings are written into its configuration, which otherwise clips to 1.0 and knows no batch
+    size.
     """
     plugin = getattr(accelerator.state, "deepspeed_plugin", None)
     buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
@@ -85,6 +86,6 @@ def prepare(
     return prepared
 
 
-def accumulation_steps(config: Config) -> int:
-    """Microbatches in a minibatch."""
+def accumulation_steps(config: RLConfig) -> int:
+    """Return the microbatches in a minibatch."""
     return config.minibatch_size // config.microbatch_size

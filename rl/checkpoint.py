@@ -1,5 +1,5 @@
 """Checkpoints of a run: directories that from_pretrained and every command here can read, with what
-a run needs to go on.
+a run needs to resume.
 
 The folder itself holds the model alone; the value head, the optimizer's state and the rest of the
 training state are in `training/` (`gym_command.checkpoints.training_file`). Checkpoints of earlier
@@ -53,7 +53,7 @@ def save_checkpoint(
     optimizer: Any,
     renderer: Renderer,
 ) -> Path:
-    """Write model (or adapter), tokenizer and image processor, value head, and the state to go on
+    """Write model (or adapter), tokenizer and image processor, value head, and the state to resume
     from: `state`, plain data with at least `update`, and the optimizer's. All ranks call it
     together.
 
@@ -85,14 +85,14 @@ def restore_checkpoint(
     directory: str | Path, accelerator: Accelerator, engine: nn.Module, optimizer: Any
 ) -> None:
     """Put the weights that were trained, and the optimizer's state, back into a model and optimizer
-    of a run that goes on. Raises InputError where they do not fit.
+    of a run that resumes. Raises InputError where they do not fit.
     """
     inner: ActorCritic = accelerator.unwrap_model(engine)
-    saved = {}
+    saved: dict[str, Path] = {}
     for file in _state_files(Path(directory)):
         with safe_open(file, "pt") as part:
             saved |= dict.fromkeys(part.keys(), file)
-    if not saved:  # the start: nothing has been learned
+    if not saved:  # the initial checkpoint: nothing has been learned
         return
     wanted = {f"{name}:{key}" for name, _ in _trained(inner) for key in _MOMENTS}
     if wanted != {key for key in saved if not key.endswith(f":{_MASTER}")}:
@@ -104,34 +104,33 @@ def restore_checkpoint(
     _make_states(optimizer, step)
     for name, parameter in _trained(inner):
         for key in (*_MOMENTS, _MASTER):
-            file = saved.get(f"{name}:{key}")
-            if file is not None:
-                with safe_open(file, "pt") as part:
+            if f"{name}:{key}" in saved:
+                with safe_open(saved[f"{name}:{key}"], "pt") as part:
                     _set_full(optimizer, parameter, key, part.get_tensor(f"{name}:{key}"))
 
 
 def restore_trained_adapter(inner: ActorCritic, directory: str | Path) -> None:
-    """The adapter's weights of a checkpoint, before the model is handed to accelerate."""
+    """Read the adapter's weights of a checkpoint, before the model is handed to accelerate."""
     if inner.adapter is not None:
         restore_adapter(inner.adapter, directory)
 
 
 def optimizer_step(optimizer: Any) -> int:
-    """How many steps the optimizer has taken."""
+    """Return how many steps the optimizer has taken."""
     steps = [int(state["step"]) for state in _inner(optimizer).state.values() if "step" in state]
     return max(steps, default=0)
 
 
 def newest_whole(run_dir: str | Path) -> tuple[Path | None, list[str]]:
-    """The newest checkpoint that is as it was written, with what a run needs to go on, and a line
-    on each newer one that is not.
+    """Return the newest checkpoint that is as it was written, with what a run needs to resume, and
+    a line on each newer one that is not.
     """
     return checkpoint.newest_whole(run_dir, _fault)
 
 
 def read_state(directory: str | Path) -> dict[str, Any]:
-    """The plain part of a checkpoint's training state. Raises OSError, and ValueError for a file
-    that is none.
+    """Read the plain part of a checkpoint's training state. Raises OSError, and ValueError for a
+    file that is none.
     """
     state = json.loads(training_file(directory, STATE_FILE).read_text())
     numbers = {"update": int, "flops": int | float, "optimizer_step": int}
@@ -143,9 +142,9 @@ def read_state(directory: str | Path) -> dict[str, Any]:
 
 
 def prune(run_dir: str | Path, keep_last: int, keep_states: int = 0) -> None:
-    """Remove checkpoints beyond the start, the newest `keep_last` and the best one (by `score` in
-    its state; the earliest of equals), and the optimizer's state of all that are kept but the
-    newest `keep_states`. 0 keeps all.
+    """Remove checkpoints beyond the initial one, the newest `keep_last` and the best one (by
+    `score` in its state; the earliest of equals), and the optimizer's state of all that are kept
+    but the newest `keep_states`. 0 keeps all.
     """
     if keep_last:
         RunDir(run_dir).prune(keep_last, _score)
@@ -160,7 +159,7 @@ def _remove_states(path: Path) -> None:
 
 
 def _state_files(checkpoint: Path) -> list[Path]:
-    """The optimizer's state."""
+    """Return the files of the optimizer's state."""
     return sorted(f for place in (TRAINING_DIR, ".") for f in (checkpoint / place).glob(_STATES))
 
 
@@ -177,7 +176,7 @@ def _trained(inner: ActorCritic) -> list[tuple[str, nn.Parameter]]:
 
 
 def _inner(optimizer: Any) -> torch.optim.Optimizer:
-    """The torch optimizer inside the wrappers of accelerate and DeepSpeed."""
+    """Return the torch optimizer inside the wrappers of accelerate and DeepSpeed."""
     while hasattr(optimizer, "optimizer"):
         optimizer = optimizer.optimizer
     return optimizer
@@ -223,9 +222,9 @@ def _full_states(inner: ActorCritic, optimizer: Any) -> Iterator[tuple[str, torc
 
 
 def _make_states(optimizer: Any, step: int) -> None:
-    """The states that Adam makes in its first step, which a resumed run does not wait for."""
+    """Make the states that Adam makes in its first step, which a resumed run does not wait for."""
     torch_optimizer = _inner(optimizer)
-    outer = getattr(optimizer, "optimizer", None)
+    outer: Any = getattr(optimizer, "optimizer", None)
     partitions = [p for group in torch_optimizer.param_groups for p in group["params"]]
     if hasattr(outer, "fp32_partitioned_groups_flat"):  # ZeRO-3 hands them over one by one
         partitions = outer.fp32_partitioned_groups_flat
@@ -242,7 +241,7 @@ def _link_states(optimizer: Any) -> None:
     """Let DeepSpeed's ZeRO-2 find the moments of every parameter group: it looks once, after the
     first group's first step, when the other groups have none yet.
     """
-    outer = getattr(optimizer, "optimizer", None)
+    outer: Any = getattr(optimizer, "optimizer", None)
     if hasattr(outer, "_lazy_init_hp_params_optimizer_state"):
         outer._hp_optimizer_states_linked = False
         outer._lazy_init_hp_params_optimizer_state()
@@ -259,15 +258,13 @@ def _set_full(optimizer: Any, parameter: nn.Parameter, key: str, value: torch.Te
 
     value = value.to(parameter.device)
     where = "full"
-    if hasattr(
-        parameter, "ds_tensor"
-    ):  # ZeRO-3: DeepSpeed's `full` forgets the last rank's padding
+    if hasattr(parameter, "ds_tensor"):  # ZeRO-3: `full` forgets the last rank's padding
         where, size = "local", parameter.ds_tensor.ds_numel
         rank = torch.distributed.get_rank()
-        mine = value.new_zeros(size)
+        local = value.new_zeros(size)
         part = value.flatten()[rank * size : (rank + 1) * size]
-        mine[: len(part)] = part
-        value = mine
+        local[: len(part)] = part
+        value = local
     if key == _MASTER:
         getattr(ds, f"safe_set_{where}_fp32_param")(parameter, value)
     else:
@@ -275,7 +272,7 @@ def _set_full(optimizer: Any, parameter: nn.Parameter, key: str, value: torch.Te
 
 
 def _fault(path: Path) -> str | None:
-    """What is wrong with a checkpoint, or None."""
+    """Return what is wrong with a checkpoint, or None."""
     try:
         sums = listed(path)
         has_states = any(PurePath(name).match(_STATES) for name in sums)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from accelerate.utils import LoggerType
 
@@ -52,7 +52,7 @@ class PPOConfig:
     value_hidden: list[Count] = field(default_factory=lambda: [1024, 512])
     """Widths of the value head's hidden layers. Paper: 1024, 512."""
     value_warmup: Natural = 0
-    """Updates at the start in which only the value loss is applied."""
+    """First updates, in which only the value loss is applied."""
     value_detach: bool = False
     """Whether the value loss stops at the value head instead of training the policy's body too."""
     entropy_coef: float = 0.0
@@ -103,11 +103,14 @@ class LoraSettings:
 
 
 @dataclass
-class Config:
+class RLConfig:
     """Train a language model by reinforcement from a verifier."""
 
+    OLD_KEYS: ClassVar[dict[str, str]] = {"num_steps": "turns_per_update"}
+
     model: str = ""
-    """The start: a directory saved by save_pretrained, a run's directory, or a hub name."""
+    """The initial checkpoint: a directory saved by save_pretrained, a run's directory, or a hub
+    name."""
     run_dir: str = "runs/rl"
     """Where everything that the run leaves goes."""
     seed: Seed = 0
@@ -135,7 +138,7 @@ class Config:
     """The learner."""
     num_updates: Count = 20
     """Updates: collect episodes, then learn from them. Paper: 20 (15 on V-IRL)."""
-    num_steps: Count = 256
+    turns_per_update: Count = 256
     """Turns that an update collects at least, per rank. Episodes are always whole. Paper: 256."""
     num_envs: Length = 256
     """Episodes in play at a time, per rank; all of them share the sampling batch."""
@@ -181,7 +184,7 @@ class Config:
     """Updates after which the schedule reaches `lr_end`; None: num_updates. Paper: 100 (but by
     accelerate's scheduler, which stepped once per process, after 12.5 on 8 GPUs)."""
     lr_warmup: Natural = 0
-    """Updates at the start over which the learning rate rises. Adam's first steps are as long as
+    """First updates, over which the learning rate rises. Adam's first steps are as long as
     the learning rate in every parameter, however noisy the gradient."""
     adam_eps: Positive = 1e-7
     """Paper: 1e-7."""
@@ -190,8 +193,9 @@ class Config:
     max_grad_norm: Positive = 1.0
     """Gradient norm that is clipped to, under DeepSpeed too. Paper: 0.01, but 1.0 was applied."""
     kl_coef: NotNegative = 0.0
-    """Weight of the KL divergence from the start policy, per token, in the loss (estimator k3, as
-    in arXiv 2402.03300). The start is the adapter switched off, or a frozen copy."""
+    """Weight of the KL divergence from the reference, per token, in the loss (estimator k3, as in
+    arXiv 2402.03300). The reference is the initial checkpoint: the adapter switched off, or a
+    frozen copy."""
     prefix_weight: Share = 1.0
     """Weight of the tokens of a reply before its answer field (the environment's `answer_field`) in
     its log-probability. Paper: 0.5. A reply without that field has only such tokens."""
@@ -209,12 +213,12 @@ class Config:
     """Settings of algorithm grpo."""
 
     save_every: Natural = 0
-    """Updates between checkpoints; 0: at the end only. The start is always saved."""
+    """Updates between checkpoints; 0: at the end only. The initial one is always saved."""
     keep_last: Natural = 2
-    """Checkpoints that are kept, beside the start and the best one; 0 keeps all."""
+    """Checkpoints that are kept, beside the initial and the best one; 0 keeps all."""
     keep_states: Natural = 0
     """Checkpoints, the newest, that keep the optimizer's state, which is most of their size; 0: all
-    do. The others can be evaluated and started from, but a run cannot go on from them."""
+    do. The others can be evaluated and started from, but a run cannot resume from them."""
     best_by: str = "eval/id/sampled"
     """What makes a checkpoint the best one: its highest value, eval/SUITE/DECODING, in an
     evaluation during training (`eval_every`). (What an update reports of its own episodes is of the
@@ -226,19 +230,19 @@ class Config:
     )
     """Those evaluations: small, for the curve."""
     eval: EvalConfig = field(default_factory=EvalConfig)
-    """The evaluation of start and end, which the final table shows."""
+    """The evaluation of the initial and the last checkpoint, which the final table shows."""
     eval_ends: bool = True
-    """Whether start and end are evaluated; without it, the run ends with its last checkpoint."""
+    """Whether those two are evaluated; without it, the run ends with its last checkpoint."""
     log_dialogues: Natural = 4
     """Sampled dialogues written to dialogues.jsonl per update."""
     trackers: list[str] = field(default_factory=lambda: ["tensorboard"])
     """Trackers of accelerate beside metrics.jsonl: tensorboard, wandb, mlflow, ..."""
 
 
-def check_config(config: Config) -> None:
-    """Raises InputError for values that describe no run."""
+def check_config(config: RLConfig) -> None:
+    """Raise InputError for values that describe no run."""
     if not config.model:
-        raise InputError("model: name a start checkpoint with --model=DIRECTORY_OR_HUB_NAME")
+        raise InputError("model: name an initial checkpoint with --model=DIRECTORY_OR_HUB_NAME")
     check_ranges(config)
     if config.minibatch_size % config.microbatch_size:
         raise InputError(

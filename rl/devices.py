@@ -44,8 +44,8 @@ class Launch:
 
 
 def read_launch(file: str | None) -> Launch:
-    """The launch that an accelerate configuration file describes; without one, the processes that
-    have been started (WORLD_SIZE). Raises InputError for a file that cannot be planned.
+    """Return the launch that an accelerate configuration file describes; without one, the processes
+    that have been started (WORLD_SIZE). Raises InputError for a file that cannot be planned.
     """
     if not file:
         processes = int(os.environ.get("WORLD_SIZE", "1"))
@@ -72,7 +72,9 @@ def read_launch(file: str | None) -> Launch:
 
 
 def _with_deepspeed(launch: Launch, settings: dict[str, Any], file: str) -> Launch:
-    """The launch with the keys of `deepspeed_config`, or of the DeepSpeed file that it names."""
+    """Return the launch with the keys of `deepspeed_config`, or of the DeepSpeed file that it
+    names.
+    """
     keys = settings.get("deepspeed_config") or {}
     own = keys.get("deepspeed_config_file")
     if own:

@@ -15,7 +15,7 @@ import torch
 from gym_dialogue import Episode, Reply
 from gym_dialogue.parse import field_start
 from gym_policy import Renderer
-from gym_policy.vision import Images, Picture, join_pictures
+from gym_policy.vision import Images, ProcessedImage, join_images
 
 
 @dataclass
@@ -31,11 +31,11 @@ class Experience:
     prompt_ends: np.ndarray  # (m,)
     sampled_logprobs: np.ndarray  # (n,) as recorded while sampling
     old_logprobs: np.ndarray  # (n,) the same, or as the learner computes them
-    start_logprobs: np.ndarray  # (n,) under the start policy
+    ref_logprobs: np.ndarray  # (n,) under the reference
     old_values: np.ndarray  # (m,)
     advantages: np.ndarray  # (m,)
     returns: np.ndarray  # (m,)
-    picture: Picture | None = None
+    processed_image: ProcessedImage | None = None
     image_at: int | None = None
 
 
@@ -45,10 +45,10 @@ def to_experience(
     prefix_weight: float = 1.0,
     keep_features: bool = False,
 ) -> list[Experience]:
-    """The dialogues of all episodes, in order. Advantages, returns, values and the start policy's
-    log-probabilities are zero at first. `prefix_weight` is that of a reply's tokens before its
-    answer field. `keep_features` keeps what the vision tower has made of the images in sampling,
-    which is right for as long as the tower is not trained.
+    """Return the dialogues of all episodes, in order. Advantages, returns, values and the
+    reference's log-probabilities are zero at first. `prefix_weight` is that of a reply's tokens
+    before its answer field. `keep_features` keeps what the vision tower has made of the images in
+    sampling, which is right for as long as the tower is not trained.
     """
     experiences = []
     for number, episode in enumerate(episodes):
@@ -61,9 +61,9 @@ def to_experience(
             reply_at = np.flatnonzero(turn_of >= 0)
             replies = [episode.turns[turn].reply for turn in turns]
             field = episode.info["answer_field"]
-            picture = rendered.picture
-            if picture is not None and not keep_features:
-                picture.features = None  # the dialogue's own, too: they are large
+            processed_image = rendered.processed_image
+            if processed_image is not None and not keep_features:
+                processed_image.features = None  # the dialogue's own, too: they are large
             zeros = np.zeros(len(turns))
             recorded = np.concatenate([reply.logprobs for reply in replies])
             experiences.append(
@@ -79,11 +79,11 @@ def to_experience(
                     prompt_ends=np.asarray(rendered.prompt_ends),
                     sampled_logprobs=recorded,
                     old_logprobs=recorded,
-                    start_logprobs=np.zeros(len(reply_at)),
+                    ref_logprobs=np.zeros(len(reply_at)),
                     old_values=zeros.copy(),
                     advantages=zeros.copy(),
                     returns=zeros.copy(),
-                    picture=picture,
+                    processed_image=processed_image,
                     image_at=rendered.image_at,
                 )
             )
@@ -93,8 +93,8 @@ def to_experience(
 def token_weights(
     reply: Reply, answer_field: str | None, renderer: Renderer, prefix_weight: float
 ) -> np.ndarray:
-    """(n,) `prefix_weight` for a reply's tokens before its answer field, 1 from there on. In a
-    reply without that field every token stands before it; where an environment names no field,
+    """Return (n,) `prefix_weight` for a reply's tokens before its answer field, 1 from there on. In
+    a reply without that field every token stands before it; where an environment names no field,
     none does.
     """
     weights = np.ones(len(reply.token_ids))
@@ -120,7 +120,7 @@ class Batch:
     token_weight: torch.Tensor  # (N,)
     sampled_logprobs: torch.Tensor  # (N,)
     old_logprobs: torch.Tensor  # (N,)
-    start_logprobs: torch.Tensor  # (N,)
+    ref_logprobs: torch.Tensor  # (N,)
     old_values: torch.Tensor  # (M,)
     advantages: torch.Tensor  # (M,)
     returns: torch.Tensor  # (M,)
@@ -128,22 +128,26 @@ class Batch:
     weight: float = 1.0
 
     def to(self, device: torch.device | str) -> Batch:
-        """The same on a device."""
-        tensors = {f.name: getattr(self, f.name) for f in fields(self)}
-        moved = {k: t.to(device) for k, t in tensors.items() if isinstance(t, torch.Tensor)}
+        """Return the same on a device."""
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        moved: dict[str, Any] = {
+            name: value.to(device)
+            for name, value in values.items()
+            if isinstance(value, torch.Tensor)
+        }
         if self.images is not None:
             moved["images"] = {name: tensor.to(device) for name, tensor in self.images.items()}
         return replace(self, **moved)
 
     @property
     def model_inputs(self) -> dict[str, Any]:
-        """The arguments of ActorCritic.forward."""
+        """Return the arguments of ActorCritic.forward."""
         names = ("input_ids", "predict_at", "targets", "value_at", "images")
         return {name: getattr(self, name) for name in names}
 
     @property
     def value_inputs(self) -> dict[str, Any]:
-        """The same for values alone: no reply token, so that no logits are computed."""
+        """Return the same for values alone: no reply token, so that no logits are computed."""
         none = {name: getattr(self, name)[:0] for name in ("predict_at", "targets")}
         return self.model_inputs | none
 
@@ -171,7 +175,7 @@ def collate(
     def whole(parts: list[np.ndarray]) -> torch.Tensor:
         return torch.from_numpy(np.concatenate(parts)).to(device)
 
-    per_token = ("token_weight", "sampled_logprobs", "old_logprobs", "start_logprobs")
+    per_token = ("token_weight", "sampled_logprobs", "old_logprobs", "ref_logprobs")
     per_turn = ("old_values", "advantages", "returns")
     real = {
         name: whole([getattr(e, name) for e in experiences]).float()
@@ -183,8 +187,8 @@ def collate(
         targets=whole(targets),
         value_at=whole(value_at),
         token_turn=whole(token_turn),
-        images=join_pictures(
-            [e.picture for e in experiences], [e.image_at for e in experiences], device
+        images=join_images(
+            [e.processed_image for e in experiences], [e.image_at for e in experiences], device
         ),
         weight=weight,
         **real,

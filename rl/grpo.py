@@ -30,13 +30,13 @@ class GRPO:
         self.entropy_coef = config.entropy_coef
 
     def value_only(self, update: int) -> bool:
-        """There is no critic to warm up."""
+        """Return False: there is no critic to warm up."""
         return False
 
     def set_advantages(
         self, episodes: Sequence[Episode], experiences: Sequence[Experience]
     ) -> None:
-        """Every turn of an episode gets the episode's group-relative advantage."""
+        """Give every turn of an episode the episode's group-relative advantage."""
         returns = [
             discounted_return([turn.reward for turn in episode.turns], self.config.gamma)
             for episode in episodes
@@ -47,7 +47,7 @@ class GRPO:
             experience.advantages[:] = advantages[experience.episode]
 
     def sums(self, scores: Scores, batch: Batch) -> Sums:
-        """The parts of the loss, summed over a batch."""
+        """Return the parts of the loss, summed over a batch."""
         c = self.config
         cap = self.importance_cap
         return clipped_policy_sums(scores, batch, c.ratio, c.clip_low, c.clip_high, cap)

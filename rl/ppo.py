@@ -19,7 +19,7 @@ from rl.experience import Batch, Experience
 
 Sums = dict[str, torch.Tensor]
 """Sums over a batch: `policy` over ratios, `value` over turns, `entropy` over tokens, and the
-diagnostics `kl`, `clipped`, `gap`."""
+diagnostics `approx_kl`, `clipped`, `gap`."""
 
 
 def clipped_policy_sums(
@@ -30,7 +30,7 @@ def clipped_policy_sums(
     clip_high: float,
     importance_cap: float = 2.0,
 ) -> Sums:
-    """The clipped surrogate, negated and summed over turns or tokens, with its diagnostics.
+    """Return the clipped surrogate, negated and summed over turns or tokens, with its diagnostics.
 
     What another distribution has sampled is weighted by truncated importance (Ionides 2008): ratios
     start at 1, from the learner's own log-probabilities, and the weight makes up for the sampler's
@@ -64,24 +64,24 @@ def clipped_policy_sums(
     return {
         "policy": -surrogate.sum(),
         "entropy": scores.entropy.sum(),
-        "kl": kl,
+        "approx_kl": kl,
         "clipped": outside,
         "gap": gap,
     }
 
 
-def start_kl_sum(scores: Scores, batch: Batch) -> torch.Tensor:
-    """KL(pi || pi_start), summed over tokens: estimator k3 of Schulman 2020, as in GRPO (arXiv
+def ref_kl_sum(scores: Scores, batch: Batch) -> torch.Tensor:
+    """Return KL(pi || pi_ref), summed over tokens: estimator k3 of Schulman 2020, as in GRPO (arXiv
     2402.03300, equation 4).
     """
-    # pi_start / pi - log(pi_start / pi) - 1
-    log_ratio = batch.start_logprobs - scores.logprobs
+    # pi_ref / pi - log(pi_ref / pi) - 1
+    log_ratio = batch.ref_logprobs - scores.logprobs
     return (log_ratio.exp() - log_ratio - 1).sum()
 
 
 def value_loss_sum(scores: Scores, batch: Batch, value_clip: float) -> torch.Tensor:
-    """Half the squared error of the values, summed over turns; with a clip range the larger of
-    the plain and the clipped error, as in OpenAI's PPO.
+    """Return half the squared error of the values, summed over turns; with a clip range the larger
+    of the plain and the clipped error, as in OpenAI's PPO.
     """
     # L_V = 1/2 max((V - R)^2, (V_old + clip(V - V_old, -c, c) - R)^2)
     error = (scores.values - batch.returns) ** 2
@@ -104,13 +104,15 @@ class PPO:
         self.entropy_coef = config.entropy_coef
 
     def value_only(self, update: int) -> bool:
-        """Whether this update (from 1) only warms up the value head."""
+        """Return whether this update (from 1) only warms up the value head."""
         return update <= self.config.value_warmup
 
     def set_advantages(
         self, episodes: Sequence[Episode], experiences: Sequence[Experience]
     ) -> None:
-        """GAE over the turns of each episode, from the values that the experiences hold."""
+        """Set advantages by GAE over each episode, from the values that the
+        experiences hold.
+        """
         by_episode: dict[int, list[Experience]] = {}
         for experience in experiences:
             by_episode.setdefault(experience.episode, []).append(experience)
@@ -128,7 +130,7 @@ class PPO:
         return self.config.normalize
 
     def sums(self, scores: Scores, batch: Batch) -> Sums:
-        """The parts of the loss, summed over a batch."""
+        """Return the parts of the loss, summed over a batch."""
         clip = self.config.clip
         cap = self.importance_cap
         sums = clipped_policy_sums(scores, batch, self.config.ratio, clip, clip, cap)

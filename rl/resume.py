@@ -1,4 +1,4 @@
-"""Going on with an interrupted run: from which of its checkpoints."""
+"""Resuming an interrupted run: from which of its checkpoints."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from pathlib import Path
 from gym_command.run_dir import RunDir
 from gym_dialogue import InputError
 from rl.checkpoint import newest_whole
-from rl.config import Config
+from rl.config import RLConfig
 
-# What may differ when a run goes on: it changes how the run is carried out, not what is learned.
+# What may differ when a run resumes: it changes how the run is carried out, not what is learned.
 _MAY_CHANGE = {
     "resume",
     "run_dir",
@@ -28,9 +28,9 @@ _MAY_CHANGE = {
 }
 
 
-def resume_from(config: Config) -> Path | None:
-    """The checkpoint to go on from; None where the run has left none and starts anew. For one rank:
-    it reads every file of the checkpoint.
+def resume_from(config: RLConfig) -> Path | None:
+    """Return the checkpoint to resume from; None where there is none and the run starts anew. For
+    one rank: it reads every file of the checkpoint.
 
     Raises InputError for a directory that cannot be read, a run with other settings, and one in
     which no checkpoint is whole.
@@ -38,10 +38,10 @@ def resume_from(config: Config) -> Path | None:
     run_dir = RunDir(config.run_dir)
     if not run_dir.holds_run_of(config, _MAY_CHANGE):
         return None
-    checkpoint, said = newest_whole(run_dir)
-    for line in said:
+    checkpoint, warnings = newest_whole(run_dir.path)
+    for line in warnings:
         print(f"warning: {line}", file=sys.stderr)
-    if checkpoint is None and said:
+    if checkpoint is None and warnings:
         raise InputError(f"run directory {run_dir}: none of its checkpoints is whole")
     if checkpoint is None:  # ended before its first checkpoint: the run starts anew
         run_dir.clear()

@@ -17,7 +17,7 @@ from gym_policy.testing import (  # noqa: F401 - for the tests
 )
 from rl.actor_critic import ActorCritic
 from rl.backend import make_accelerator
-from rl.config import Config, GRPOConfig, PPOConfig
+from rl.config import GRPOConfig, PPOConfig, RLConfig
 from rl.experience import to_experience
 from rl.learner import Learner
 
@@ -27,7 +27,7 @@ PATH = f"{ROOT}:{ROOT / 'gym'}"
 SMALL = [
     f"--task={ROOT / 'rl' / 'tests' / 'small_task.yaml'}",
     "--num_updates=2",
-    "--num_steps=8",
+    "--turns_per_update=8",
     "--num_envs=8",
     "--max_new_tokens=8",
     "--epochs=2",
@@ -64,7 +64,7 @@ def command(*arguments, processes=1):
 
 
 def deepspeed(stage):
-    """The configuration of two CPU processes under a ZeRO stage."""
+    """Return the configuration of two CPU processes under a ZeRO stage."""
     return str(ROOT / "scripts" / "accelerate" / f"cpu_zero{stage}_2proc.yaml")
 
 
@@ -86,11 +86,11 @@ class Bandit(DialogueEnv):
 
 
 def small_config(algorithm, **kwargs):
-    """Small and fast."""
+    """Return a configuration that is small and fast."""
     settings = {
         "algorithm": algorithm,
         "num_updates": 24,
-        "num_steps": 64,
+        "turns_per_update": 64,
         "num_envs": 64,
         "max_new_tokens": 1,
         "epochs": 2,
@@ -100,11 +100,11 @@ def small_config(algorithm, **kwargs):
         "ppo": PPOConfig(clip=0.2, value_hidden=[16]),
         "grpo": GRPOConfig(group_size=8),
     }
-    return Config(**(settings | kwargs))
+    return RLConfig(**(settings | kwargs))
 
 
 def make_learner(config, make_model=tiny_llama):
-    """(policy, learner) around a tiny model with the same random weights every time."""
+    """Return (policy, learner) around a tiny model with the same random weights every time."""
     torch.manual_seed(0)
     tokenizer = tiny_tokenizer()
     model = make_model(tokenizer)
@@ -115,7 +115,7 @@ def make_learner(config, make_model=tiny_llama):
 
 
 def collect(envs, policy, learner, update, count):
-    """Episodes of one update, in groups as the algorithm wants them."""
+    """Play the episodes of one update, in groups as the algorithm wants them."""
     size = learner.algorithm.group_size
     tasks = [Task(update * 1000 + i // size, (update, i)) for i in range(count)]
     episodes = rollout(envs, policy, tasks)

@@ -127,7 +127,7 @@ start_checkpoint() {
     "$python" -m gym_policy.models.smollm >/dev/null
   fi
   echo "Start checkpoint of $1, scale $2, seed $3: as shipped, from the cache, or made now (tiny: minutes)" >&2
-  ACCELERATE_CONFIG='' launch sft.start --config "$config" --seed="$3"
+  ACCELERATE_CONFIG='' launch sft.initial --config "$config" --seed="$3"
 }
 
 # choose_scale PREFIX ARGS...: sets `scale` to the first argument, or tiny if it is an option, and

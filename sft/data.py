@@ -32,7 +32,7 @@ from gym_dialogue.images import Image, image_size, save_image
 from gym_dialogue.make import EnvConfig, make_envs
 from gym_dialogue.messages import messages_to_json
 from gym_policy.renderer import Rendered, Renderer
-from gym_policy.vision import Picture, blank, join_pictures
+from gym_policy.vision import ProcessedImage, blank, join_images
 
 _NUM_ENVS = 64
 _PLAYED_TOGETHER = 64
@@ -62,12 +62,14 @@ def make_dialogues(
     seed: int,
     image_dir: Path | None = None,
     show_progress: bool = True,
+    stream: Sequence[int] = (),
 ) -> list[dict[str, list[dict]]]:
     """`count` successful oracle dialogues over all sources, shuffled, as `{"messages": [...]}`.
     Images go to files of `image_dir`, which is made if there are any. Raises ValueError if there
     are, and no place for them.
 
-    The ranks make them in turn, and each returns all of them.
+    The ranks make them in turn, and each returns all of them. Uses of one seed that are to share no
+    dialogues but by chance differ in their `stream`.
     """
     state = PartialState()
     rank, world = state.process_index, state.num_processes
@@ -92,27 +94,19 @@ def make_dialogues(
         for number, source in enumerate(sources):
             size = sizes[number]
             envs = make_envs(source.env, _NUM_ENVS)
-            seeds = enumerate(_seeds([seed, number], size))
-            mine = itertools.islice(seeds, rank, _TRIES * size, world)
-            tasks = (Task(env_seed, (seed, number, i)) for i, env_seed in mine)
+            seeds = enumerate(_seeds([seed, number, *stream], size))
+            share = itertools.islice(seeds, rank, _TRIES * size, world)
+            tasks = (Task(env_seed, (seed, number, i, *stream)) for i, env_seed in share)
             policy = NoisyOraclePolicy(source.error_rate)
             # An episode may bring several dialogues, or none, if all of its replies are mistakes.
             wanted = len(range(rank, size, world))
             for episode in _played(envs, policy, tasks):
                 if wanted <= 0:
                     break
-                right = {turn.dialogue for turn in episode.turns if turn.is_right}
-                for index in sorted(right)[:wanted]:
+                for index, messages in itertools.islice(_successes(episode), wanted):
                     progress.update()
                     wanted -= 1
-                    turns = iter(episode.turns_of(index))
-                    messages = [
-                        m
-                        if m.role != "assistant"
-                        else Message(m.role, m.text, trained=episode.turns[next(turns)].is_right)
-                        for m in episode.dialogues[index].messages
-                    ]
-                    where = (*episode.task.sample_key[1:], index)
+                    where = (*episode.task.sample_key[1:3], index)
                     saved = functools.partial(save, where=where)
                     record = {"messages": messages_to_json(messages, saved)}
                     dialogues.append((where, record))
@@ -121,9 +115,26 @@ def make_dialogues(
                     f"sources: {source.env.id} with error_rate={source.error_rate}: {_TRIES} "
                     f"episodes for each dialogue are too few; {wanted} are missing; lower it"
                 )
-    every = [record for _, record in sorted(gathered(dialogues), key=lambda pair: pair[0])]
-    order = np.random.default_rng([seed, _SHUFFLE_STREAM]).permutation(len(every))
-    return [every[i] for i in order]
+    records = [record for _, record in sorted(gathered(dialogues), key=lambda pair: pair[0])]
+    order = np.random.default_rng([seed, _SHUFFLE_STREAM]).permutation(len(records))
+    return [records[i] for i in order]
+
+
+def _successes(episode: Episode) -> Iterator[tuple[int, list[Message]]]:
+    """The dialogues of an episode that came to a right reply, by number, in which right replies
+    alone are trained on.
+    """
+    for index in sorted({turn.dialogue for turn in episode.turns if turn.is_right}):
+        turns = iter(episode.turns_of(index))
+        yield (
+            index,
+            [
+                message
+                if message.role != "assistant"
+                else Message("assistant", message.text, trained=episode.turns[next(turns)].is_right)
+                for message in episode.dialogues[index].messages
+            ],
+        )
 
 
 def check_shares(shares: Sequence[float]) -> None:
@@ -295,7 +306,7 @@ class PadRight:
     With an `example`, batches without any image get a black one of its shape, which is not seen.
     """
 
-    def __init__(self, pad_token_id: int, example: Picture | None = None):
+    def __init__(self, pad_token_id: int, example: ProcessedImage | None = None):
         self.pad_token_id, self.example = pad_token_id, example
 
     def __call__(self, items: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -309,7 +320,9 @@ class PadRight:
             name: torch.tensor([row + [pad] * (width - len(row)) for row in values])
             for name, (values, pad) in rows.items()
         }
-        images = join_pictures([r.picture for r in rendered], [r.image_at for r in rendered], "cpu")
+        images = join_images(
+            [r.processed_image for r in rendered], [r.image_at for r in rendered], "cpu"
+        )
         if images is None and self.example is not None:
             images = blank(self.example, width)
         return batch if images is None else batch | {"images": dict(images)}

@@ -35,7 +35,7 @@ _TRIES = 50  # episodes for each dialogue that is wanted, by default
 
 
 @dataclass
-class Config:
+class RejectionConfig:
     """Sample a checkpoint's replies and keep the right ones as dialogues to fine-tune on."""
 
     model: str = ""
@@ -72,14 +72,16 @@ class Config:
     """Of the weights."""
 
 
-def check_config(config: Config) -> None:
+def check_config(config: RejectionConfig) -> None:
     """Raises InputError for values that describe nothing to sample."""
     if not config.model:
         raise InputError("model: name the policy with --model=DIRECTORY_OR_HUB_NAME")
     check_ranges(config)
 
 
-def sample_own(policy: ModelPolicy, config: Config, directory: Path) -> dict[str, Any]:
+def sample_right_replies(
+    policy: ModelPolicy, config: RejectionConfig, directory: Path
+) -> dict[str, Any]:
     """Play until `num_dialogues` first replies were right, or `max_episodes` have been played.
     Writes data.jsonl, with images in the directory images, and returns what own.json says, on every
     rank. Raises InputError if no reply was right.
@@ -106,16 +108,16 @@ def sample_own(policy: ModelPolicy, config: Config, directory: Path) -> dict[str
             first = (begin + state.process_index) * config.batch_size
             numbers = range(first, max(first, min(first + config.batch_size, limit)))
             episodes = rollout(envs, policy, [_task(config, number) for number in numbers])
-            mine = [
+            share = [
                 _played(number, episode, policy, directory)
                 for number, episode in zip(numbers, episodes, strict=True)
             ]
             del episodes  # with their images, before the next are played
-            together = sorted(gathered(mine), key=lambda record: record["number"])
+            together = sorted(gathered(share), key=lambda record: record["number"])
             played += together
-            found = [record for episode in together for record in episode.pop("right")]
-            progress.update(min(len(found), config.num_dialogues - len(kept)))
-            kept += found
+            right = [record for episode in together for record in episode.pop("right")]
+            progress.update(min(len(right), config.num_dialogues - len(kept)))
+            kept += right
             if len(kept) >= config.num_dialogues:
                 break
     if not kept:
@@ -126,12 +128,15 @@ def sample_own(policy: ModelPolicy, config: Config, directory: Path) -> dict[str
     verified, kept = len(kept), kept[: config.num_dialogues]
     if state.is_main_process:
         write_jsonl(RunDir(directory).data_file, kept)
-    tokens, parameters = sum(e["tokens"] for e in played), num_parameters(policy.model)
+    counts = {"dialogues": len(kept), "episodes": len(played), "verified": verified}
+    return counts | _totals(played, num_parameters(policy.model))
+
+
+def _totals(played: Sequence[dict[str, Any]], parameters: int) -> dict[str, Any]:
+    """Sums over the episodes that were played, and the compute of sampling them, 2 N D."""
+    tokens = sum(e["tokens"] for e in played)
     return {
-        "dialogues": len(kept),
-        "episodes": len(played),
         "replies": sum(e["replies"] for e in played),
-        "verified": verified,
         "puzzles_played": len({e["puzzle"] for e in played}),
         "puzzles_covered": len({e["puzzle"] for e in played if e["is_right"]}),
         "reply_tokens": sum(e["reply_tokens"] for e in played),
@@ -141,7 +146,7 @@ def sample_own(policy: ModelPolicy, config: Config, directory: Path) -> dict[str
     }
 
 
-def _task(config: Config, number: int) -> Task:
+def _task(config: RejectionConfig, number: int) -> Task:
     group, member = divmod(number, config.group_size)
     key = (_OWN_STREAM, config.seed, group)
     return Task(int(np.random.SeedSequence(key).generate_state(1)[0]), (*key, member))
@@ -179,7 +184,7 @@ def _tokens(policy: ModelPolicy, episode: Episode, answered: Sequence[int]) -> i
     return sum(len(dialogue.token_ids) for dialogue in rendered)
 
 
-def main(config: Config) -> Path:
+def main(config: RejectionConfig) -> Path:
     """The command: samples, and leaves data.jsonl and own.json; returns the directory."""
     check_config(config)
     path = saved_checkpoints(config.model)[-1]
@@ -200,21 +205,21 @@ def main(config: Config) -> Path:
     if state.is_main_process:
         RunDir(directory).start(config)
     state.wait_for_everyone()
-    found = {"model": path} | sample_own(policy, config, directory)
+    counts = {"model": path} | sample_right_replies(policy, config, directory)
     if state.is_main_process:
         # Written last: with it, the data are whole.
-        write_atomically(directory / "own.json", json.dumps(found, indent=1) + "\n")
+        write_atomically(directory / "own.json", json.dumps(counts, indent=1) + "\n")
         print(
-            f"{found['verified']:,} of {found['replies']:,} first replies of {path} were right, on "
-            f"{found['puzzles_covered']:,} of {found['puzzles_played']:,} puzzles; "
-            f"{found['dialogues']:,} dialogues are in {RunDir(directory).data_file} "
-            f"({found['flops']:.2e} FLOPs)"
+            f"{counts['verified']:,} of {counts['replies']:,} first replies of {path} were right, "
+            f"on {counts['puzzles_covered']:,} of {counts['puzzles_played']:,} puzzles; "
+            f"{counts['dialogues']:,} dialogues are in {RunDir(directory).data_file} "
+            f"({counts['flops']:.2e} FLOPs)"
         )
-        if found["dialogues"] < config.num_dialogues:
+        if counts["dialogues"] < config.num_dialogues:
             print(f"warning: {config.num_dialogues:,} were wanted; raise max_episodes")
     state.destroy_process_group()
     return directory
 
 
 if __name__ == "__main__":
-    run_command(main, Config)
+    run_command(main, RejectionConfig)

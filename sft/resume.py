@@ -84,17 +84,19 @@ def resume_from(config: Any) -> Saved | None:
         return _saved_earlier(run_dir)
     last = files.checkpoint(config.num_steps)
     is_finished = last in files.saved_checkpoints()
-    found, said = newest_whole(run_dir, lambda path: _fault(path, config.num_steps))
-    for line in said if is_finished or _has_states(run_dir) else ():
+    checkpoint, warnings = newest_whole(run_dir, lambda path: _fault(path, config.num_steps))
+    for line in warnings if is_finished or _has_states(run_dir) else ():
         print(f"warning: {line}", file=sys.stderr)
-    if found is not None and found == last:
+    if checkpoint is not None and checkpoint == last:
         remove_states(run_dir, keep=0)
         return Saved(config.num_steps, last, None)
-    if found is not None:
-        step = update_of(found)
-        _check_launch(run_dir, read_json(training_file(found, STATE_FILE), f"resume: {found}"))
+    if checkpoint is not None:
+        step = update_of(checkpoint)
+        _check_launch(
+            run_dir, read_json(training_file(checkpoint, STATE_FILE), f"resume: {checkpoint}")
+        )
         files.cut_after(step)
-        return Saved(step, found, found / TRAINING_DIR)
+        return Saved(step, checkpoint, checkpoint / TRAINING_DIR)
     if any(files.saved_updates()):
         raise InputError(
             f"resume: the run in {run_dir} has left no training state to go on from that is "

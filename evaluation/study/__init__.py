@@ -1,1 +1,1 @@
-"""SFT against RL from the same starts at equal compute: runs, analysis, figures, report."""
+"""SFT against RL from the same initial checkpoints at equal compute."""

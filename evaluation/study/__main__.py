@@ -8,9 +8,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from evaluation.html import Figure, Report, Table, compare, write_report
+from evaluation.page import Figure, Report, Table, write_report
+from evaluation.replay import compare
 from evaluation.study.analysis import Study, read_study, results
-from evaluation.study.config import Config, check_config, study_file
+from evaluation.study.config import StudyConfig, check_config, study_file
 from evaluation.study.figures import draw
 from evaluation.study.run import places, run_study
 from evaluation.study.text import claims, format_table, table_columns, table_rows
@@ -22,7 +23,7 @@ from gym_dialogue import InputError
 _MAY_CHANGE = ("arms", "only", "list_jobs", "analyse", "processes", "seeds", "run_dir")
 
 
-def main(config: Config) -> None:
+def main(config: StudyConfig) -> None:
     """Run what is to be run, and analyse what there is."""
     check_config(config)
     study = Path(config.run_dir or f"runs/study-{config.task}-{config.scale}")
@@ -35,38 +36,41 @@ def main(config: Config) -> None:
     analyse(config, study)
 
 
-def analyse(config: Config, directory: Path) -> None:
+def analyse(config: StudyConfig, directory: Path) -> None:
     """Write results.json, table.txt, figures and report.html, and print table and claims."""
     study = read_study(config, directory)
-    found = results(study)
-    write_atomically(directory / "results.json", json.dumps(found, indent=1) + "\n")
-    said = claims(study, found)
+    data = results(study)
+    write_atomically(directory / "results.json", json.dumps(data, indent=1) + "\n")
+    sentences = claims(study, data)
     if study.arms:
-        table = format_table(study, found)
+        table = format_table(study, data)
         write_atomically(RunDir(directory).table_file, table + "\n")
         print(f"\n{table}")
-        figures = draw(study, found, directory / "figures")
-        write_report(RunDir(directory).report_file, _report(study, found, said, figures))
-    print("\n" + "\n".join(said))
+        figures = draw(study, data, directory / "figures")
+        write_report(RunDir(directory).report_file, _report(study, data, sentences, figures))
+    print("\n" + "\n".join(sentences))
     print(f"\nResults are in {directory}: results.json, table.txt, figures/, report.html")
 
 
-def _report(study: Study, found: dict, said: list[str], figures: list[tuple[str, Path]]) -> Report:
-    """The study as a page; its dialogues are those of the first seed, before and after."""
+def _report(
+    study: Study, data: dict, sentences: list[str], figures: list[tuple[str, Path]]
+) -> Report:
+    """Return the study as a page; its dialogues are those of the first seed, before and after."""
     config = study.config
     columns = table_columns(study)
-    tables = [Table(heading, columns, rows) for heading, rows in table_rows(study, found)]
+    tables = [Table(heading, columns, rows) for heading, rows in table_rows(study, data)]
     first = study.arms[0].rows[0][0]
     shown = {"start": first.measured.records}
     shown |= {arm.title: arm.rows[0][-1].measured.records for arm in study.arms}
     return Report(
         title=f"SFT against RL at equal compute: {config.task}, scale {config.scale}",
-        claims=said,
+        claims=sentences,
         notes=[
-            "Means over seeds, each with its own start; 95 % intervals by bootstrap over seeds and "
-            "puzzles; changes are paired on the same seeded episodes.",
-            f"Episodes a suite: starts and ends {config.end_episodes or config.eval.episodes}, the "
-            f"checkpoints between them {config.eval.episodes}.",
+            "Means over seeds, each with its own initial checkpoint; 95 % intervals by bootstrap "
+            "over seeds and puzzles; changes are paired on the same seeded episodes.",
+            "Episodes a suite: initial and last checkpoints "
+            f"{config.end_episodes or config.eval.episodes}, those between them "
+            f"{config.eval.episodes}.",
             "Compute: 6 N D for tokens learned, 2 N D for tokens sampled (arXiv 2501.17161).",
         ],
         tables=tables,
@@ -75,7 +79,7 @@ def _report(study: Study, found: dict, said: list[str], figures: list[tuple[str,
     )
 
 
-def _begin(config: Config, study: Path) -> None:
+def _begin(config: StudyConfig, study: Path) -> None:
     """Make the study's directory, or see that it is that of the same study; arms and seeds may be
     added to it.
     """
@@ -85,7 +89,7 @@ def _begin(config: Config, study: Path) -> None:
         return
     begun = {path.name for path in study.glob("seed*/*")}
     # A study that was begun before there was a setting has had what that is by default.
-    defaults = asdict(Config())
+    defaults = asdict(StudyConfig())
     evaluation = defaults["eval"] | (settings.get("eval") or {})
     before = _settings(defaults | settings | {"eval": evaluation}, begun)
     now = _settings(asdict(config), begun)
@@ -99,20 +103,20 @@ def _begin(config: Config, study: Path) -> None:
 
 
 def _settings(config: dict[str, Any], begun: set[str]) -> dict[str, Any]:
-    """What a study may not change, by name; each arm that has begun by its own."""
+    """Return what a study may not change, by name; each arm that has begun by its own."""
     arms = {f"arm {arm['name']}": arm for arm in config["known_arms"] if arm["name"] in begun}
     return arms | {k: v for k, v in config.items() if k not in (*_MAY_CHANGE, "known_arms")}
 
 
-def main_with_file(config: Config) -> None:
-    """`main`, with the settings of the study's file under those of the flags; a file of one's own,
-    by --config, takes its place.
+def main_with_file(config: StudyConfig) -> None:
+    """Run `main` with the settings of the study's file under those of the flags; a file of one's
+    own, by --config, takes its place.
     """
     if not config.known_arms:
         file = study_file(config.task, config.scale)
-        config = parse_config(Config, [f"--config={file}", *sys.argv[1:]])
+        config = parse_config(StudyConfig, [f"--config={file}", *sys.argv[1:]])
     main(config)
 
 
 if __name__ == "__main__":
-    run_command(main_with_file, Config)
+    run_command(main_with_file, StudyConfig)

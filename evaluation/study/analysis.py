@@ -1,9 +1,9 @@
-"""What a study found: curves over compute, changes from the start at equal compute, success against
-verifier replies, and the KL divergence from the start against what was forgotten.
+"""What a study measured: curves over compute, changes from the initial checkpoint at equal compute,
+success against verifier replies, and the KL divergence from the initial checkpoint against what was
+forgotten.
 
-Every number is a mean over seeds. Its 95 % interval is from a bootstrap that draws seeds, and
-within each drawn seed its puzzles (evaluation.seeds); changes are taken within a seed, paired by
-puzzle.
+Every number is a mean over seeds, with the 95 % interval of `evaluation.statistics`; of one seed
+alone, with that of its puzzles. Changes are taken within a seed, paired by puzzle.
 """
 
 from __future__ import annotations
@@ -17,8 +17,9 @@ from typing import Any
 import numpy as np
 
 from evaluation.metrics import Interval, Resampled, position_kinds, same_episodes, says_what_it_sees
+from evaluation.records import EpisodeRecord
 from evaluation.seeds import average
-from evaluation.study.config import Config
+from evaluation.study.config import StudyConfig
 from evaluation.study.layout import (
     START,
     Measured,
@@ -38,7 +39,7 @@ _MAIN = "first_reply"
 
 @dataclass
 class Checkpoint:
-    """A measured checkpoint under one seed. `flops` is compute since the start."""
+    """A measured checkpoint under one seed. `flops` is compute since the initial checkpoint."""
 
     update: int
     flops: float
@@ -48,7 +49,7 @@ class Checkpoint:
     def resampled(
         self, decoding: str, suite: str, metric: str, episodes: int | None = None
     ) -> Resampled:
-        """A metric with its bootstrap samples, over the first so many episodes, or over all."""
+        """Resample a metric over the first so many episodes, or over all."""
         records = self.measured.records[decoding][suite][:episodes]
         key = decoding, suite, metric, len(records)
         if key not in self.cache:
@@ -58,13 +59,15 @@ class Checkpoint:
     def paired(
         self, start: Checkpoint, decoding: str, suite: str, metric: str
     ) -> tuple[Resampled, Resampled]:
-        """A metric of this checkpoint and of the start, over the episodes that both played: starts
-        and ends may have played more than what is between.
+        """Resample a metric of this checkpoint and of the initial one, over the episodes that both
+        played: the first and the last of a run may have played more than those between.
         """
-        mine, other = (c.measured.records[decoding][suite] for c in (self, start))
-        shared = min(len(mine), len(other))
-        if not same_episodes(mine[:shared], other[:shared]):
-            raise ValueError(f"update {self.update}: {suite} is not of the start's episodes")
+        after, before = (c.measured.records[decoding][suite] for c in (self, start))
+        shared = min(len(after), len(before))
+        if not same_episodes(after[:shared], before[:shared]):
+            raise ValueError(
+                f"update {self.update}: {suite} is not of the initial checkpoint's episodes"
+            )
         key = decoding, suite, metric, shared
         return self.resampled(*key), start.resampled(*key)
 
@@ -72,7 +75,7 @@ class Checkpoint:
 @dataclass
 class Arm:
     """An arm over the seeds in which all of it has been measured, `rows` (seeds x checkpoints), the
-    start first.
+    initial checkpoint first.
     """
 
     name: str
@@ -81,31 +84,29 @@ class Arm:
 
     @cached_property
     def flops(self) -> list[float]:
-        """Mean compute of each checkpoint."""
+        """Return the mean compute of each checkpoint, in FLOPs."""
         return np.mean([[c.flops for c in row] for row in self.rows], axis=0).tolist()
 
     def value(self, index: int, decoding: str, suite: str, metric: str) -> Interval:
-        """A metric of the checkpoint at an index of the rows."""
-        found = [row[index].resampled(decoding, suite, metric) for row in self.rows]
-        return average([r.value for r in found], [r.samples for r in found])
+        """Return a metric of the checkpoint at an index of the rows."""
+        by_seed = [row[index].resampled(decoding, suite, metric) for row in self.rows]
+        return average(by_seed)
 
     def against_start(
         self, index: int, decoding: str, suite: str, metric: str
     ) -> dict[str, Interval]:
-        """The metric of the start, of the checkpoint (`value`), and the `change` from one to the
-        other, all over the episodes that both played.
+        """Return the metric of the initial checkpoint (`start`), of this one (`value`), and the
+        `change` from one to the other, all over the episodes that both played.
         """
         pairs = [row[index].paired(row[0], decoding, suite, metric) for row in self.rows]
         return {
-            "start": average([b.value for _, b in pairs], [b.samples for _, b in pairs]),
-            "value": average([a.value for a, _ in pairs], [a.samples for a, _ in pairs]),
-            "change": average(
-                [a.value - b.value for a, b in pairs], [a.samples - b.samples for a, b in pairs]
-            ),
+            "start": average([before for _, before in pairs]),
+            "value": average([after for after, _ in pairs]),
+            "change": average([after - before for after, before in pairs]),
         }
 
     def within(self, budget: float) -> int:
-        """The index of the last checkpoint at that compute."""
+        """Return the index of the last checkpoint at that compute."""
         return max(i for i, flops in enumerate(self.flops) if flops <= _SLACK * budget)
 
 
@@ -113,17 +114,17 @@ class Arm:
 class Study:
     """Everything that has been measured of a study."""
 
-    config: Config
+    config: StudyConfig
     suites: Sequence[SuiteConfig]
     arms: list[Arm]
     missing: list[str]
     """Names of the parts that are not done."""
     init_flops: list[float]
-    """Compute of the start checkpoints that say so, by seed."""
+    """Compute of the initial checkpoints that say so, by seed."""
 
     @property
     def budget(self) -> float:
-        """The compute that every arm has reached."""
+        """Return the compute that all arms have reached."""
         return min(arm.flops[-1] for arm in self.arms)
 
     @property
@@ -132,12 +133,12 @@ class Study:
 
     @property
     def titles(self) -> dict[str, str]:
-        """Of the suites, by name."""
+        """Return the suites' titles by name."""
         return {suite.name: suite.title or suite.name for suite in self.suites}
 
     @property
-    def _some_records(self) -> dict[str, Any]:
-        """Those of one checkpoint by suite, to see which metrics there are."""
+    def _some_records(self) -> dict[str, list[EpisodeRecord]]:
+        """Return the records of one checkpoint by suite, to see which metrics there are."""
         return self.arms[0].rows[0][0].measured.records[self.decodings[0]]
 
     @property
@@ -145,27 +146,27 @@ class Study:
         return position_kinds(next(iter(self._some_records.values())))
 
     def metrics(self) -> list[str]:
-        """What tables and curves show: metrics that every checkpoint has."""
+        """Return what tables and curves show: metrics that all checkpoints have."""
         names = [_MAIN, *(f"{_MAIN}/{kind}" for kind in self._kinds)]
         seen = all(says_what_it_sees(episodes) for episodes in self._some_records.values())
         return names + ["recognition"] * seen
 
     def end_metrics(self) -> list[str]:
-        """What can be said where every reply that an episode allows was played, as in starts and
-        ends: the success rate of the paper, with its sequential revisions.
+        """Return what can be said where all replies that an episode allows were played, as of
+        initial and last checkpoints: the success rate of the paper, with sequential revisions.
         """
         return ["until_failure"] * bool(self._kinds) + ["episode_success"]
 
 
-def read_study(config: Config, study: Path) -> Study:
-    """What has been measured so far. An arm counts under the seeds for which it is finished."""
+def read_study(config: StudyConfig, study: Path) -> Study:
+    """Read what has been measured. An arm counts under the seeds for which it is finished."""
     suites = load_task(config.suites or config.task).suites
     arms = {arm.name: arm for arm in config.chosen()}
     updates = {name: arm.updates() for name, arm in arms.items()}
-    every = places(config, study)
-    missing, init_flops = [], []
+    missing: list[str] = []
+    init_flops: list[float] = []
     rows: dict[str, list[list[Checkpoint]]] = {name: [] for name in arms}
-    for place in every:
+    for place in places(config, study):
         start = Place(study, place.seed, START)
         wanted = updates.get(place.arm, [])
         own_start = place.arm != START and bool(arms[place.arm].start_options)
@@ -174,25 +175,25 @@ def read_study(config: Config, study: Path) -> Study:
         if not all(file.is_file() for file in files):
             missing.append(place.name)
         elif place.arm == START:
-            made = start_of(start.directory)
-            flops = None if made is None else start_flops(made)
-            init_flops += [] if flops is None else [flops]
+            path = start_of(start.directory)
+            made_with = None if path is None else start_flops(path)
+            init_flops += [] if made_with is None else [made_with]
         else:
             flops = flops_by_update(place.run)
-            own = own_flops(place)
+            sampling = own_flops(place)
             first = Checkpoint(0, 0.0, read_measured(first_file))
             row = [
-                Checkpoint(update, own + flops[update], read_measured(place.measured(update)))
+                Checkpoint(update, sampling + flops[update], read_measured(place.measured(update)))
                 for update in wanted
             ]
             rows[place.arm].append([first, *row])
-    measured = [Arm(name, arms[name].title or name, found) for name, found in rows.items() if found]
+    measured = [Arm(n, arms[n].title or n, by_seed) for n, by_seed in rows.items() if by_seed]
     return Study(config, suites, measured, missing, init_flops)
 
 
 def results(study: Study) -> dict[str, Any]:
-    """All of it as plain data, for results.json. Compute is in FLOPs since the start, success in
-    fractions.
+    """Return all of it as plain data, for results.json. Compute is in FLOPs since the initial
+    checkpoint, success in fractions.
     """
     config = study.config
     data: dict[str, Any] = {
@@ -214,69 +215,69 @@ def results(study: Study) -> dict[str, Any]:
         }
         for arm in study.arms
     }
-    data["curves"] = {
-        arm.name: {
-            decoding: {
-                suite: {
-                    metric: [
-                        arm.value(i, decoding, suite, metric).to_json()
-                        for i in range(len(arm.flops))
-                    ]
-                    for metric in study.metrics()
-                }
-                for suite in study.titles
-            }
-            for decoding in study.decodings
-        }
-        for arm in study.arms
-    }
+    data["curves"] = {arm.name: _curves(study, arm) for arm in study.arms}
     data["equal_compute"] = {"budget": study.budget, "arms": equal_compute(study)}
     data["replies"] = replies(study)
     data["divergence"] = divergences(study)
     return data
 
 
+def _curves(study: Study, arm: Arm) -> dict[str, Any]:
+    """Return every metric of every checkpoint, by decoding and suite."""
+
+    def curve(decoding: str, suite: str, metric: str) -> list[dict[str, float | None]]:
+        points = range(len(arm.flops))
+        return [arm.value(i, decoding, suite, metric).to_json() for i in points]
+
+    return {
+        decoding: {
+            suite: {metric: curve(decoding, suite, metric) for metric in study.metrics()}
+            for suite in study.titles
+        }
+        for decoding in study.decodings
+    }
+
+
 def equal_compute(study: Study) -> dict[str, Any]:
-    """For every arm, at the compute that all have reached: start, value and change; and whether
-    that is its end, so that `end_metrics` are among them.
+    """Return for each arm, at the compute that all have reached: the metrics of the initial
+    checkpoint, of the arm's, and the change; and whether that is its end, so that `end_metrics` are
+    among them.
     """
-    found = {}
+    by_arm = {}
     for arm in study.arms:
         index = arm.within(study.budget)
         is_end = index == len(arm.flops) - 1
         metrics = study.metrics() + study.end_metrics() * is_end
-        found[arm.name] = {
+        by_arm[arm.name] = {
             "update": arm.rows[0][index].update,
             "flops": arm.flops[index],
             "is_end": is_end,
-            **{
-                decoding: {
-                    suite: {
-                        metric: {
-                            name: interval.to_json()
-                            for name, interval in arm.against_start(
-                                index, decoding, suite, metric
-                            ).items()
-                        }
-                        for metric in metrics
-                    }
-                    for suite in study.titles
-                }
-                for decoding in study.decodings
-            },
+        } | {
+            decoding: {
+                suite: {m: _against_start(arm, index, decoding, suite, m) for m in metrics}
+                for suite in study.titles
+            }
+            for decoding in study.decodings
         }
-    return found
+    return by_arm
+
+
+def _against_start(
+    arm: Arm, index: int, decoding: str, suite: str, metric: str
+) -> dict[str, dict[str, float | None]]:
+    intervals = arm.against_start(index, decoding, suite, metric)
+    return {name: interval.to_json() for name, interval in intervals.items()}
 
 
 def replies(study: Study) -> dict[str, Any]:
-    """Success within 1, 2, ... replies of start and ends, by suite."""
-    found: dict[str, Any] = {}
+    """Return success within 1, 2, ... replies of the initial and the last checkpoints, by suite."""
+    by_label: dict[str, Any] = {}
     for arm in study.arms:
         for label, index in ((START, 0), (arm.name, len(arm.flops) - 1)):
-            if label in found:
+            if label in by_label:
                 continue
             allowed = min(row[index].measured.verify_iter for row in arm.rows)
-            found[label] = {
+            by_label[label] = {
                 decoding: {
                     suite: [
                         arm.value(index, decoding, suite, f"within_{k + 1}").to_json()
@@ -286,12 +287,13 @@ def replies(study: Study) -> dict[str, Any]:
                 }
                 for decoding in study.decodings
             }
-    return found
+    return by_label
 
 
 def divergences(study: Study) -> list[dict[str, Any]]:
-    """For every checkpoint of every seed: KL divergence from the start in nats a reply, on the
-    first suite, and the change of success in the main decoding by suite (arXiv 2509.04259).
+    """Return for each checkpoint of each seed the KL divergence from the initial checkpoint in nats
+    a reply, on the first suite, and the change of success in the main decoding by suite
+    (arXiv 2509.04259).
     """
     decoding = study.decodings[0]
     points = []
@@ -313,11 +315,13 @@ def divergences(study: Study) -> list[dict[str, Any]]:
 
 
 def own_flops(place: Place) -> float:
-    """Compute of sampling the replies that an arm learned from, 2 N D, if it sampled any."""
+    """Return the compute of sampling the replies that an arm learned from, 2 N D, if there are any.
+    Raises InputError for a damaged note.
+    """
     note = place.directory / "own" / "own.json"
     if not note.is_file():
         return 0.0
-    said = read_json(note, str(note))
-    if not isinstance(said, dict) or not isinstance(said.get("flops"), int | float):
+    account = read_json(note, str(note))
+    if not isinstance(account, dict) or not isinstance(account.get("flops"), int | float):
         raise InputError(f"{note}: gives no flops; remove {note.parent}, and run the study again")
-    return float(said["flops"])
+    return float(account["flops"])

@@ -17,7 +17,7 @@ CONFIG_DIR = Path(__file__).parent / "configs"
 
 @dataclass
 class ArmConfig:
-    """One way of post-training, from a start checkpoint to a row of checkpoints."""
+    """One way of post-training, from an initial checkpoint to a row of checkpoints."""
 
     name: str
     """Short name, of its directory and in `arms`."""
@@ -32,22 +32,22 @@ class ArmConfig:
     every: Count = 10
     """Updates (RL) or steps (SFT) between the checkpoints that are evaluated."""
     start_options: list[str] = field(default_factory=list)
-    """Settings of the start's own recipe in which the start of this arm differs from that of the
-    others, as --key=value: an overfit one, or none to speak of."""
+    """Settings of sft.start in which the initial checkpoint of this arm differs from that of the
+    others, as --key=value: an overfit one, or one that has hardly been trained."""
     own_replies: Natural = 0
-    """Above 0: what it learns from are so many replies of the start itself that the verifier
-    accepted (`sft.rejection`); sampling them counts as compute."""
+    """Above 0: what it learns from are so many replies of the initial checkpoint itself that the
+    verifier accepted (rejection sampling, `sft.rejection`); sampling them counts as compute."""
 
     def updates(self) -> list[int]:
-        """The updates (RL) or steps (SFT) whose checkpoints are evaluated, the last one the end. A
-        run that was interrupted may have left others.
+        """Return the updates (RL) or steps (SFT) whose checkpoints are evaluated, the last one the
+        end. A run that was interrupted may have left others.
 
         Raises InputError where neither `options` nor `config` say how long the arm is.
         """
         key = "num_updates" if self.package == "rl" else "num_steps"
-        said = [o.partition("=")[2] for o in self.options if o.startswith(f"--{key}=")]
-        if said:
-            last = yaml.safe_load(said[-1])
+        given = [o.partition("=")[2] for o in self.options if o.startswith(f"--{key}=")]
+        if given:
+            last = yaml.safe_load(given[-1])
         else:
             try:
                 last = yaml.safe_load(Path(self.config).read_text()).get(key)
@@ -61,8 +61,8 @@ class ArmConfig:
 
 
 @dataclass
-class Config:
-    """Compare ways of post-training from the same start checkpoints at equal compute."""
+class StudyConfig:
+    """Compare ways of post-training from the same initial checkpoints at equal compute."""
 
     task: str = "gp_l"
     """What is learned: gp_l, gp_vl, virl_l or virl_vl, or any for which there is a file."""
@@ -70,7 +70,7 @@ class Config:
     """Which model and how much of it: tiny, small or paper. Task and scale name the file of
     evaluation/study/configs that the other settings come from."""
     seeds: Count = 3
-    """Seeds, each with its own start checkpoint and its own runs."""
+    """Seeds, each with its own initial checkpoint and its own runs."""
     first_seed: Seed = 0
     """The first of them."""
     arms: list[str] = field(default_factory=lambda: ["sft", "rl"])
@@ -90,9 +90,9 @@ class Config:
     suites: str | None = None
     """Which suites every checkpoint is evaluated on, a name or a YAML file. None: the task's."""
     start_config: str | None = None
-    """The recipe of the start checkpoints (sft/configs/*_start.yaml), one for each seed."""
+    """How initial checkpoints are made (sft/configs/*_start.yaml), one for each seed."""
     start_model: str | None = None
-    """In its place, a start that is the same for every seed: a directory or a hub name."""
+    """In its place, an initial checkpoint for all seeds: a directory or a hub name."""
     known_arms: list[ArmConfig] = field(default_factory=list)
     """The arms that there are."""
     eval: EvalConfig = field(
@@ -100,18 +100,19 @@ class Config:
     )
     """How every checkpoint is evaluated. The first decoding is that of the claim."""
     end_verify_iter: Count = 5
-    """Replies that an episode allows when starts and ends are evaluated, for success against
-    verifier replies."""
+    """Replies that an episode allows when initial and last checkpoints are evaluated, for success
+    against verifier replies."""
     end_episodes: Count | None = None
-    """Episodes a suite when starts and ends are evaluated, on which the claim rests. None: as along
-    the curve."""
+    """Episodes a suite when initial and last checkpoints are evaluated, on which the claim rests.
+    None: as along the curve."""
     divergence_episodes: Natural = 100
-    """Episodes of the first suite on which the KL divergence from the start is measured."""
+    """Episodes of the first suite on which the KL divergence from the initial checkpoint is
+    measured."""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     """Of the weights in evaluations."""
 
     def chosen(self) -> list[ArmConfig]:
-        """The arms to run, in the order asked for. Raises InputError for a name that is none."""
+        """Return the arms to run, in the order asked for. Raises InputError for an unknown name."""
         known = {arm.name: arm for arm in self.known_arms}
         for name in self.arms:
             if name not in known:
@@ -120,7 +121,7 @@ class Config:
 
 
 def study_file(task: str, scale: str) -> Path:
-    """The file of a study's settings. Raises InputError if there is none."""
+    """Return the file of a study's settings. Raises InputError if there is none."""
     file = CONFIG_DIR / f"{task}_{scale}.yaml"
     if not file.is_file():
         known = ", ".join(sorted(path.stem for path in CONFIG_DIR.glob("*.yaml")))
@@ -128,11 +129,11 @@ def study_file(task: str, scale: str) -> Path:
     return file
 
 
-def check_config(config: Config) -> None:
-    """Raises InputError for values that describe no study."""
+def check_config(config: StudyConfig) -> None:
+    """Raise InputError for values that describe no study."""
     check_ranges(config)
     if bool(config.start_config) == bool(config.start_model):
-        raise InputError("start: give either start_config or start_model")
+        raise InputError("initial checkpoint: give either start_config or start_model")
     if not config.arms:
         raise InputError("arms: name at least one")
     if config.end_episodes is not None and config.end_episodes < config.eval.episodes:

@@ -10,6 +10,7 @@ import matplotlib
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
+from matplotlib.ticker import MaxNLocator
 
 from evaluation.metrics import Interval
 from evaluation.study.analysis import Study
@@ -20,18 +21,18 @@ _COLUMNS = 3
 _PANEL = (3.4, 2.6)  # inches
 
 
-def draw(study: Study, found: dict[str, Any], directory: Path) -> list[tuple[str, Path]]:
+def draw(study: Study, data: dict[str, Any], directory: Path) -> list[tuple[str, Path]]:
     """Write every figure for which there is something to show; (caption, file) of each."""
     directory.mkdir(parents=True, exist_ok=True)
-    made = []
+    figures = []
     for name, caption, figure in (
-        ("curves", "Success of the first reply against compute after the start.", _curves),
-        ("changes", "Change of first-reply success from the start, at equal compute.", _changes),
+        ("curves", "Success of the first reply against compute in training.", _curves),
+        ("changes", "Change of first-reply success in training, at equal compute.", _changes),
         ("replies", "Success against the number of replies that the verifier allows.", _replies),
         (
             "divergence",
-            "Change of first-reply success against the KL divergence from the start on the task "
-            "that was learned: a point a checkpoint.",
+            "Change of first-reply success against the KL divergence from the initial checkpoint "
+            "on the task that was learned: a point a checkpoint.",
             _divergence,
         ),
         (
@@ -40,34 +41,34 @@ def draw(study: Study, found: dict[str, Any], directory: Path) -> list[tuple[str
             _recognition,
         ),
     ):
-        drawn = figure(study, found)
+        drawn = figure(study, data)
         if drawn is None:
             continue
         file = directory / f"{name}.png"
         drawn.savefig(file, dpi=110)
         plt.close(drawn)
-        made.append((caption, file))
-    return made
+        figures.append((caption, file))
+    return figures
 
 
-def _curves(study: Study, found: dict[str, Any]) -> plt.Figure:
-    """A panel for each suite, a line for each arm; dashed where decoding is greedy."""
+def _curves(study: Study, data: dict[str, Any]) -> plt.Figure:
+    """Draw a panel for each suite, a line for each arm; dashed where decoding is greedy."""
 
     def panel(axis: plt.Axes, suite: str) -> None:
         for number, arm in enumerate(study.arms):
             for style, decoding in zip(("-", "--"), study.decodings, strict=False):
-                points = found["curves"][arm.name][decoding][suite][_MAIN]
+                points = data["curves"][arm.name][decoding][suite][_MAIN]
                 label = arm.title if decoding == study.decodings[0] else f"{arm.title}, {decoding}"
                 _band(axis, arm.flops, points, f"C{number}", style, label)
-        start = found["curves"][study.arms[0].name][study.decodings[0]][suite][_MAIN][0]
+        start = data["curves"][study.arms[0].name][study.decodings[0]][suite][_MAIN][0]
         axis.axhline(100 * start["value"], color=_GREY, linewidth=0.8, linestyle=":")
-        axis.set_xlabel("compute after the start, FLOPs", fontsize=8)
+        axis.set_xlabel("compute in training, FLOPs", fontsize=8)
 
     return _by_suite(study, panel, "success, %")
 
 
-def _changes(study: Study, found: dict[str, Any]) -> plt.Figure:
-    """A row for each suite, a mark with its interval for each arm."""
+def _changes(study: Study, data: dict[str, Any]) -> plt.Figure:
+    """Draw a row for each suite, a mark with its interval for each arm."""
     suites = list(study.titles)
     figure, axes = plt.subplots(
         1, len(study.decodings), figsize=(4.6 * len(study.decodings), 0.55 * len(suites) + 1.2),
@@ -75,7 +76,7 @@ def _changes(study: Study, found: dict[str, Any]) -> plt.Figure:
     )  # fmt: skip
     for axis, decoding in zip(axes[0], study.decodings, strict=True):
         for number, arm in enumerate(study.arms):
-            at = found["equal_compute"]["arms"][arm.name][decoding]
+            at = data["equal_compute"]["arms"][arm.name][decoding]
             changes = [Interval.from_json(at[suite][_MAIN]["change"]) for suite in suites]
             shift = 0.18 * (number - (len(study.arms) - 1) / 2)
             axis.errorbar(
@@ -89,7 +90,7 @@ def _changes(study: Study, found: dict[str, Any]) -> plt.Figure:
             )  # fmt: skip
         axis.axvline(0, color=_GREY, linewidth=0.8)
         axis.set_title(decoding, fontsize=9)
-        axis.set_xlabel("change from the start, points", fontsize=8)
+        axis.set_xlabel("change in training, points", fontsize=8)
         axis.grid(axis="x", alpha=0.3)
     axes[0, 0].set_yticks(range(len(suites)), [study.titles[s] for s in suites], fontsize=8)
     axes[0, 0].invert_yaxis()
@@ -98,52 +99,52 @@ def _changes(study: Study, found: dict[str, Any]) -> plt.Figure:
     return figure
 
 
-def _replies(study: Study, found: dict[str, Any]) -> plt.Figure | None:
-    """Start and ends, by the number of replies."""
+def _replies(study: Study, data: dict[str, Any]) -> plt.Figure | None:
+    """Draw initial and last checkpoints, by the number of replies."""
     decoding = study.decodings[0]
-    if max(len(by[decoding][s]) for by in found["replies"].values() for s in study.titles) < 2:
+    if max(len(by[decoding][s]) for by in data["replies"].values() for s in study.titles) < 2:
         return None
     titles = {arm.name: arm.title for arm in study.arms}
 
     def panel(axis: plt.Axes, suite: str) -> None:
-        for number, (label, by_decoding) in enumerate(found["replies"].items()):
+        for number, (label, by_decoding) in enumerate(data["replies"].items()):
             points = by_decoding[decoding][suite]
             color = f"C{number - 1}" if label in titles else _GREY
             replies = list(range(1, len(points) + 1))
             _band(axis, replies, points, color, "-", titles.get(label, label))
         axis.set_xlabel("replies", fontsize=8)
-        axis.xaxis.get_major_locator().set_params(integer=True)
+        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
 
     return _by_suite(study, panel, "success, %")
 
 
-def _divergence(study: Study, found: dict[str, Any]) -> plt.Figure | None:
-    points = found["divergence"]
+def _divergence(study: Study, data: dict[str, Any]) -> plt.Figure | None:
+    points = data["divergence"]
     if not points:
         return None
 
     def panel(axis: plt.Axes, suite: str) -> None:
         for number, arm in enumerate(study.arms):
-            mine = [p for p in points if p["arm"] == arm.name]
+            of_arm = [p for p in points if p["arm"] == arm.name]
             axis.scatter(
-                [p["forward_per_reply"] for p in mine],
-                [100 * p["changes"][suite] for p in mine],
+                [p["forward_per_reply"] for p in of_arm],
+                [100 * p["changes"][suite] for p in of_arm],
                 s=14, color=f"C{number}", label=arm.title,
             )  # fmt: skip
         axis.axhline(0, color=_GREY, linewidth=0.8)
-        axis.set_xlabel("KL(start || checkpoint), nats a reply", fontsize=8)
+        axis.set_xlabel("KL(initial || checkpoint), nats a reply", fontsize=8)
 
     return _by_suite(study, panel, "change, points")
 
 
-def _recognition(study: Study, found: dict[str, Any]) -> plt.Figure | None:
+def _recognition(study: Study, data: dict[str, Any]) -> plt.Figure | None:
     if "recognition" not in study.metrics():
         return None
     decoding = study.decodings[0]
 
     def panel(axis: plt.Axes, suite: str) -> None:
         for number, arm in enumerate(study.arms):
-            curves = found["curves"][arm.name][decoding][suite]
+            curves = data["curves"][arm.name][decoding][suite]
             xs = [100 * p["value"] for p in curves["recognition"]]
             ys = [100 * p["value"] for p in curves[_MAIN]]
             axis.plot(xs, ys, "o-", markersize=3, color=f"C{number}", label=arm.title)
@@ -154,7 +155,7 @@ def _recognition(study: Study, found: dict[str, Any]) -> plt.Figure | None:
 
 
 def _by_suite(study: Study, panel: Callable[[plt.Axes, str], None], label: str) -> plt.Figure:
-    """A grid of panels, one for each suite."""
+    """Draw a grid of panels, one for each suite."""
     suites = list(study.titles)
     columns = 2 if len(suites) == 4 else min(_COLUMNS, len(suites))
     lines = -(-len(suites) // columns)
@@ -183,7 +184,7 @@ def _band(
     style: str,
     label: str,
 ) -> None:
-    """A line in %, with its intervals as a band."""
+    """Draw a line in %, with its intervals as a band."""
     intervals = [Interval.from_json(point) for point in points]
     axis.plot(
         xs, [100 * i.value for i in intervals], style, marker="o", markersize=3,

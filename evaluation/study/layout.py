@@ -1,9 +1,9 @@
 """Where things lie in a study's directory, and how what was measured is read again.
 
 STUDY/config.yaml, steps.jsonl (what ran, and how long), results.json, figures/, report.html
-STUDY/seed0/start/start.json    where the start checkpoint of the seed is
+STUDY/seed0/start/start.json    where the initial checkpoint of the seed is
 STUDY/seed0/ARM/run/            the run of an arm, with its checkpoints; log.txt: what it printed
-STUDY/seed0/ARM/measured/       what each checkpoint was measured to do (ARM start: the start)
+STUDY/seed0/ARM/measured/       what each checkpoint was measured to do (ARM start: the initial one)
 """
 
 from __future__ import annotations
@@ -12,15 +12,16 @@ import gzip
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from evaluation.play import Records
+from evaluation.records import Records, records_from_json, records_to_json
 from gym_command.checkpoints import update_name
 from gym_command.files import atomic_file
 from gym_command.run_dir import RunDir
 from gym_dialogue import InputError
 
 START = "start"
-"""The arm that trains nothing: the start checkpoint itself."""
+"""The arm that trains nothing: the initial checkpoint itself."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,7 @@ class Place:
 
     @property
     def name(self) -> str:
-        """The name of the job: seed0/rl."""
+        """Return the name of the job: seed0/rl."""
         return f"seed{self.seed}/{self.arm}"
 
     @property
@@ -49,26 +50,36 @@ class Place:
         return self.directory / "log.txt"
 
     def measured(self, update: int) -> Path:
-        """The file of what a checkpoint was measured to do; 0 is the start (an arm with a start of
-        its own has that, others share the seed's).
+        """Return the file of what a checkpoint was measured to do; 0 is the initial one (an arm
+        that starts from another has that, others share the seed's).
         """
         return self.directory / "measured" / f"{update_name(update)}.json.gz"
 
     @property
     def updates(self) -> list[int]:
-        """The updates of the run's checkpoints, without the start."""
+        """Return the updates of the run's checkpoints, without the initial one."""
         return [update for update in RunDir(self.run).saved_updates() if update > 0]
 
 
 @dataclass
 class Measured:
     """A checkpoint as it was evaluated: `records` by decoding and suite (evaluation.play), the
-    replies an episode allowed, and the KL divergence from the start (evaluation.divergence).
+    replies an episode allowed, and the KL divergence from the initial checkpoint
+    (evaluation.divergence).
     """
 
     records: Records
     verify_iter: int
     divergence: dict[str, float] | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it as plain data."""
+        return vars(self) | {"records": records_to_json(self.records)}
+
+    @classmethod
+    def from_json(cls, data: Any) -> Measured:
+        """Read what `to_json` returned. Raises ValueError or TypeError for anything else."""
+        return cls(**data | {"records": records_from_json(data["records"])})
 
 
 def write_measured(file: Path, measured: Measured) -> None:
@@ -77,22 +88,22 @@ def write_measured(file: Path, measured: Measured) -> None:
         atomic_file(file, "wb") as stream,
         gzip.open(stream, "wt", encoding="utf-8", compresslevel=5) as out,
     ):
-        json.dump(vars(measured), out)
+        json.dump(measured.to_json(), out)
 
 
 def read_measured(file: Path) -> Measured:
-    """Raises InputError for a file that is broken."""
+    """Read the file. Raises InputError for one that is damaged."""
     try:
         with gzip.open(file, "rt", encoding="utf-8") as text:
-            return Measured(**json.load(text))
-    except (OSError, EOFError, ValueError, TypeError) as error:
+            return Measured.from_json(json.load(text))
+    except (OSError, EOFError, ValueError, TypeError, KeyError) as error:
         raise InputError(
             f"{file}: cannot be read ({error}); remove it, and run the study again"
         ) from error
 
 
 def flops_by_update(run: str | Path) -> dict[int, float]:
-    """Compute after each update of a run, in FLOPs since its start, from its metrics.jsonl."""
+    """Read the compute after each update of a run, in FLOPs, from its metrics.jsonl."""
     flops = {0: 0.0}
     for record in RunDir(run).read_metrics():
         if "flops" in record:
@@ -101,5 +112,5 @@ def flops_by_update(run: str | Path) -> dict[int, float]:
 
 
 def start_flops(start: str | Path) -> float | None:
-    """Compute of making a start checkpoint, 6 N D_init, where it says so."""
+    """Read the compute of making an initial checkpoint, 6 N D_init, where it says so."""
     return max(flops_by_update(start).values()) or None

@@ -1,5 +1,5 @@
-"""Evaluates checkpoints of one arm, and their KL divergence from the start: the part of a study
-that is spread over processes.
+"""Evaluate checkpoints of one arm, and their KL divergence from the initial checkpoint: the part of
+a study that is spread over processes.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ _DIVERGENCE_STREAM = 0xD1  # beside the suites' numbers: its episodes are none o
 
 
 @dataclass
-class Config:
+class MeasureConfig:
     """Measure what checkpoints do; those that have been measured are left as they are."""
 
     start: str = ""
-    """The start checkpoint, which divergence is measured from."""
+    """The initial checkpoint, which divergence is measured from."""
     checkpoints: list[str] = field(default_factory=list)
     """Directories or hub names."""
     files: list[str] = field(default_factory=list)
@@ -48,8 +48,8 @@ class Config:
     """Of the weights."""
 
 
-def main(config: Config) -> None:
-    """The command: writes a file for each checkpoint."""
+def main(config: MeasureConfig) -> None:
+    """Write a file for each checkpoint. Raises InputError."""
     lists = config.checkpoints, config.files, config.verify_iters, config.episodes
     if len({len(values) for values in lists}) > 1:
         raise InputError("checkpoints, files, verify_iters, episodes: must be of the same number")
@@ -78,8 +78,8 @@ def main(config: Config) -> None:
                 start_policies = model_policies(start, load_renderer(config.start), settings)
                 first_policy = next(iter(start_policies.values()))
                 from_start = play(first_policy, envs, tasks)
-            found = divergence(first_policy, policy, envs, tasks, from_start)
-            measured.divergence = {k: v for k, v in found.items() if k != "episodes"}
+            moved = divergence(first_policy, policy, envs, tasks, from_start)
+            measured.divergence = {k: v for k, v in moved.items() if k != "episodes"}
         if state.is_main_process:
             write_measured(Path(file), measured)
         state.wait_for_everyone()
@@ -89,4 +89,4 @@ def main(config: Config) -> None:
 
 
 if __name__ == "__main__":
-    run_command(main, Config)
+    run_command(main, MeasureConfig)

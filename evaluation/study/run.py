@@ -1,4 +1,4 @@
-"""Trains and measures the arms of a study; what is done already is not done again."""
+"""Train and measure the arms of a study; what is done already is not done again."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 import yaml
 
 from evaluation.play import eval_flags
-from evaluation.study.config import ArmConfig, Config
+from evaluation.study.config import ArmConfig, StudyConfig
 from evaluation.study.layout import START, Place
 from evaluation.study.steps import Steps
 from gym_command.files import write_atomically
@@ -20,16 +20,16 @@ from gym_command.run_dir import RunDir, saved_checkpoints
 from gym_dialogue import InputError
 
 
-def places(config: Config, study: Path) -> list[Place]:
-    """Every part of a study, in the order in which they are run: all arms of a seed, then the next
-    seed, so that a study that is cut short has whole seeds.
+def places(config: StudyConfig, study: Path) -> list[Place]:
+    """Return the parts of a study in the order in which they are run: all arms of a seed, then the
+    next seed, so that a study that is cut short has whole seeds.
     """
     seeds = range(config.first_seed, config.first_seed + config.seeds)
     names = [START, *(arm.name for arm in config.chosen())]
     return [Place(study, seed, name) for seed in seeds for name in names]
 
 
-def run_study(config: Config, study: Path) -> None:
+def run_study(config: StudyConfig, study: Path) -> None:
     """Run the jobs of `only`, or all. Raises InputError, as the commands that it runs do."""
     chosen = places(config, study)
     names = [place.name for place in chosen]
@@ -50,7 +50,7 @@ def run_study(config: Config, study: Path) -> None:
 
 
 def _kinds(arm: ArmConfig | None) -> list[str]:
-    """The kinds of steps of an arm (None: the start), in order."""
+    """Return the kinds of steps of an arm (None: of the initial checkpoint), in order."""
     if arm is None:
         return ["make the start", "evaluate the start"]
     own = [f"sample own replies for {arm.name}"] if arm.own_replies else []
@@ -58,7 +58,7 @@ def _kinds(arm: ArmConfig | None) -> list[str]:
     return [*start, *own, f"train {arm.name}", f"evaluate {arm.name}"]
 
 
-def _run_arm(config: Config, steps: Steps, place: Place, arm: ArmConfig) -> None:
+def _run_arm(config: StudyConfig, steps: Steps, place: Place, arm: ArmConfig) -> None:
     kinds = _kinds(arm)
     start = _start(config, steps, place, arm, kinds[0])
     options = list(arm.options)
@@ -98,27 +98,27 @@ def _run_arm(config: Config, steps: Steps, place: Place, arm: ArmConfig) -> None
 
 
 def _start(
-    config: Config,
+    config: StudyConfig,
     steps: Steps,
     place: Place,
     arm: ArmConfig | None = None,
     kind: str = "make the start",
 ) -> str:
-    """The directory of the seed's start, or of the arm's own; made if need be."""
+    """Return the initial checkpoint of the seed, or the arm's own; make it if need be."""
     if config.start_model:
         steps.skip(kind)
         return saved_checkpoints(config.start_model)[-1]
     own = arm.start_options if arm else []
     directory = place.directory if own else Place(place.study, place.seed, START).directory
-    made = start_of(directory)
-    if made is not None:
+    path = start_of(directory)
+    if path is not None:
         steps.skip(kind)
-        return made
+        return path
     printed = steps.run(
         kind,
         place.name,
         [
-            *_launch(config, "sft.start"),
+            *_launch(config, "sft.initial"),
             f"--config={config.start_config}",
             f"--seed={place.seed}",
             *own,
@@ -131,7 +131,7 @@ def _start(
 
 
 def start_of(directory: Path) -> str | None:
-    """The start checkpoint that was made for a part of the study, if it is still there."""
+    """Return the initial checkpoint made for a part of the study, if it is still there."""
     note = directory / "start.json"
     try:
         start = json.loads(note.read_text())["path"]
@@ -141,9 +141,9 @@ def start_of(directory: Path) -> str | None:
 
 
 def _sample_own(
-    config: Config, steps: Steps, place: Place, arm: ArmConfig, start: str, data: Path
+    config: StudyConfig, steps: Steps, place: Place, arm: ArmConfig, start: str, data: Path
 ) -> None:
-    """Replies of the start that the verifier accepted, as data to learn from."""
+    """Sample replies of the initial checkpoint that the verifier accepts, as data to learn from."""
     settings = yaml.safe_load(Path(arm.config).read_text())
     source = (settings.get("sources") or [{}])[0]
     steps.run(
@@ -163,14 +163,14 @@ def _sample_own(
 
 
 def _measure(
-    config: Config,
+    config: StudyConfig,
     steps: Steps,
     place: Place,
     kind: str,
     start: str,
     checkpoints: dict[int, str],
 ) -> None:
-    """Evaluate what has not been evaluated; the start and the end at greater length."""
+    """Evaluate what has not been; the initial and the last checkpoint at greater length."""
     missing = [update for update in checkpoints if not place.measured(update).is_file()]
     if not missing:
         steps.skip(kind)
@@ -198,5 +198,5 @@ def _measure(
     )
 
 
-def _launch(config: Config, module: str) -> Sequence[str]:
+def _launch(config: StudyConfig, module: str) -> Sequence[str]:
     return [sys.executable, "-m", "gym_command.launch", config.processes, module]

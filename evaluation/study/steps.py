@@ -1,4 +1,4 @@
-"""Runs the commands that a study is made of, one after the other, and keeps account of them."""
+"""Run the commands that a study is made of, one after the other, and keeps account of them."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class Steps:
                     self.took.setdefault(step["kind"], []).append(float(step["seconds"]))
 
     def skip(self, kind: str) -> None:
-        """A step that is done already."""
+        """Note that a step is done already."""
         self.waiting.remove(kind)
 
     def run(self, kind: str, job: str, command: Sequence[str], log: Path) -> str:
@@ -61,14 +61,14 @@ class Steps:
         began = time.monotonic()
         print(f"[{number}/{self.total}] {job}: {kind}{self._left(kind)}", flush=True)
         log.parent.mkdir(parents=True, exist_ok=True)
-        with open(log, "a", encoding="utf-8") as said:
-            said.write(f"\n$ {shlex.join(command)}\n")
-            said.flush()
+        with open(log, "a", encoding="utf-8") as output:
+            output.write(f"\n$ {shlex.join(command)}\n")
+            output.flush()
             self._busy = True
             child = self._child = subprocess.Popen(
                 command,
                 stdout=subprocess.PIPE,
-                stderr=said,
+                stderr=output,
                 start_new_session=True,
                 preexec_fn=ends_with_parent(),
             )
@@ -120,12 +120,12 @@ class Steps:
                     print(f"\r\x1b[K  {_last_line(log)[:110]}", end="", flush=True)
         if shown:
             print("\r\x1b[K", end="", flush=True)
-        with open(log, "ab") as said:
-            said.write(printed)
+        with open(log, "ab") as output:
+            output.write(printed)
         return printed.decode(errors="replace")
 
     def _left(self, kind: str) -> str:
-        """How long the steps that are left will take, as far as known."""
+        """Say how long the steps that are left will take, as far as known."""
         known = [self.took[k] for k in [kind, *self.waiting] if k in self.took]
         if not known:
             return ""
@@ -144,5 +144,5 @@ def _last_line(log: Path) -> str:
 
 def _error_line(log: Path) -> str:
     lines = log.read_text(encoding="utf-8", errors="replace").replace("\r", "\n").splitlines()
-    said = [line for line in lines if line.startswith("error: ")]
-    return said[-1].removeprefix("error: ") if said else "bad input"
+    errors = [line for line in lines if line.startswith("error: ")]
+    return errors[-1].removeprefix("error: ") if errors else "bad input"

@@ -9,6 +9,7 @@ from evaluation.report import format_interval
 from evaluation.study.analysis import Study
 
 _MAIN = "first_reply"
+_SIDES = {1: "above", -1: "below", 0: "not clear of"}
 _HEADINGS = {
     "first_reply": "first reply",
     "recognition": "recognition in the first reply",
@@ -17,57 +18,52 @@ _HEADINGS = {
 }
 
 
-def claims(study: Study, found: dict[str, Any]) -> list[str]:
-    """The claim, under another rule, and what each arm did in every suite, at equal compute."""
+def claims(study: Study, data: dict[str, Any]) -> list[str]:
+    """Say the claim, under another rule, and what each arm did in each suite, at equal compute."""
     if not study.arms:
         return ["Nothing has been measured yet."]
     decoding = study.decodings[0]
-    said = [_unfinished(study)] if study.missing else []
-    arms = found["equal_compute"]["arms"]
+    sentences = [_unfinished(study)] if study.missing else []
+    arms = data["equal_compute"]["arms"]
     for suite in [s for s in study.suites if s.shift == "rule"][:1]:
-        for metric in (_MAIN, *_end_metrics(study, found)[:1]):
+        for metric in (_MAIN, *_end_metrics(study, data)[:1]):
             changes = [
                 f"{arm.title} {_change(arms[arm.name][decoding][suite.name][metric])}"
                 for arm in study.arms
             ]
-            said.append(
+            sentences.append(
                 f"{suite.title or suite.name}, at equal compute, {_heading(study, metric)}, "
                 f"{decoding}: {'; '.join(changes)}."
             )
     for arm in study.arms:
-        at = found["equal_compute"]["arms"][arm.name]
+        at = data["equal_compute"]["arms"][arm.name]
         parts = [
             f"{suite.title or suite.name} {_change(at[decoding][suite.name][_MAIN])}"
             for suite in study.suites
         ]
         seeds = f"{len(arm.rows)} seed{'s' if len(arm.rows) > 1 else ''}"
-        said.append(
-            f"{arm.title}, {at['flops']:.2g} FLOPs after the start ({seeds}; first reply, "
+        sentences.append(
+            f"{arm.title}, {at['flops']:.2g} FLOPs of training ({seeds}; first reply, "
             f"{decoding}, %): {'; '.join(parts)}."
         )
-    return said
+    return sentences
 
 
-def _end_metrics(study: Study, found: dict[str, Any]) -> list[str]:
-    """Those that every arm has at equal compute."""
-    arms = found["equal_compute"]["arms"].values()
+def _end_metrics(study: Study, data: dict[str, Any]) -> list[str]:
+    """Return the end metrics that all arms have at equal compute."""
+    arms = data["equal_compute"]["arms"].values()
     return study.end_metrics() if all(arm["is_end"] for arm in arms) else []
 
 
 def _heading(study: Study, metric: str) -> str:
     name, _, kind = metric.partition("/")
-    said = _HEADINGS[name].format(study.config.end_verify_iter)
-    return said + (f", {kind} positions" if kind else "")
+    heading = _HEADINGS[name].format(study.config.end_verify_iter)
+    return heading + (f", {kind} positions" if kind else "")
 
 
 def _change(cell: dict[str, Any]) -> str:
     change = Interval.from_json(cell["change"])
-    if change.low > 0:
-        verdict = "above the start"
-    elif change.high < 0:
-        verdict = "below the start"
-    else:
-        verdict = "not clear of the start"
+    verdict = f"{_SIDES[change.direction]} the initial checkpoint"
     start, value = 100 * cell["start"]["value"], 100 * cell["value"]["value"]
     return f"{start:.1f} -> {value:.1f}, {format_interval(change, '+')}, {verdict}"
 
@@ -76,17 +72,17 @@ def _unfinished(study: Study) -> str:
     return f"Unfinished: {', '.join(study.missing)} not there yet; what follows is of the rest."
 
 
-def table_rows(study: Study, found: dict[str, Any]) -> list[tuple[str, list[list[str]]]]:
-    """Blocks of the table: (heading, rows of suite, start, and value and change of every arm)."""
+def table_rows(study: Study, data: dict[str, Any]) -> list[tuple[str, list[list[str]]]]:
+    """Return blocks of the table: (heading, rows of suite, start, values and changes)."""
     blocks = []
-    longest = _longest(study, found)
-    for metric in study.metrics() + _end_metrics(study, found):
+    longest = _longest(study, data)
+    for metric in study.metrics() + _end_metrics(study, data):
         for decoding in study.decodings:
             heading = f"{_heading(study, metric)}, {decoding}"
             rows = []
             for suite, title in study.titles.items():
                 cells = [
-                    found["equal_compute"]["arms"][arm.name][decoding][suite][metric]
+                    data["equal_compute"]["arms"][arm.name][decoding][suite][metric]
                     for arm in study.arms
                 ]
                 row = [title, format_interval(Interval.from_json(cells[longest]["start"]))]
@@ -100,20 +96,20 @@ def table_rows(study: Study, found: dict[str, Any]) -> list[tuple[str, list[list
     return blocks
 
 
-def _longest(study: Study, found: dict[str, Any]) -> int:
-    """The number of an arm that is at its end, where most episodes were played."""
-    arms = found["equal_compute"]["arms"]
+def _longest(study: Study, data: dict[str, Any]) -> int:
+    """Return the number of an arm that is at its end, where most episodes were played."""
+    arms = data["equal_compute"]["arms"]
     return max(range(len(study.arms)), key=lambda n: arms[study.arms[n].name]["is_end"])
 
 
 def table_columns(study: Study) -> list[str]:
-    """The heads of the columns of `table_rows`."""
+    """Return the heads of the columns of `table_rows`."""
     arms = [column for arm in study.arms for column in (arm.title, f"{arm.title} - start")]
     return ["success, % [95 %]", "start", *arms]
 
 
-def format_table(study: Study, found: dict[str, Any]) -> str:
-    """The table as text."""
+def format_table(study: Study, data: dict[str, Any]) -> str:
+    """Return the table as text."""
     columns = table_columns(study)
     first = max(map(len, study.titles.values())) + 4
     width = max(22, *(len(column) + 2 for column in columns))
@@ -122,7 +118,7 @@ def format_table(study: Study, found: dict[str, Any]) -> str:
         return f"{cells[0]:<{first}}" + "".join(f"{cell:>{width}}" for cell in cells[1:])
 
     lines = [line(columns)]
-    for heading, rows in table_rows(study, found):
+    for heading, rows in table_rows(study, data):
         lines.append(heading)
         lines += [line([f"  {row[0]}", *row[1:]]) for row in rows]
     return "\n".join(lines)

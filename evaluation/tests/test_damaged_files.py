@@ -1,4 +1,4 @@
-"""Files of a run that are damaged: one line each, or the fallback that there is (16: 17)."""
+"""Files of a run that are damaged: one line each, or the fallback that there is."""
 
 import json
 import shutil
@@ -6,7 +6,8 @@ import shutil
 import pytest
 
 from evaluation import report
-from evaluation.play import EvalConfig, play_suites, read_records
+from evaluation.play import EvalConfig, play_suites, read_records, write_records
+from evaluation.records import records_to_json
 from evaluation.seeds import read_results
 from evaluation.study.analysis import own_flops
 from evaluation.study.layout import Place
@@ -16,6 +17,15 @@ from evaluation.suites import load_task
 from gym_command.run_dir import RunDir
 from gym_dialogue import InputError, OraclePolicy
 
+TURN = {
+    **{"checkpoint": "a", "decoding": "sampled", "suite": "id", "episode": 0, "turn": 0},
+    **{"env_seed": 1, "puzzle": "p", "is_success": True, "dialogue": 0, "reply": "x"},
+    **{"reward": 1, "outcomes": ["X"], "feedback": "", "is_right": True, "tokens": 3},
+}
+BROKEN_TURNS = [
+    *("[]", "{}", "x", '{"checkpoint": []}'),
+    *(json.dumps(TURN | change) for change in ({"outcomes": []}, {"reply": None}, {"suite": 3})),
+]
 CONFIG = EvalConfig(episodes=3, decoding=["sampled"], verify_iter=2)
 
 
@@ -30,7 +40,7 @@ def records(suites):
 
 
 @pytest.mark.parametrize("line", ["[]", "3", "null", "{}", "x", '{"update": "1"}', '"\u2028"'])
-def test_a_line_of_metrics_that_is_no_record_is_named(line, tmp_path):
+def test_line_of_metrics_that_is_no_record_is_named(line, tmp_path):
     file = tmp_path / "metrics.jsonl"
     file.write_text(f'{{"update": 1, "kl": 0.1}}\n{line}\n{{"update": 2}}\n', encoding="utf-8")
     with pytest.raises(InputError, match=r"metrics\.jsonl, line 2: is no record of an update"):
@@ -40,11 +50,11 @@ def test_a_line_of_metrics_that_is_no_record_is_named(line, tmp_path):
     assert RunDir(tmp_path).read_metrics() == []
 
 
-def test_an_evaluation_is_read_if_it_is_of_the_same_episodes(records, suites, tmp_path, capsys):
+def test_evaluation_is_read_if_it_is_of_the_same_episodes(records, suites, tmp_path, capsys):
     file = tmp_path / "update-000000.json"
     assert read_records(file, suites, CONFIG) is None
     assert capsys.readouterr().err == ""
-    file.write_text(json.dumps(records))
+    write_records(file, records)
     assert read_records(file, suites, CONFIG) == records
     for other in (
         {"episodes": 4},
@@ -56,10 +66,11 @@ def test_an_evaluation_is_read_if_it_is_of_the_same_episodes(records, suites, tm
     assert read_records(file, suites[:1], CONFIG) is None
 
 
-def _without_turns(records):
-    copy = json.loads(json.dumps(records))
-    copy["sampled"]["id"][1]["turns"] = []
-    return copy
+def _changed(records, **change):
+    """A file of the records in which one episode is changed."""
+    copy = records_to_json(records)
+    copy["sampled"]["id"][1] |= change
+    return json.dumps(copy).encode()
 
 
 @pytest.mark.parametrize(
@@ -67,14 +78,16 @@ def _without_turns(records):
     [
         lambda records: b"",
         lambda records: b"\xff",
-        lambda records: json.dumps(records).encode()[:-5],
+        lambda records: _changed(records)[:-5],
         lambda records: b"[]",
         lambda records: b'{"sampled": []}',
         lambda records: b'{"sampled": {"id": [3]}}',
-        lambda records: json.dumps(_without_turns(records)).encode(),
+        lambda records: _changed(records, turns=[]),
+        lambda records: _changed(records, turns=[{"reply": "x"}]),
+        lambda records: _changed(records, is_success=None),
     ],
 )
-def test_a_damaged_evaluation_is_played_again(damage, records, suites, tmp_path, capsys):
+def test_damaged_evaluation_is_played_again(damage, records, suites, tmp_path, capsys):
     file = tmp_path / "update-000000.json"
     file.write_bytes(damage(records))
     assert read_records(file, suites, CONFIG) is None
@@ -84,8 +97,10 @@ def test_a_damaged_evaluation_is_played_again(damage, records, suites, tmp_path,
     assert read_records(file, suites, CONFIG) is None
 
 
-@pytest.mark.parametrize("line", ["[]", "{}", "x", '{"checkpoint": []}'])
-def test_a_line_of_turns_that_is_none_is_named(line, records, suites, tmp_path, capsys):
+@pytest.mark.parametrize(
+    "line", [*BROKEN_TURNS, json.dumps(TURN | {"outcomes": []}), json.dumps(TURN | {"reply": None})]
+)
+def test_line_of_turns_that_is_none_is_named(line, records, suites, tmp_path, capsys):
     report.write(tmp_path, {"a": records}, suites, 2)
     read_results(tmp_path)
     file = tmp_path / "turns.jsonl"
@@ -95,7 +110,7 @@ def test_a_line_of_turns_that_is_none_is_named(line, records, suites, tmp_path, 
         read_results(tmp_path)
 
 
-def test_notes_of_a_study_that_are_damaged(tmp_path):
+def test_notes_of_a_study_that_are_damaged_are_named_or_made_again(tmp_path):
     account = tmp_path / "steps.jsonl"
     account.write_text('{"kind": "a", "seconds": 2}\n[]\n{"kind": "a"}\n{"kind": "a", "sec')
     assert Steps(account, ["a"]).took == {"a": [2.0]}

@@ -10,23 +10,14 @@ import PIL.Image
 import pytest
 import yaml
 
-from evaluation import html, report
-from evaluation.html import (
-    Comparison,
-    Config,
-    Figure,
-    Played,
-    Report,
-    Table,
-    Utterance,
-    claims,
-    encode_image,
-    leave_report,
-    main,
-    write_report,
-    write_run_report,
-)
+import evaluation.claims
+import evaluation.page
+from evaluation import report
+from evaluation.claims import claims
+from evaluation.html import ReportConfig, leave_report, main, write_run_report
+from evaluation.page import Figure, Report, Table, write_report
 from evaluation.play import EvalConfig, play_suites
+from evaluation.replay import Comparison, Played, Utterance, encode_image
 from evaluation.seeds import read_results
 from evaluation.suites import load_task
 from evaluation.testing import in_browser
@@ -97,7 +88,7 @@ def _key(comparison):
     return f"{comparison['suite']}/{comparison['decoding']}/{comparison['number']}"
 
 
-def test_the_page_loads_nothing(cards, walks):
+def test_page_loads_nothing(cards, walks):
     for page in (_page(cards), _page(walks)):
         assert "default-src 'none'" in page
         sources = re.findall(r"(?:src|href)=[\"']?([^\"'\s>]+)", page.partition("<script")[0])
@@ -106,7 +97,7 @@ def test_the_page_loads_nothing(cards, walks):
     assert len(_page(cards)) < 3_000_000
 
 
-def test_what_models_wrote_is_data(walks):
+def test_text_of_models_is_data(walks):
     page = _page(walks)
     assert EVIL not in page
     assert "<b>evaluation" not in page
@@ -122,7 +113,7 @@ def test_what_models_wrote_is_data(walks):
     assert set(replies) == {EVIL}
 
 
-def test_a_run_says_what_it_did(cards):
+def test_page_of_a_run_says_what_it_did(cards):
     page = _page(cards)
     summary, results = read_results(cards)
     first, *by_shift = claims(summary, results)
@@ -186,9 +177,9 @@ def _summary(first, turns):
         ((None, None, None), (0.0, 0.0, 0.0), "nan [+nan, +nan], not clear of zero."),
     ],
 )
-def test_a_claim_holds_what_speaks_against_it(first, turns, said, monkeypatch):
+def test_claim_holds_what_speaks_against_it(first, turns, said, monkeypatch):
     rows = [("first reply", "sampled", "first_reply"), ("other", "sampled", "within_2")]
-    monkeypatch.setattr(html, "table_rows", lambda verify_iter, records: rows)
+    monkeypatch.setattr(evaluation.claims, "table_rows", lambda verify_iter, records: rows)
     whole, sentence = claims(_summary(first, turns), {"s": {}})
     assert sentence.startswith("Another rule: A 50.0 → 50.0 %, ")
     assert sentence.endswith(said)
@@ -206,12 +197,12 @@ def test_large_images_are_shrunk_when_many(tmp_path, monkeypatch):
     views = [encode_image(rng.integers(0, 255, (300, 400, 3), np.uint8)) for _ in range(6)]
     dialogues = [[Utterance("user", "Where?", view)] for view in views * 2]
     comparison = Comparison("s", "S", "none", "greedy", 0, "p", {"a": Played(False, 0, dialogues)})
-    monkeypatch.setattr(html, "MAX_IMAGE_BYTES", sum(map(len, views)) // 4)
+    monkeypatch.setattr(evaluation.page, "MAX_IMAGE_BYTES", sum(map(len, views)) // 4)
     write_report(tmp_path / "a.html", Report("t", ["c"], dialogues=[comparison]))
     uris = _data((tmp_path / "a.html").read_text())["images"]
     files = [base64.b64decode(uri.partition(",")[2]) for uri in uris]
     assert [PIL.Image.open(io.BytesIO(file)).size for file in files] == [(200, 150)] * 6
-    assert sum(map(len, files)) < 1.1 * html.MAX_IMAGE_BYTES
+    assert sum(map(len, files)) < 1.1 * evaluation.page.MAX_IMAGE_BYTES
 
 
 def test_other_reports_than_of_runs(tmp_path):
@@ -249,27 +240,27 @@ def test_other_reports_than_of_runs(tmp_path):
 
 def test_bad_input_is_one_line(cards, tmp_path, capsys):
     with pytest.raises(InputError, match="name at least one"):
-        main(Config())
+        main(ReportConfig())
     with pytest.raises(InputError, match="per_suite"):
-        main(Config([str(cards)], per_suite=-1))
+        main(ReportConfig([str(cards)], per_suite=-1))
     with pytest.raises(InputError, match=r"summary\.json"):
-        main(Config([str(tmp_path)]))
+        main(ReportConfig([str(tmp_path)]))
     file = tmp_path / "other.yaml"
     file.write_text("task: x\nsuites: [{name: other}]\n")
     with pytest.raises(InputError, match="none of the suites"):
-        main(Config([str(cards)], task=str(file)))
+        main(ReportConfig([str(cards)], task=str(file)))
     for name in ("summary.json", "turns.jsonl"):
         (tmp_path / name).write_text((cards / name).read_text())
     with pytest.raises(InputError, match="names no task"):
-        main(Config([str(tmp_path)]))
+        main(ReportConfig([str(tmp_path)]))
     (tmp_path / "report.html").mkdir()
     with pytest.raises(InputError, match="cannot be written"):
-        main(Config([str(tmp_path)], task="gp_vl", per_suite=0))
+        main(ReportConfig([str(tmp_path)], task="gp_vl", per_suite=0))
     leave_report(tmp_path)  # at the end of a run: said, and no failure
     assert "No report.html: " in capsys.readouterr().out
 
 
-def test_the_page_in_a_browser(cards):
+def test_page_in_a_browser(cards):
     told = in_browser(
         cards / "report.html",
         """
@@ -338,7 +329,7 @@ def test_the_page_in_a_browser(cards):
     assert told["alone"] == ["update-0"]
 
 
-def test_a_link_to_a_view(walks):
+def test_link_to_a_view(walks):
     told = in_browser(
         walks / "report.html",
         """

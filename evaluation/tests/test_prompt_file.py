@@ -54,8 +54,8 @@ def test_every_suite_is_played_in_the_wording_of_the_file(wording):
     assert rules == {"10/10/10", "11/12/13", "5/5/5", "7/7/7", "12/12/12"}
     assert all(prompt.startswith("FILE 24 ") for prompt in policy.prompts)
     for suite in task.suites:
-        assert all(r["turns"][0]["feedback"] == ILLEGAL for r in records["greedy"][suite.name])
-        assert all(r["is_success"] for r in records["sampled"][suite.name])
+        assert all(r.turns[0].feedback == ILLEGAL for r in records["greedy"][suite.name])
+        assert all(r.is_success for r in records["sampled"][suite.name])
 
 
 class _Plain(GeneralPointsEnv):

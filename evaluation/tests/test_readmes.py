@@ -264,7 +264,7 @@ def span_faults(page: Path, text: str) -> Iterator[str]:
                 yield f"{span}: there is no such file"
 
 
-KNOWN = commands() | {"sft.start", "gym_dialogue.wording", "gym_cards", "gym_virl.draw"}
+KNOWN = commands() | {"sft.initial", "gym_dialogue.wording", "gym_cards", "gym_virl.draw"}
 
 
 def faults(page: Path, text: str) -> list[str]:
@@ -334,7 +334,7 @@ def test_the_front_page_is_python_that_prints_what_it_says(tmp_path, capsys):
         ("`python -m rl.ppo`", "no such command"),
         ("`python -m gym_cards.wording DATA.json --output x`", "no such option"),
         (
-            "`python -m gym_command.launch 2 sft.start --config sft/configs/gone.yaml`",
+            "`python -m gym_command.launch 2 sft.initial --config sft/configs/gone.yaml`",
             "there is no sft",
         ),
         ("`--eval.each_time=true`", "no command has such an option"),

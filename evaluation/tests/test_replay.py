@@ -2,14 +2,15 @@
 
 import copy
 import io
+from dataclasses import replace
 
 import numpy as np
 import PIL.Image
 import pytest
 
 from evaluation import replay
-from evaluation.metrics import episode_record
 from evaluation.play import EvalConfig, evaluation_tasks, play_suites, suite_env
+from evaluation.records import EpisodeRecord, TurnRecord, episode_record
 from evaluation.replay import compare, encode_image
 from evaluation.suites import load_task
 from gym_dialogue import InputError, NoisyOraclePolicy, RecordedPolicy, Task, rollout
@@ -27,7 +28,7 @@ def _played(task, episodes=10, verify_iter=2):
 
 
 @pytest.mark.parametrize("task", ["gp_l", "gp_vl", "virl_l"])
-def test_the_dialogues_come_back(task):
+def test_dialogues_come_back(task):
     suites, results = _played(task)
     found = compare(results, suites, 2, None, per_suite=4)
     assert [c.suite for c in found] == ["id"] * 4 + ["rule_ood"] * 4
@@ -38,11 +39,11 @@ def test_the_dialogues_come_back(task):
         (env,) = make_envs(suite_env(suites[number], 2, None), 1)
         for label, played in comparison.played.items():
             record = results[label]["sampled"][comparison.suite][comparison.number]
-            assert played.is_success == record["is_success"]
-            assert played.total_reward == sum(turn["reward"] for turn in record["turns"])
-            policy = RecordedPolicy(turn["reply"] for turn in record["turns"])
+            assert played.is_success == record.is_success
+            assert played.total_reward == sum(turn.reward for turn in record.turns)
+            policy = RecordedPolicy(turn.reply for turn in record.turns)
             (episode,) = rollout([env], policy, [seeded])
-            assert episode_record(episode)["turns"] == [t | {"tokens": 0} for t in record["turns"]]
+            assert episode_record(episode).turns == [replace(t, tokens=0) for t in record.turns]
             assert len(episode.dialogues) == len(played.dialogues)
             for dialogue, shown in zip(episode.dialogues, played.dialogues, strict=True):
                 prompt, *replies = shown
@@ -58,27 +59,27 @@ def test_the_dialogues_come_back(task):
 
 
 @pytest.mark.parametrize("change", ["reward", "reply", "missing"])
-def test_what_comes_out_otherwise_is_shown_as_recorded(change):
+def test_episode_that_comes_out_otherwise_is_shown_as_recorded(change):
     suites, results = _played("gp_l", episodes=3)
     results = copy.deepcopy(results)
     records = results["end"]["sampled"]["id"]
     for record in records:
         if change == "missing":
-            record["turns"] = [t | {"is_right": False} for t in record["turns"][:1]]
-            record["turns"][0]["reply"] = "nothing"
+            record.turns = [replace(record.turns[0], is_right=False, reply="nothing")]
         else:
-            record["turns"][0][change] = {"reward": -99.0, "reply": "nothing"}[change]
+            value = {"reward": -99.0, "reply": "nothing"}[change]
+            record.turns[0] = replace(record.turns[0], **{change: value})
     found = [c for c in compare(results, suites, 2, None) if c.suite == "id"]
     assert len(found) == 3
     for comparison, record in zip(found, records, strict=True):
         assert comparison.disagrees
         (shown,) = comparison.played["end"].dialogues
-        assert [said.role for said in shown] == ["assistant"] * len(record["turns"])
-        assert [said.reward for said in shown] == [t["reward"] for t in record["turns"]]
+        assert [said.role for said in shown] == ["assistant"] * len(record.turns)
+        assert [said.reward for said in shown] == [t.reward for t in record.turns]
         assert comparison.played["start"].dialogues[0][0].role == "user"
 
 
-def test_another_wording_of_the_verifier_is_noticed(tmp_path):
+def test_wording_other_than_recorded_is_noticed(tmp_path):
     import json
 
     from gym_cards.prompts import OWN
@@ -93,15 +94,15 @@ def test_another_wording_of_the_verifier_is_noticed(tmp_path):
 
 
 def _record(won, reward):
-    return {"is_success": won, "turns": [{"reward": reward}]}
+    return EpisodeRecord(0, "p", won, [TurnRecord(0, "x", reward, ("X",), "", won, 1)])
 
 
-def test_a_sample_has_some_of_every_kind():
+def test_sample_has_some_of_every_kind():
     before = [_record(False, -1)] * 90 + [_record(True, 5)] * 10
     after = [_record(False, -1)] * 86 + [_record(True, 5)] * 4
     after += [_record(False, -1)] * 2 + [_record(True, 3)] + [_record(True, 5)] * 7
     chosen = replay._balanced(before, after, 6, np.random.default_rng(0))
-    kinds = [(before[i]["is_success"], after[i]["is_success"]) for i in chosen]
+    kinds = [(before[i].is_success, after[i].is_success) for i in chosen]
     assert len(set(chosen)) == 6
     assert chosen == sorted(chosen)
     assert set(kinds) == {(False, False), (False, True), (True, False), (True, True)}
@@ -112,7 +113,7 @@ def test_a_sample_has_some_of_every_kind():
     assert len(replay._balanced(before, after, 500, np.random.default_rng(0))) == 100
 
 
-def test_other_episodes_are_no_comparison():
+def test_comparison_of_other_episodes_is_refused():
     suites, results = _played("gp_l", episodes=3)
     results["end"]["sampled"]["id"] = results["end"]["sampled"]["rule_ood"]
     with pytest.raises(ValueError, match="not of the same episodes"):

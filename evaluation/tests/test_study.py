@@ -10,9 +10,10 @@ from dataclasses import replace
 import pytest
 import yaml
 
+from evaluation.records import EpisodeRecord, TurnRecord
 from evaluation.study.__main__ import _begin
 from evaluation.study.analysis import read_study, results
-from evaluation.study.config import ArmConfig, Config, check_config, study_file
+from evaluation.study.config import ArmConfig, StudyConfig, check_config, study_file
 from evaluation.study.figures import draw
 from evaluation.study.layout import START, Measured, Place, read_measured, write_measured
 from evaluation.study.run import places, run_study
@@ -38,14 +39,9 @@ def _records(rates):
         by_suite[suite] = []
         for number in range(EPISODES):
             later = number >= right and number % 2 == 0
-            said = [True] if number < right else [False, later]
-            turns = [
-                {"dialogue": 0, "reply": "x", "reward": 1.0, "outcome": "X", "outcomes": ["X"]}
-                | {"feedback": "", "is_right": r, "recognized": None, "kind": "", "tokens": 3}
-                for r in said
-            ]
-            record = {"env_seed": number, "puzzle": str(number), "is_success": any(said)}
-            by_suite[suite].append(record | {"turns": turns})
+            verdicts = [True] if number < right else [False, later]
+            turns = [TurnRecord(0, "x", 1.0, ("X",), "", is_right, 3) for is_right in verdicts]
+            by_suite[suite].append(EpisodeRecord(number, str(number), any(verdicts), turns))
     return {"sampled": by_suite}
 
 
@@ -54,7 +50,7 @@ def _config(**kwargs):
         ArmConfig("sft", "sft", "f.yaml", "SFT", ["--num_steps=30"], every=10),
         ArmConfig("rl", "rl", "f.yaml", "RL", ["--num_updates=10"], every=5),
     ]
-    config = Config(known_arms=arms, start_config="f.yaml", **{"seeds": 2} | kwargs)
+    config = StudyConfig(known_arms=arms, start_config="f.yaml", **{"seeds": 2} | kwargs)
     config.eval.decoding = ["sampled"]
     return config
 
@@ -86,9 +82,9 @@ def study(tmp_path):
 
 def test_arms_are_compared_at_equal_compute(study):
     config, directory = study
-    found = results(read_study(config, directory))
-    assert found["finished"]
-    equal = found["equal_compute"]
+    data = results(read_study(config, directory))
+    assert data["finished"]
+    equal = data["equal_compute"]
     assert equal["budget"] == 195.0
     # 200 counts as equal to 195, 900 does not.
     assert {name: arm["update"] for name, arm in equal["arms"].items()} == {"sft": 20, "rl": 10}
@@ -101,15 +97,15 @@ def test_arms_are_compared_at_equal_compute(study):
 
 def test_curves_replies_and_divergence(study):
     config, directory = study
-    found = results(read_study(config, directory))
-    curve = found["curves"]["sft"]["sampled"]["rule_ood"]["first_reply"]
+    data = results(read_study(config, directory))
+    curve = data["curves"]["sft"]["sampled"]["rule_ood"]["first_reply"]
     assert [point["value"] for point in curve] == [0.2, 0.1, 0.05, 0.0]
-    assert found["arms"]["sft"]["flops"] == [0.0, 100.0, 200.0, 900.0]
+    assert data["arms"]["sft"]["flops"] == [0.0, 100.0, 200.0, 900.0]
     # Right at once in 20 %, at the second reply in half of the rest.
-    within = [point["value"] for point in found["replies"]["start"]["sampled"]["rule_ood"]]
+    within = [point["value"] for point in data["replies"]["start"]["sampled"]["rule_ood"]]
     assert within == pytest.approx([0.2, 0.6])
-    assert len(found["divergence"]) == 2 * (3 + 2)
-    point = next(p for p in found["divergence"] if p["arm"] == "rl" and p["update"] == 10)
+    assert len(data["divergence"]) == 2 * (3 + 2)
+    point = next(p for p in data["divergence"] if p["arm"] == "rl" and p["update"] == 10)
     assert point["forward_per_reply"] == 0.195
     assert point["changes"]["rule_ood"] == pytest.approx(0.2)
 
@@ -125,8 +121,8 @@ def test_changes_are_over_the_episodes_that_both_played(study):
     read = read_study(config, directory)
     # Of the first 100 episodes the start gets 40 right at once, of all 200 no more than that.
     assert read.arms[0].value(0, "sampled", "rule_ood", "first_reply").value == pytest.approx(0.2)
-    found = read.arms[0].against_start(1, "sampled", "rule_ood", "first_reply")
-    assert [found[name].value for name in ("start", "value", "change")] == pytest.approx(
+    data = read.arms[0].against_start(1, "sampled", "rule_ood", "first_reply")
+    assert [data[name].value for name in ("start", "value", "change")] == pytest.approx(
         [0.4, 0.2, -0.2]
     )
     point = next(p for p in results(read)["divergence"] if (p["arm"], p["update"]) == ("sft", 10))
@@ -143,9 +139,9 @@ def test_checkpoints_of_interruptions_are_left_out(study):
     (checkpoint / "config.json").write_text("{}")
     write_measured(interrupted.measured(7), read_measured(interrupted.measured(10)))
     assert 7 in interrupted.updates
-    found = results(read_study(config, directory))
-    assert found["finished"]
-    assert found["arms"]["sft"]["updates"] == [0, 10, 20, 30]
+    data = results(read_study(config, directory))
+    assert data["finished"]
+    assert data["arms"]["sft"]["updates"] == [0, 10, 20, 30]
 
 
 def test_updates_of_an_arm(tmp_path):
@@ -161,20 +157,27 @@ def test_updates_of_an_arm(tmp_path):
         arm.updates()
 
 
-def test_the_claim_says_what_is_clear_of_the_start(study, tmp_path):
+def test_claim_says_what_is_clear_of_the_initial_checkpoint(study, tmp_path):
     config, directory = study
     read = read_study(config, directory)
-    found = results(read)
-    claim, sft, rl = claims(read, found)
+    data = results(read)
+    claim, sft, rl = claims(read, data)
     title = "rule OOD (11, 12, 13), at equal compute, first reply, sampled"
     assert claim.startswith(f"{title}: SFT 20.0 -> 5.0, -15.0 [")
-    assert claim.index("below the start") < claim.index("RL 20.0 -> 40.0") < claim.index("above")
+    assert (
+        claim.index("below the initial checkpoint")
+        < claim.index("RL 20.0 -> 40.0")
+        < claim.index("above")
+    )
     assert "20.0 -> 5.0, -15.0 [" in sft
-    assert "below the start" in sft.split("rule OOD")[1].split(";")[0]
-    assert "above the start" in rl.split("rule OOD")[1].split(";")[0]
-    assert "held-out puzzles 10.0 -> 10.0, +0.0 [+0.0, +0.0], not clear of the start" in rl
-    assert "RL - start" in format_table(read, found)
-    names = [file.stem for _, file in draw(read, found, tmp_path / "figures")]
+    assert "below the initial checkpoint" in sft.split("rule OOD")[1].split(";")[0]
+    assert "above the initial checkpoint" in rl.split("rule OOD")[1].split(";")[0]
+    assert (
+        "held-out puzzles 10.0 -> 10.0, +0.0 [+0.0, +0.0], not clear of the initial checkpoint"
+        in rl
+    )
+    assert "RL - start" in format_table(read, data)
+    names = [file.stem for _, file in draw(read, data, tmp_path / "figures")]
     assert names == ["curves", "changes", "replies", "divergence"]
 
 
@@ -189,19 +192,19 @@ def test_episodes_are_compared_where_both_arms_are_at_their_ends(study):
     assert "episode of up to 5 replies, sampled" in format_table(read, results(read))
 
 
-def test_an_unfinished_study_says_so_and_shows_the_rest(study):
+def test_unfinished_study_says_so_and_shows_the_rest(study):
     config, directory = study
     Place(directory, 1, "rl").measured(10).unlink()
     read = read_study(config, directory)
-    found = results(read)
-    assert (found["finished"], found["missing"]) == (False, ["seed1/rl"])
-    assert found["arms"]["rl"]["seeds"] == 1
-    assert claims(read, found)[0].startswith("Unfinished: seed1/rl")
+    data = results(read)
+    assert (data["finished"], data["missing"]) == (False, ["seed1/rl"])
+    assert data["arms"]["rl"]["seeds"] == 1
+    assert claims(read, data)[0].startswith("Unfinished: seed1/rl")
     only_starts = read_study(_config(arms=["rl"]), directory.parent / "none")
     assert claims(only_starts, results(only_starts)) == ["Nothing has been measured yet."]
 
 
-def test_what_is_done_is_not_done_again(study):
+def test_jobs_that_are_done_are_not_done_again(study):
     config, directory = study
     for seed in range(2):
         start = Place(directory, seed, START).directory / "start.json"
@@ -225,12 +228,12 @@ def test_what_is_done_is_not_done_again(study):
         ({"end_episodes": 299}, "end_episodes"),
     ],
 )
-def test_bad_settings(change, word):
+def test_settings_that_are_wrong_are_named(change, word):
     with pytest.raises(InputError, match=word):
         check_config(_config(**change))
 
 
-def test_bad_files(tmp_path):
+def test_files_that_are_wrong_are_named(tmp_path):
     with pytest.raises(InputError, match="gp_l_tiny"):
         study_file("chess", "tiny")
     broken = tmp_path / "update-000001.json.gz"
@@ -240,7 +243,7 @@ def test_bad_files(tmp_path):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="Linux only")
-def test_what_a_study_runs_ends_with_it_however_that_dies(tmp_path):  # 16: 14
+def test_command_of_a_study_ends_with_it_however_that_dies(tmp_path):
     trains = (
         "import sys, time; from gym_command.lock import sole_writer\n"
         "with sole_writer('run'):\n print('up', file=sys.stderr, flush=True); time.sleep(600)"
@@ -262,7 +265,7 @@ def test_what_a_study_runs_ends_with_it_however_that_dies(tmp_path):  # 16: 14
         pass
 
 
-def test_a_study_asked_to_end(tmp_path, capsys):
+def test_study_asked_to_end(tmp_path, capsys):
     """Between two commands it ends at once; a command that ends well all the same is counted."""
     account, log = tmp_path / "steps.jsonl", tmp_path / "log.txt"
     before = signal.getsignal(signal.SIGTERM)
@@ -285,8 +288,8 @@ def test_a_study_asked_to_end(tmp_path, capsys):
     assert signal.getsignal(signal.SIGTERM) == before
 
 
-def test_a_study_that_is_older_than_a_setting_goes_on(tmp_path):
-    config = parse_config(Config, [f"--config={study_file('gp_l', 'tiny')}"])
+def test_study_that_is_older_than_a_setting_goes_on(tmp_path):
+    config = parse_config(StudyConfig, [f"--config={study_file('gp_l', 'tiny')}"])
     _begin(config, tmp_path)
     file = tmp_path / "config.yaml"
     settings = yaml.safe_load(file.read_text())

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 from gym_cards.env import GeneralPointsEnv
 from gym_command.command import run_command
@@ -38,7 +39,7 @@ def main(config: Config) -> None:
         num_cards=config.num_cards,
         verify_iter=max(1, len(replies)),
     )
-    options = {"all_solutions": True}
+    options: dict[str, Any] = {"all_solutions": True}
     if config.cards is not None:
         options["cards"] = [str(card) for card in config.cards]
     obs, info = env.reset(seed=config.seed, options=options)

@@ -1,4 +1,4 @@
-"""Finds in foreign texts what a wording has placeholders for: the cards, what J, Q, K count as.
+"""Find in foreign texts what a wording has placeholders for: the cards, what J, Q, K count as.
 
 Nothing is assumed of the words but the names of the faces, and that what belongs together stands in
 one sentence.
@@ -20,8 +20,8 @@ from gym_cards.rules import FACES, MAX_VALUE, FaceRule
 
 @lru_cache(maxsize=4096)
 def listing_pattern(items: tuple[str, ...]) -> re.Pattern[str]:
-    """Matches two or more items in this order, in equal quotes (group `quote`, or none) and with
-    the same `separator` between any two.
+    """Return a pattern of two or more items in this order, in equal quotes (group `quote`, or none)
+    and with the same `separator` between any two.
     """
     first, second, *rest = map(re.escape, items)
     quote, separator = r"(?P<quote>[\"'`]?)", r"(?P<separator>[^\w\"'`]{1,60})"
@@ -32,7 +32,7 @@ def listing_pattern(items: tuple[str, ...]) -> re.Pattern[str]:
 
 
 def mark_number(text: str, number: int, mark: str) -> str:
-    """The text with a placeholder for a number that stands by itself."""
+    """Return the text with a placeholder for a number that stands by itself."""
     return re.sub(rf"(?<![\d.]){number}(?!\d|\.\d)", lambda _: mark, text)
 
 
@@ -73,15 +73,15 @@ class _Run:
 
 
 def put(text: str, spots: Sequence[Spot], kind: Kind) -> str:
-    """The text with the placeholders of one kind of rule at its spots."""
+    """Return the text with the placeholders of one kind of rule at its spots."""
     for spot in sorted(spots, key=lambda s: -s.start):
         text = text[: spot.start] + getattr(spot, kind) + text[spot.end :]
     return text
 
 
 def find_values(text: str, known: dict[str, int]) -> tuple[list[Spot], FaceRule] | None:
-    """Where a text says what J, Q and K count as, and the rule that it states; None if it is not
-    found for all three.
+    """Return where a text says what J, Q and K count as, and the rule that it states; None unless
+    it says so of all three.
 
     `known` is what is known already of some faces, which the text must not contradict. The numbers
     stand behind the faces (`J, Q and K count as 10`) or, if not, before them (`10 for J, Q, K`).
@@ -91,17 +91,17 @@ def find_values(text: str, known: dict[str, int]) -> tuple[list[Spot], FaceRule]
         spots: list[Spot] = []
         rule: dict[str, int] = {}
         for run in runs:
-            found = _read_run(text, run, known | rule, before)
-            if found is not None:
-                spots += found[0]
-                rule |= found[1]
+            reading = _read_run(text, run, known | rule, before)
+            if reading is not None:
+                spots += reading[0]
+                rule |= reading[1]
         if set(rule) == set(FACES) and all(1 <= v <= MAX_VALUE for v in rule.values()):
             return spots, FaceRule(rule["J"], rule["Q"], rule["K"])
     return None
 
 
 def _runs(text: str) -> Iterator[_Run]:
-    """The faces named in each sentence, cut apart by the numbers between them."""
+    """Yield the faces named in each sentence, cut apart by the numbers between them."""
     start = 0
     for end in [*(m.start() + 1 for m in _SENTENCE_END.finditer(text)), len(text)]:
         run, numbers, last = None, [], None
@@ -133,8 +133,8 @@ def _runs(text: str) -> Iterator[_Run]:
 def _read_run(
     text: str, run: _Run, known: dict[str, int], before: bool
 ) -> tuple[list[Spot], dict[str, int]] | None:
-    """The places that say what one run of faces counts as, and the values. A list of as many
-    numbers as faces comes first, then one number for all of them, the nearest that fits.
+    """Return the places that say what one run of faces counts as, and the values. A list of as many
+    numbers as faces is tried first, then one number for all of them, the nearest that fits.
     """
     faces = run.faces or list(FACES)
     numbers = run.before[::-1] if before else run.after
@@ -166,8 +166,8 @@ def _read_run(
 def _one_for_all(
     text: str, number: re.Match[str], faces: Sequence[str], joints: Sequence[str]
 ) -> Spot:
-    """One number for several faces: a list of numbers, in the same quotes and joined like the
-    faces are, takes its place where they differ.
+    """Return the spot of one number for several faces: where they differ, a list of numbers, in the
+    same quotes and joined like the faces are, takes its place.
     """
     start, end = number.span()
     quote = text[start - 1 : start]
@@ -191,14 +191,14 @@ class Votes:
         self._other: dict[str, str] = {}
 
     def add(self, same: str, different: str, kind: Kind, count: int = 1) -> None:
-        """The template as it was met, under rules of one kind, and as it is under the other."""
+        """Count a template as it was met, under rules of one kind, and as it is under the other."""
         written, other = (same, different) if kind == "same" else (different, same)
         self._counts[kind][written] += count
         self._other[written] = other
 
     def template(self, phrases: dict[str, dict[str, str]]) -> str:
-        """The most frequent template. What differs between rules with equal values and others comes
-        to `phrases`; where only one of the two was met, the other is written like it.
+        """Return the most frequent template. What differs between rules with equal values and
+        others comes to `phrases`; where only one of the two was met, the other is written like it.
         """
         best = {kind: counts.most_common(1)[0][0] for kind, counts in self._counts.items()}
         same = best.get("same") or self._other[best["different"]]
@@ -207,7 +207,7 @@ class Votes:
 
 
 def fold(same: str, different: str, phrases: dict[str, dict[str, str]]) -> str:
-    """One template out of two: the words in which they differ become phrases, which are added."""
+    """Return one template made of two: the words in which they differ are added to `phrases`."""
     a, b = (re.findall(r"\s+|\S+", text) for text in (same, different))
     changes: list[list[int]] = []
     for kind, a0, a1, b0, b1 in SequenceMatcher(None, a, b, autojunk=False).get_opcodes():

@@ -1,4 +1,4 @@
-"""The wording of GeneralPoints from a clone of the released code, read as text."""
+"""Read the wording of GeneralPoints from a clone of the released code, which is never run."""
 
 from __future__ import annotations
 
@@ -47,9 +47,9 @@ _WORDS = {"one": 1, "two": 2, "three": 3, "four": 4, "five": 5}
 def derive_from_clone(
     root: str | Path, prompt: str | None = None, image_prompt: str | None = None
 ) -> tuple[dict[str, Any], list[str]]:
-    """(content of a wording file, lines on where it comes from). `prompt` and `image_prompt` name
-    other constants than the released configurations use. Raises InputError, naming the clone, for
-    what is not found in it.
+    """Return (content of a wording file, lines on where it comes from). `prompt` and `image_prompt`
+    name other constants than the released configurations use. Raises InputError, naming the clone,
+    for what is not found in it.
     """
     source = read_source(root)
     data: dict[str, Any] = {"format": FORMAT, "cards": _LIST}
@@ -92,12 +92,12 @@ def _constant(
     needed: Sequence[str],
     excluded: Sequence[str],
 ) -> str | None:
-    """The name of the constant to use: the one that is asked for, the usual one, or the first that
-    has the fields of its kind; None if there is none.
+    """Return the name of the constant to use: the one asked for, the usual one, or the first with
+    the fields of its kind; None if there is none.
     """
-    found = find_constant(source, name, usual)
-    if found is not None:
-        return found
+    constant = find_constant(source, name, usual)
+    if constant is not None:
+        return constant
     for other, text in source.constants.items():
         try:
             fields = fields_of(format_parts(text, other))
@@ -127,13 +127,13 @@ def _prompt(source: Source, name: str, phrases: dict[str, dict[str, str]]) -> st
 
 
 def _phrase(source: Source, name: str, phrases: dict[str, dict[str, str]]) -> str:
-    """The placeholder of a field whose text depends on what J, Q and K count as."""
+    """Return the placeholder of a field whose text depends on what J, Q and K count as."""
     key = name.lower()
     if key in phrases:
         return f"<<{key}>>"
     texts: dict[str, str] = {}
-    for found in source.labelled(name):
-        for text in _leaves(found.parts):
+    for labelled in source.labelled(name):
+        for text in _leaves(labelled.parts):
             read = find_values(text, {})
             if read is not None:
                 spots, rule = read
@@ -149,7 +149,7 @@ def _phrase(source: Source, name: str, phrases: dict[str, dict[str, str]]) -> st
 
 
 def _leaves(parts: Parts) -> list[str]:
-    """The plain texts that an expression may be."""
+    """Return the plain texts that an expression may be."""
     texts = (plain(choose(parts, otherwise)) for otherwise in (False, True))
     return [text for text in texts if text is not None]
 
@@ -166,25 +166,25 @@ def _reply(text: str) -> str:
 
 
 def _number_of_cards(prompt: str) -> int | None:
-    """The number of cards, where a prompt fixes it in words or digits."""
+    """Return the number of cards, where a prompt fixes it in words or digits."""
     match = re.search(r"\b(\d|" + "|".join(_WORDS) + r")\b (?:playing )?cards\b", prompt, re.I)
     if match is None:
         return None
     return _WORDS.get(match[1].lower()) or int(match[1])
 
 
-# What the verifier says.
+# Feedback.
 
 
 def _add_feedback(source: Source, data: dict[str, Any]) -> list[str]:
-    """Adds the findings, what joins them, and what stands around them; returns lines on them."""
+    """Add the findings, what joins them, and what frames them; return lines on them."""
     findings: dict[str, str] = {}
     is_joined = {}
-    for found in source.texts:
-        kind = _kind(found)
+    for message in source.texts:
+        kind = _kind(message)
         if kind is not None and kind not in findings:
-            findings[kind] = _finding(found.parts, kind, source.root)
-            is_joined[kind] = found.target != "return"
+            findings[kind] = _finding(message.parts, kind, source.root)
+            is_joined[kind] = message.target != "return"
     if not findings:
         return ["feedback: not found; the project's own"]
     joint, frame = verdict_joint(source), verdict_frame(source)
@@ -212,33 +212,33 @@ def _add_feedback(source: Source, data: dict[str, Any]) -> list[str]:
     return lines
 
 
-def _kind(found: Found) -> str | None:
-    """Which finding a text of the released verifier is about; None for other texts. The verifier
-    adds it with the key of its reward, under tests of the token that was met.
+def _kind(message: Found) -> str | None:
+    """Return which finding a text of the released verifier is about; None for other texts. The
+    verifier adds it with the key of its reward, under tests of the token that was met.
     """
-    last = found.conditions[-1] if found.conditions else ""
-    if found.label == INCORRECT_VISION:
+    last = message.conditions[-1] if message.conditions else ""
+    if message.label == INCORRECT_VISION:
         return "wrong_cards"
-    if found.label == PARTIAL_SOLUTION:
+    if message.label == PARTIAL_SOLUTION:
         return "partial"
-    if found.label == NO_SOLUTION:
-        return PARTLY_RIGHT if fields_of(found.parts) else "wrong_value"
-    if found.label == INCORRECT_NUMBER and found.conditions:
+    if message.label == NO_SOLUTION:
+        return PARTLY_RIGHT if fields_of(message.parts) else "wrong_value"
+    if message.label == INCORRECT_NUMBER and message.conditions:
         if re.search(r"under|unused|missing|left", last):
             return "unused_numbers"
-        is_else = any(condition.startswith("not ") for condition in found.conditions[-2:])
+        is_else = any(condition.startswith("not ") for condition in message.conditions[-2:])
         return "overused_numbers" if is_else or "over" in last else "foreign_numbers"
-    if found.label == ILLEGAL_FORMULA:
-        return _order_kind(found) if found.in_loop else "foreign_character"
+    if message.label == ILLEGAL_FORMULA:
+        return _order_kind(message) if message.in_loop else "foreign_character"
     return None
 
 
-def _order_kind(found: Found) -> str | None:
-    """Which token out of place a text is about, by the tests that hold where it is added."""
-    tests = [test for test in found.conditions if not test.startswith("not ")]
+def _order_kind(message: Found) -> str | None:
+    """Return which token out of place a text is about, by the tests that hold where it is added."""
+    tests = [test for test in message.conditions if not test.startswith("not ")]
     token = tests[0] if tests else ""
     if re.search(r"close|'\)'", token):
-        return "close_order" if "prev" in found.conditions[-1] else "unmatched"
+        return "close_order" if "prev" in message.conditions[-1] else "unmatched"
     if re.search(r"open|'\('", token):
         return "open_order"
     return next((f"{kind}_order" for kind in ("operator", "number") if kind in token), None)

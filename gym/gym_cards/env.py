@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -19,7 +21,7 @@ from gym_cards.hands import (
 )
 from gym_cards.paraphrases import DIVERSE
 from gym_cards.pictures import check_pictures, lay_pictures
-from gym_cards.prompts import OWN, load_wording
+from gym_cards.prompts import OWN, OWN_STEPS, load_wording
 from gym_cards.render import (
     COLORS,
     LAYOUTS,
@@ -30,16 +32,22 @@ from gym_cards.render import (
 )
 from gym_cards.rules import RANKS, FaceRule, random_rule
 from gym_cards.solver import all_solutions, solve
+from gym_cards.steps import Step, are_right, draw_steps, formula_of, steps_of, write_steps
 from gym_cards.verifier import RewardMode, verify, verify_cards
 from gym_dialogue.checks import check_choice, is_integer
 from gym_dialogue.env import DialogueEnv, Prompt, Verdict
 from gym_dialogue.errors import InputError, NothingToPlayError
+from gym_dialogue.parse import read_fields
 from gym_dialogue.split import Split
 
 _MIN_RESOLUTION, _MAX_RESOLUTION = 56, 4096  # of images: what can be read, and what is of use
 # What varies between two texts of the task: a number, a card's name in quotes, and the symbols of a
 # formula, which stand next to a digit or a parenthesis.
 _VALUE = r"""\d+|(?<=["'])[AJQK](?=["'])|[-+*/()=](?=[\d(])|(?<=[\d)])[-+*/()=]"""
+
+# With steps, what is fixed between two values is a token of its own, so that a number is the same
+# token wherever it stands.
+_STEP_PATTERNS = (rf"(?s)(?:(?!{_VALUE}).)+", _VALUE)
 
 WORDINGS = ("default", "diverse")
 
@@ -81,7 +89,10 @@ class GeneralPointsEnv(DialogueEnv):
     - `ood`: every hand has at least one face card, so that the rule matters in each.
     - `split`: "train", "heldout" (the 10 % of puzzles held out for all time) or "all".
     - `dealing`: "deck" (52 cards without replacement) or "independent" (the released code).
-    - `num_cards`: 4 or 5. `reward_mode`: "stacked" or "single". `verify_iter`: replies allowed.
+    - `steps`: the reply has a field `steps` before the formula, in which the solution is worked out
+      (`gym_cards.steps`). The formula alone decides; of the steps is told whether they are right.
+      A `prompt_file` must have `<<steps>>` in its `reply`.
+    - `num_cards`: 2 to 5. `reward_mode`: "stacked" or "single". `verify_iter`: replies allowed.
     - `face_cards_color`: the suits, "mixed", all "black" or all "red". No seed deals other ranks
       for it, but two cards of a hand may become the same.
     - `language_only`: the cards as text; False: as an image of `resolution` (56 to 4096) pixels a
@@ -107,8 +118,10 @@ class GeneralPointsEnv(DialogueEnv):
 
     ## Info
     Beside the keys of every DialogueEnv: `plain_cards`, `suits`, `numbers`, `solution`, and after
-    a reply `formula` and `read_cards`, as read from it, and `findings` (`gym_cards.verifier`), one
-    for each outcome. `recognized` is None without images.
+    a reply `formula`, `read_cards` and `read_numbers`, as read from it, `findings`
+    (`gym_cards.verifier`), one for each outcome, and `rule_read`: whether its `number` are what the
+    cards count as (None if there are none). With `steps`, `steps` as read, and `steps_right`:
+    whether they are legal, right and lead to the formula. `recognized` is None without images.
     `answer_field` is "formula", with `recognition_only` "cards".
 
     ## Registered configurations
@@ -141,6 +154,7 @@ class GeneralPointsEnv(DialogueEnv):
         feedback: Literal["outcome", "findings"] = "outcome",
         card_dir: str | Path | None = None,
         show_eqn: bool = True,
+        steps: bool = False,
     ):
         if not is_integer(resolution) or resolution < 1:
             raise InputError(f"resolution={resolution!r}: must be an integer of at least 1 (pixel)")
@@ -162,7 +176,7 @@ class GeneralPointsEnv(DialogueEnv):
         check_choice("split", split, get_args(Split))
         check_choice("dealing", dealing, DEALINGS)
         check_choice("reward_mode", reward_mode, get_args(RewardMode))
-        check_choice("num_cards", num_cards, (4, 5))
+        check_choice("num_cards", num_cards, (2, 3, 4, 5))
         check_choice("feedback", feedback, ("outcome", "findings"))
         if not is_integer(target_points) or not 1 <= target_points <= 999:
             raise InputError(f"target_points={target_points!r}: must be an integer from 1 to 999")
@@ -200,7 +214,17 @@ class GeneralPointsEnv(DialogueEnv):
             self.answer_field, self.answer_info = "cards", "read_cards"
         if prompt_file is not None and wording != "default":
             raise InputError(f"wording={wording}: has no part in prompt_file; give one of the two")
-        self.wording = OWN if prompt_file is None else load_wording(prompt_file)
+        self.has_steps = steps
+        if steps:
+            self.token_patterns = _STEP_PATTERNS
+            if recognition_only or wording != "default":
+                raise InputError(
+                    "steps=True: goes with neither recognition_only nor wording=diverse"
+                )
+        own = OWN_STEPS if steps else OWN
+        self.wording = own if prompt_file is None else load_wording(prompt_file)
+        if steps and "<<steps>>" not in self.wording.reply:
+            raise InputError(f"steps=True: the reply of prompt_file {prompt_file} has no <<steps>>")
         self.wordings = DIVERSE if wording == "diverse" else (self.wording,)
         for name, value in (("num_cards", num_cards), ("target_points", target_points)):
             fixed = getattr(self.wording, name)
@@ -263,6 +287,9 @@ class GeneralPointsEnv(DialogueEnv):
             # Of a child, and after the look was drawn, so that neither depends on the wording.
             number = self.np_random.spawn(1)[0].integers(len(self.wordings))
             self.wording = self.wordings[number]
+        if self.has_steps:  # of a child, as nothing else is to depend on it
+            rng = self.np_random.spawn(1)[0]
+            self.solution = draw_steps(self.numbers, self.target, rng)
         shown = None if self.has_image else self.cards
         if self.recognition_only:
             text = self.wording.recognition_task(self.rule, self.target, self.num_cards)
@@ -290,7 +317,8 @@ class GeneralPointsEnv(DialogueEnv):
         return [{"numbers": list(numbers)} for numbers in found]
 
     def _draw(self, suits: Sequence[str]) -> np.ndarray:
-        table, rng = self.table_color, None
+        table = self.table_color
+        rng: Any = None
         if table == "random" or self.layout == "scatter":
             # A child, so that the next deals do not depend on how this one looks.
             rng = self.np_random.spawn(1)[0]
@@ -307,6 +335,11 @@ class GeneralPointsEnv(DialogueEnv):
             verdict = verify(
                 reply, self.cards, self.numbers, self.target, self.reward_mode, self.has_image
             )
+        if not self.recognition_only:
+            besides = self._besides(reply, verdict)
+            names = ("rule_read", "steps_right") if self.has_steps else ()
+            checks = {name: bool(besides[name]) for name in names}
+            verdict = replace(verdict, info=verdict.info | besides, checks=checks)
         sentence = self.wording.feedback_to(
             verdict.info["findings"],
             self.cards,
@@ -320,13 +353,29 @@ class GeneralPointsEnv(DialogueEnv):
         )
         return self._worded(verdict, sentence)
 
+    def _besides(self, reply: str, verdict: Verdict) -> dict[str, Any]:
+        """Return what info tells of a reply beside what is judged: the rule's reading and steps."""
+        numbers = verdict.info["read_numbers"]
+        read = None if numbers is None else Counter(map(str, numbers))
+        wanted = Counter(map(str, self.numbers))
+        info: dict[str, Any] = {"rule_read": None if read is None else read == wanted}
+        if self.has_steps:
+            text = read_fields(reply, {"steps": str})["steps"]
+            right = are_right(text, verdict.info["formula"], self.numbers, self.target)
+            info |= {"steps": text, "steps_right": right}
+        return info
+
     def oracle_reply(self) -> str:
-        """The solver's solution, in the form that the prompt asks for; with `recognition_only`
-        the cards.
+        """Return a solution in the form that the prompt asks for, the solver's, or with `steps` one
+        that was drawn; with `recognition_only` the cards.
         """
+        if self.has_steps:
+            return self._reply(formula_of(self.solution), steps=self.solution)
         if self.recognition_only:
             return self.wording.format_recognition(self.cards)
-        return self._reply(solve(self.numbers, self.target))
+        solution = solve(self.numbers, self.target)
+        assert solution is not None  # only hands with one are dealt, or taken
+        return self._reply(solution)
 
     def random_reply(self, rng: np.random.Generator) -> str:
         """Mostly the right numbers in random order with random operators; now and then another
@@ -348,7 +397,7 @@ class GeneralPointsEnv(DialogueEnv):
                 return self._reply(solution[:-1], cards)
         if kind == "number":
             numbers[rng.integers(len(numbers))] = str(rng.integers(1, 14))
-        symbols = rng.choice(list("+-*/"), len(numbers) - 1)
+        symbols: list[str] = rng.choice(list("+-*/"), len(numbers) - 1).tolist()
         start, end = sorted(rng.choice(len(numbers), 2, replace=False))
         if rng.random() < 0.5 and (start, end) != (0, len(numbers) - 1):
             numbers[start] = f"({numbers[start]}"
@@ -368,6 +417,15 @@ class GeneralPointsEnv(DialogueEnv):
         cards[place] = others[rng.integers(len(others))]
         return cards
 
-    def _reply(self, formula: str, cards: Sequence[str] | None = None) -> str:
+    def _reply(
+        self,
+        formula: str,
+        cards: Sequence[str] | None = None,
+        steps: Sequence[Step] | None = None,
+    ) -> str:
         cards = self.cards if cards is None else cards
-        return self.wording.format_reply(cards, self.rule.numbers(cards), formula, self.target)
+        numbers = self.rule.numbers(cards)
+        if self.has_steps and steps is None:
+            steps = steps_of(formula, numbers)
+        written = write_steps(steps or ())
+        return self.wording.format_reply(cards, numbers, formula, self.target, written)

@@ -1,10 +1,10 @@
-"""A formula's text -> tokens -> its exact value. Nothing is ever evaluated as code."""
+"""Take a formula's text apart and compute its exact value. Nothing is ever evaluated as code."""
 
 from __future__ import annotations
 
 import operator
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from fractions import Fraction
 
 OUT_OF_PLACE = {"n": "number_order", "o": "operator_order", "(": "open_order", ")": "close_order"}
@@ -15,21 +15,21 @@ UNMATCHED = "unmatched"
 _TOKEN = re.compile(r"[0-9]+|[-+*/()]")
 _FOREIGN = re.compile(r"[^-+*/()0-9]")
 _PRECEDENCE = {"+": 1, "-": 1, "*": 2, "/": 2}
-_APPLY = {"+": operator.add, "-": operator.sub, "*": operator.mul, "/": operator.truediv}
+APPLY = {"+": operator.add, "-": operator.sub, "*": operator.mul, "/": operator.truediv}
 
 
 def foreign_characters(formula: str) -> list[str]:
-    """The characters of a formula that none may have, each once, in order."""
+    """Return the characters that no formula may have, each once, in order."""
     return list(dict.fromkeys(_FOREIGN.findall(formula)))
 
 
 def tokenize(formula: str) -> list[str]:
-    """Numbers, operators and parentheses in order; other characters are passed over."""
+    """Return numbers, operators and parentheses in order; other characters are passed over."""
     return _TOKEN.findall(formula)
 
 
 def find_faults(tokens: Sequence[str]) -> tuple[list[str], int]:
-    """(the faults in their order, how many parentheses are left open).
+    """Return (the faults in their order, how many parentheses are left open).
 
     The faults are those that the released verifier penalises: a number after a number or `)`; an
     operator that does not follow one of these; a `(` that does, which then opens nothing; a `)`
@@ -53,21 +53,25 @@ def find_faults(tokens: Sequence[str]) -> tuple[list[str], int]:
 
 
 def kind_of(token: str) -> str:
-    """Of a token: "n" for a number, "o" for an operator, or the parenthesis itself."""
+    """Return a token's kind: "n" for a number, "o" for an operator, or the parenthesis itself."""
     return "n" if token[0].isdigit() else "o" if token in _PRECEDENCE else token
 
 
 def numbers_in(tokens: Sequence[str]) -> list[str]:
-    """The numbers of a formula in order, without leading zeros. They stay text: a model may write
-    one of a million digits.
+    """Return the numbers of a formula in order, without leading zeros. They stay text: a model may
+    write one of a million digits.
     """
     return [token.lstrip("0") or "0" for token in tokens if token[0].isdigit()]
 
 
-def evaluate(tokens: Sequence[str]) -> Fraction | None:
-    """The exact value of a formula without faults; None where it has none: it ends in an operator,
-    leaves a parenthesis open, divides by zero, or writes a number with leading zeros, which Python
-    refuses too. Dijkstra's shunting-yard: two stacks, no recursion.
+def evaluate(
+    tokens: Sequence[str],
+    on_join: Callable[[Fraction, str, Fraction, Fraction], None] | None = None,
+) -> Fraction | None:
+    """Return the exact value of a formula without faults; None where it has none: it ends in an
+    operator, leaves a parenthesis open, divides by zero, or writes a number with leading zeros,
+    which Python refuses too. Dijkstra's shunting-yard: two stacks, no recursion. `on_join` is told
+    of each operation as it is carried out: left, symbol, right, result.
     """
     values: list[Fraction] = []
     operators: list[str] = []
@@ -79,7 +83,9 @@ def evaluate(tokens: Sequence[str]) -> Fraction | None:
         right, left = values.pop(), values.pop()
         if symbol == "/" and right == 0:
             return False
-        values.append(_APPLY[symbol](left, right))
+        values.append(APPLY[symbol](left, right))
+        if on_join is not None:
+            on_join(left, symbol, right, values[-1])
         return True
 
     for token in tokens:

@@ -1,4 +1,4 @@
-"""Dealing: random hands of a deck or of independent draws, and the split that holds puzzles out."""
+"""Deal random hands, of a deck or of independent draws, and hold puzzles out."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ class Hand:
 
 
 def puzzle_name(numbers: Sequence[int]) -> str:
-    """The name of a puzzle: its numbers in order, whatever faces and suits showed them."""
+    """Return the name of a puzzle: its numbers in order, whatever faces and suits showed them."""
     return "-".join(map(str, sorted(numbers)))
 
 
 def is_heldout(numbers: Sequence[int]) -> bool:
-    """Whether a puzzle is one of the 10 % held out.
+    """Return whether a puzzle is one of the 10 % held out.
 
     Decided by the numbers that the rule makes of a hand (a hash of them), so that no held-out
     puzzle is met in training with other faces, in another order or under another rule.
@@ -46,12 +46,12 @@ def is_heldout(numbers: Sequence[int]) -> bool:
 
 
 def in_split(numbers: Sequence[int], split: Split) -> bool:
-    """Whether a puzzle belongs to a split."""
+    """Return whether a puzzle belongs to a split."""
     return belongs(is_heldout(numbers), split)
 
 
 def draw_deck(rng: np.random.Generator, size: int) -> Hand:
-    """Cards without replacement from 52."""
+    """Draw cards without replacement from 52."""
     cards = rng.choice(52, size, replace=False, shuffle=True)
     return Hand(
         tuple(RANKS[card % 13] for card in cards), tuple(SUITS[card // 13] for card in cards)
@@ -59,7 +59,7 @@ def draw_deck(rng: np.random.Generator, size: int) -> Hand:
 
 
 def draw_independent(rng: np.random.Generator, size: int) -> Hand:
-    """Independent cards, as in the released code: the same card can come twice."""
+    """Draw independent cards, as in the released code: the same card can come twice."""
     cards = rng.integers(52, size=size)
     return Hand(
         tuple(RANKS[card % 13] for card in cards), tuple(SUITS[card // 13] for card in cards)
@@ -81,7 +81,7 @@ def deal(
     split: Split = "all",
     needs_face: bool = False,
 ) -> Hand:
-    """A random solvable hand of a split, with at least one face card if `needs_face`.
+    """Draw a random solvable hand of a split, with at least one face card if `needs_face`.
 
     Raises NothingToPlayError if none turns up in 20,000 draws (a target that no hand makes, say).
     """
@@ -103,14 +103,14 @@ def deal(
 def puzzles(
     rule: FaceRule, target: int, size: int, dealing: Dealing, split: Split, needs_face: bool
 ) -> tuple[tuple[int, ...], ...]:
-    """The numbers, in order, of every puzzle that `deal` can deal with these arguments."""
+    """Return the numbers, in order, of every puzzle that `deal` can deal with these arguments."""
     hands = combinations_with_replacement(RANKS, size)
-    found = {
+    candidates = {
         tuple(sorted(rule.numbers(ranks)))
         for ranks in hands
         if _is_dealt(ranks, dealing) and (not needs_face or _has_face(ranks))
     }
-    solvable = (numbers for numbers in sorted(found) if solve(numbers, target) is not None)
+    solvable = (numbers for numbers in sorted(candidates) if solve(numbers, target) is not None)
     return tuple(numbers for numbers in solvable if in_split(numbers, split))
 
 
@@ -122,8 +122,8 @@ def hand_of_puzzle(
     dealing: Dealing,
     needs_face: bool,
 ) -> Hand:
-    """A random hand that is a puzzle under the rule. Raises InputError for one that no hand is, or
-    that has no solution.
+    """Draw a random hand that counts as these numbers under the rule. Raises InputError where no
+    hand does, or where they have no solution.
     """
     if solve(numbers, target) is None:
         raise InputError(f"numbers {list(numbers)}: no formula makes {target} out of them")
@@ -143,7 +143,7 @@ def hand_of_puzzle(
 
 
 def _is_dealt(ranks: Sequence[str], dealing: Dealing) -> bool:
-    """Whether cards of these ranks can lie together: a deck has four of each."""
+    """Return whether cards of these ranks can lie together: a deck has four of each."""
     return dealing == "independent" or max(Counter(ranks).values()) <= len(SUITS)
 
 
@@ -152,7 +152,7 @@ def _has_face(ranks: Sequence[str]) -> bool:
 
 
 def hand_of(ranks: Sequence[str], rule: FaceRule, target: int, size: int, dealing: Dealing) -> Hand:
-    """A hand that someone asked for. Raises InputError unless it can be dealt and solved."""
+    """Return a hand that someone asked for. Raises InputError unless it can be dealt and solved."""
     if isinstance(ranks, str) or not isinstance(ranks, Sequence) or len(ranks) != size:
         raise InputError(
             f"cards {ranks!r}: must be a list of {size} ranks out of {' '.join(RANKS)}"

@@ -1,13 +1,18 @@
-"""Learns, from sentences of a verifier that joins all that it found, how each finding is said."""
+"""Learn each finding's sentence from a verifier that joins the sentences on all findings.
+
+The verifier's answer is then `before`, the findings with a `separator` between them, and `after`.
+The parts are learned from answers on one finding, on two, and on one that comes several times.
+"""
 
 from __future__ import annotations
 
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from gym_cards.align import mark_number
+from gym_cards.examples import Comment
 from gym_cards.formula import tokenize
 from gym_cards.printed import longest_opening
 from gym_cards.prompts import PARTLY_RIGHT, Wording
@@ -51,27 +56,16 @@ _LISTED = re.compile(
 _JOINT = re.compile(r"\s*[^\w\s()\[\]{}<>\"'`]\s*|\s*\n\s*")
 
 
-@dataclass(frozen=True)
-class Heard:
-    """A sentence on a reply, what was found in the reply, and the hand that it was about."""
-
-    sentence: str
-    findings: tuple[Finding, ...]
-    formula: str
-    numbers: tuple[int, ...]
-    target: int
-
-
-def learn_findings(wording: Wording, heard: Sequence[Heard]) -> Wording | None:
-    """The wording with findings, their separator, and feedback around them; None where sentences
-    do not seem to be made so: nothing is found that stands between two findings.
+def learn_findings(wording: Wording, comments: Sequence[Comment]) -> Wording | None:
+    """Return the wording with findings, their separator, and feedback that frames them. None where
+    the sentences do not seem to be made so: nothing stands between two findings.
     """
-    heard = heard[:: -(-len(heard) // _MAX_EXAMPLES) or 1]
-    solved = [h for h in heard if h.findings[0].kind == "wrong_value"]
-    alone = _texts(wording, [h for h in heard if h.findings[0].kind != "wrong_value"])
-    pairs, repeated = _pairs(wording, heard), _repeated(heard)
+    comments = comments[:: -(-len(comments) // _MAX_EXAMPLES) or 1]
+    solved = [c for c in comments if c.findings[0].kind == "wrong_value"]
+    alone = _texts(wording, [c for c in comments if c.findings[0].kind != "wrong_value"])
+    pairs, repeated = _pairs(wording, comments), _repeated(comments)
     whole = [*alone.values()]
-    whole += [text for text, _ in Counter(h.sentence for h in solved).most_common(1)]
+    whole += [text for text, _ in Counter(c.sentence for c in solved).most_common(1)]
     starts = [*whole, *(text[:cut] for text, cut in pairs.values())]
     starts += [first for first, _, _ in repeated.values()]
     if len(set(starts)) < 2:
@@ -88,46 +82,58 @@ def learn_findings(wording: Wording, heard: Sequence[Heard]) -> Wording | None:
     for kinds, (first, _, second) in halves.items():
         findings.setdefault(kinds[0], first[len(before) :])
         findings.setdefault(kinds[1], second.removesuffix(after))
-    separator = _separator(wording, findings, heard, (before, after))
+    frame = before, after
+    separator = _separator(wording, findings, comments, frame)
     if separator is None:
-        separators = Counter(separator for _, separator, _ in halves.values())
-        if not separators:
+        if not halves:
             return None
-        separator = separators.most_common(1)[0][0]
+        separator = Counter(between for _, between, _ in halves.values()).most_common(1)[0][0]
     # Formulas without other faults last, since each takes a look at all solutions of its hand.
     for kind, text in _texts(wording, solved[:_MAX_SOLVED]).items():
         findings[kind] = text.removeprefix(before).removesuffix(after)
-    found = replace(
+    return _framed(wording, findings, separator, comments, frame)
+
+
+def _framed(
+    wording: Wording,
+    findings: dict[str, str],
+    separator: str,
+    comments: Sequence[Comment],
+    frame: tuple[str, str],
+) -> Wording:
+    """Return the wording with these findings in the frame, and those that follow from them."""
+    before, after = frame
+    framed = replace(
         wording,
         findings=findings,
         findings_separator=separator,
         feedback={name: f"{before}<<findings>>{after}" for name in FEEDBACK if FEEDBACK[name]},
     )
-    return replace(found, findings=findings | _remaining(found, heard, (before, after)))
+    return replace(framed, findings=findings | _remaining(framed, comments, frame))
 
 
-def _texts(wording: Wording, heard: Iterable[Heard]) -> dict[str, str]:
-    """The most frequent sentence on each kind of finding that was met alone."""
+def _texts(wording: Wording, comments: Iterable[Comment]) -> dict[str, str]:
+    """Return kind -> the most frequent sentence on a finding of it that was met alone."""
     met: dict[str, Counter[str]] = defaultdict(Counter)
-    for example in heard:
-        if len(example.findings) == 1:
-            kind, text = _marked(example, wording)
+    for comment in comments:
+        if len(comment.findings) == 1:
+            kind, text = _marked(comment, wording)
             met[kind][text] += 1
     return {kind: counts.most_common(1)[0][0] for kind, counts in met.items()}
 
 
-def _marked(example: Heard, wording: Wording) -> tuple[str, str]:
-    """(kind, text) of a sentence on one finding, with placeholders for what it is about."""
-    (finding,) = example.findings
-    kind, text = finding.kind, example.sentence
+def _marked(comment: Comment, wording: Wording) -> tuple[str, str]:
+    """Return (kind, text) of a sentence on one finding, with placeholders for what it is about."""
+    (finding,) = comment.findings
+    kind, text = finding.kind, comment.sentence
     if finding.offending:
         text = text.replace(wording.reply_numbers.write(finding.offending), _OFFENDING)
     elif kind == "wrong_value":
-        tokens = tokenize(example.formula.partition("=")[0])
-        prefix = longest_opening(tokens, example.numbers, example.target)
+        tokens = tokenize(comment.formula.partition("=")[0])
+        prefix = longest_opening(tokens, comment.example.numbers, comment.example.target)
         if prefix:
             kind, text = PARTLY_RIGHT, text.replace(prefix, "<<prefix>>")
-        text = mark_number(text, example.target, "<<target>>")
+        text = mark_number(text, comment.example.target, "<<target>>")
     return kind, text
 
 
@@ -135,36 +141,45 @@ def _marked(example: Heard, wording: Wording) -> tuple[str, str]:
 # that is not in the hand stands in the place of one that is.
 
 
-def _pairs(wording: Wording, heard: Iterable[Heard]) -> dict[tuple[str, str], tuple[str, int]]:
-    """The most frequent sentence on two findings, with placeholders for their numbers, and where
-    its first half ends: at the punctuation that follows the first numbers, or right behind them.
+def _pairs(wording: Wording, comments: Iterable[Comment]) -> dict[tuple[str, str], tuple[str, int]]:
+    """Return kinds -> the most frequent sentence on two findings, with placeholders for their
+    numbers, and where its first half ends: at the punctuation that follows the first numbers, or
+    right behind them.
     """
     met: dict[tuple[str, str], Counter[str]] = defaultdict(Counter)
-    for example in heard:
-        if len(example.findings) == 2 and all(f.offending for f in example.findings):
-            text, at = example.sentence, 0
-            for finding in example.findings:
-                listed = re.escape(wording.reply_numbers.write(finding.offending))
-                match = re.compile(rf"(?<!\w){listed}(?!\w)").search(text, at)
-                if match is None:
-                    break
-                text = text[: match.start()] + _OFFENDING + text[match.end() :]
-                at = match.start() + len(_OFFENDING)
-            else:
-                first, second = example.findings
+    for comment in comments:
+        if len(comment.findings) == 2 and all(f.offending for f in comment.findings):
+            text = _mark_offending(comment, wording)
+            if text is not None:
+                first, second = comment.findings
                 met[first.kind, second.kind][text] += 1
     pairs = {}
     for kinds, counts in met.items():
         text = counts.most_common(1)[0][0]
-        first, second = list(_LISTED.finditer(text))[:2]
-        joint = _JOINT.search(text, first.end(), second.start())
-        pairs[kinds] = text, joint.start() if joint else first.end()
+        first_mark, second_mark = list(_LISTED.finditer(text))[:2]
+        joint = _JOINT.search(text, first_mark.end(), second_mark.start())
+        pairs[kinds] = text, joint.start() if joint else first_mark.end()
     return pairs
 
 
+def _mark_offending(comment: Comment, wording: Wording) -> str | None:
+    """Return a sentence with placeholders for the numbers of its findings; None where it does not
+    name them in order.
+    """
+    text, at = comment.sentence, 0
+    for finding in comment.findings:
+        listed = re.escape(wording.reply_numbers.write(finding.offending))
+        match = re.compile(rf"(?<!\w){listed}(?!\w)").search(text, at)
+        if match is None:
+            return None
+        text = text[: match.start()] + _OFFENDING + text[match.end() :]
+        at = match.start() + len(_OFFENDING)
+    return text
+
+
 def _halves(text: str, cut: int, second: str | None) -> tuple[str, str, str]:
-    """(first half, separator, second half) of a sentence on two findings; `second` is what was
-    said of the second finding alone, if it was met so.
+    """Return (first half, separator, second half) of a sentence on two findings; `second` is the
+    sentence on the second finding alone, if it was met so.
     """
     if second is not None and text.endswith(second) and len(text) - len(second) > cut:
         end = len(text) - len(second)
@@ -174,15 +189,15 @@ def _halves(text: str, cut: int, second: str | None) -> tuple[str, str, str]:
     return text[:cut], text[cut:end], text[end:]
 
 
-def _repeated(heard: Iterable[Heard]) -> dict[tuple[str, str], tuple[str, str, str]]:
-    """The most frequent sentence on one kind of finding that was met three times or more in a
-    reply: (what it begins with, with the finding, separator, the finding, with what it ends with).
+def _repeated(comments: Iterable[Comment]) -> dict[tuple[str, str], tuple[str, str, str]]:
+    """Return, for a kind of finding that was met three times or more in a reply, the parts of the
+    most frequent sentence: (its beginning with the finding, separator, the finding with its end).
     """
     met: dict[str, Counter[tuple[str, int]]] = defaultdict(Counter)
-    for example in heard:
-        (kind, *others), count = {f.kind for f in example.findings}, len(example.findings)
+    for comment in comments:
+        (kind, *others), count = {f.kind for f in comment.findings}, len(comment.findings)
         if not others and count > 2:
-            met[kind][example.sentence, count] += 1
+            met[kind][comment.sentence, count] += 1
     halves = {}
     for kind, counts in met.items():
         sentence, count = counts.most_common(1)[0][0]
@@ -198,17 +213,18 @@ def _repeated(heard: Iterable[Heard]) -> dict[tuple[str, str], tuple[str, str, s
 
 
 def _before(texts: Sequence[str]) -> str:
-    """What all texts begin with, up to a space or an opening bracket, short of any numbers."""
+    """Return what all texts begin with, up to a space or opening bracket, short of any numbers."""
     first, last = min(texts), max(texts)
     length = 0
     while length < min(len(first), len(last)) and first[length] == last[length]:
         length += 1
     length = min([length, *(m.start() for text in texts if (m := _LISTED.search(text)))])
-    return re.match(r"(?s:.*[\s(\[{<\"“])?", first[:length])[0]
+    opening = re.match(r"(?s:.*[\s(\[{<\"“])?", first[:length])
+    return opening[0] if opening else ""
 
 
 def _after(texts: Sequence[str]) -> str:
-    """What all texts end with that is no letter, short of any numbers."""
+    """Return what all texts end with that is no letter, short of any numbers."""
     most = min(len(text) - max([0, *(m.end() for m in _LISTED.finditer(text))]) for text in texts)
     length = 0
     while length < most and len({text[-length - 1] for text in texts}) == 1:
@@ -226,16 +242,16 @@ def _say(wording: Wording, findings: dict[str, str], finding: Finding) -> str:
 
 
 def _separator(
-    wording: Wording, findings: dict[str, str], heard: Iterable[Heard], frame: tuple[str, str]
+    wording: Wording, findings: dict[str, str], comments: Iterable[Comment], frame: tuple[str, str]
 ) -> str | None:
-    """What most often stands between the texts of two findings."""
+    """Return what most often stands between the texts of two findings."""
     before, after = frame
     counts: Counter[str] = Counter()
-    for example in heard:
-        if len(example.findings) != 2 or not {f.kind for f in example.findings} <= set(findings):
+    for comment in comments:
+        if len(comment.findings) != 2 or not {f.kind for f in comment.findings} <= set(findings):
             continue
-        first, second = (_say(wording, findings, finding) for finding in example.findings)
-        start, end, sentence = before + first, second + after, example.sentence
+        first, second = (_say(wording, findings, finding) for finding in comment.findings)
+        start, end, sentence = before + first, second + after, comment.sentence
         if (
             sentence.startswith(start)
             and sentence.endswith(end)
@@ -245,29 +261,33 @@ def _separator(
     return counts.most_common(1)[0][0] if counts else None
 
 
-def _remaining(wording: Wording, heard: Iterable[Heard], frame: tuple[str, str]) -> dict[str, str]:
-    """The texts of findings that were met only repeated, or among others that are known."""
+def _remaining(
+    wording: Wording, comments: Iterable[Comment], frame: tuple[str, str]
+) -> dict[str, str]:
+    """Return the texts of findings that were met only repeated, or among others that are known."""
     met: dict[str, Counter[str]] = defaultdict(Counter)
-    for example in heard:
-        unknown = {f.kind for f in example.findings if f.kind not in wording.findings}
-        if len(unknown) == 1 and len(example.findings) > 1:
+    for comment in comments:
+        unknown = {f.kind for f in comment.findings if f.kind not in wording.findings}
+        if len(unknown) == 1 and len(comment.findings) > 1:
             kind = unknown.pop()
-            text = _solve(wording, example, kind, frame)
+            text = _solve(wording, comment, kind, frame)
             if text:
                 met[kind][text] += 1
     return {kind: counts.most_common(1)[0][0] for kind, counts in met.items()}
 
 
-def _solve(wording: Wording, example: Heard, kind: str, frame: tuple[str, str]) -> str | None:
-    """What a sentence says of the one kind of finding that is not known: all else has its place."""
+def _solve(wording: Wording, comment: Comment, kind: str, frame: tuple[str, str]) -> str | None:
+    """Return what a sentence says of the one kind of finding that is not known; None where the rest
+    of the sentence is not as expected.
+    """
     before, after = frame
-    sentence = example.sentence
+    sentence = comment.sentence
     if not (sentence.startswith(before) and sentence.endswith(after)):
         return None
     inner = sentence[len(before) : len(sentence) - len(after)]
     known = dict(wording.findings) | {kind: ""}
-    parts = [_say(wording, known, finding) for finding in example.findings]
-    places = [i for i, finding in enumerate(example.findings) if finding.kind == kind]
+    parts = [_say(wording, known, finding) for finding in comment.findings]
+    places = [i for i, finding in enumerate(comment.findings) if finding.kind == kind]
     separator = wording.findings_separator
     length, over = divmod(len(inner) - len(separator.join(parts)), len(places))
     if over or length <= 0:
@@ -278,5 +298,5 @@ def _solve(wording: Wording, example: Heard, kind: str, frame: tuple[str, str]) 
         parts[i] = text
     if separator.join(parts) != inner:
         return None
-    offending = example.findings[places[0]].offending
+    offending = comment.findings[places[0]].offending
     return text.replace(wording.reply_numbers.write(offending), _OFFENDING) if offending else text

@@ -1,4 +1,4 @@
-"""The user's own card pictures, laid in one row as the released code lays them."""
+"""Lay the user's own card pictures in one row, as the released code does."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def lay_pictures(
     table: tuple[int, int, int],
     directory: str | Path,
 ) -> np.ndarray:
-    """A hand in one row on a table of a colour: uint8 (resolution, resolution, 3), RGB.
+    """Return a hand in one row on a table of a colour: uint8 (resolution, resolution, 3), RGB.
 
     A card is 0.9 of its share of the width, and 7/5 of that high; the row begins 5 pixels from the
     left, with cards 1.1 widths apart, and stands in the middle. Raises InputError for a picture
@@ -41,8 +41,8 @@ def lay_pictures(
 
 @lru_cache(maxsize=4)
 def check_pictures(directory: str | Path) -> None:
-    """Raises InputError unless there is an image file for each of the 52 cards; looks at their
-    headers only.
+    """Raise InputError unless there is an image file for each of the 52 cards. Only headers are
+    read.
     """
     if not Path(directory).is_dir():
         raise InputError(f"card_dir {directory}: is not a directory")
@@ -52,7 +52,7 @@ def check_pictures(directory: str | Path) -> None:
 
 
 def _file_of(directory: str | Path, rank: str, suit: str) -> Path:
-    """C, D, H or S and the rank, `10` also as `T`: `SA.png`, `H10.png`."""
+    """Return the file of a card: C, D, H or S, then the rank, `10` also as `T` (`SA.png`)."""
     names = [f"{_LETTERS[suit]}{form}.png" for form in ([rank, "T"] if rank == "10" else [rank])]
     for name in names:
         file = Path(directory) / name

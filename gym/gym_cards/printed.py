@@ -1,8 +1,8 @@
-"""Solutions as the released code prints them, which its verifier compares formulas with.
+"""Print solutions as the released code does, whose verifier compares formulas with them.
 
-It tries every order of the numbers, every choice of operators, and these placements of parentheses:
-none, one pair around two or more of the numbers but not all, or a pair around the first two and
-another around the next two.
+The released code tries every order of the numbers, every choice of operators, and these placements
+of parentheses: none, one pair around two or more of the numbers but not all, or a pair around the
+first two and another around the next two.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ _CLOSE = 1e-6  # of the float that tells which formulas are worth an exact look
 
 
 def opens_a_solution(tokens: Sequence[str], target: int) -> bool:
-    """Whether a formula with the right numbers, of which one `)` is missing, is the beginning of a
-    printed solution.
+    """Return whether a formula with the right numbers, of which one `)` is missing, is the
+    beginning of a printed solution.
     """
     whole = [*tokens, ")"]
     shape = "".join(map(kind_of, whole))
@@ -32,8 +32,8 @@ def opens_a_solution(tokens: Sequence[str], target: int) -> bool:
 
 
 def longest_opening(tokens: Sequence[str], numbers: Sequence[int], target: int) -> str:
-    """The longest beginning of a formula, in whole tokens, that some printed solution has too, as
-    text; empty where there is none.
+    """Return the longest beginning of a formula, in whole tokens, that some printed solution has
+    too, as text; empty where there is none.
     """
     printed = printed_solutions(tuple(sorted(numbers)), target)
     opening = ""
@@ -48,7 +48,7 @@ def longest_opening(tokens: Sequence[str], numbers: Sequence[int], target: int) 
 
 @lru_cache(maxsize=2048)
 def printed_solutions(numbers: tuple[int, ...], target: int) -> list[str]:
-    """Every solution in a printed form, sorted."""
+    """Return every solution in a printed form, sorted."""
     solutions = set()
     placements = list(_placements(len(numbers)))
     for order in set(permutations(numbers)):
@@ -64,7 +64,7 @@ def printed_solutions(numbers: tuple[int, ...], target: int) -> list[str]:
 
 
 def _placements(size: int) -> Iterator[tuple[tuple[int, int], ...]]:
-    """Pairs of parentheses, each as the first and the last of the numbers that it holds."""
+    """Yield pairs of parentheses, each as the first and the last of the numbers that it holds."""
     yield ()
     for first in range(size):
         for last in range(first + 1, size):
@@ -89,7 +89,8 @@ def _tokens(
 def _value(
     order: Sequence[int], symbols: Sequence[str], pairs: Sequence[tuple[int, int]]
 ) -> float | None:
-    values, between = list(order), list(symbols)
+    values: list[float] = list(order)
+    between = list(symbols)
     for first, last in reversed(pairs):
         inside = _flat_value(values[first : last + 1], between[first:last])
         if inside is None:
@@ -99,7 +100,7 @@ def _value(
 
 
 def _flat_value(values: Sequence[float], symbols: Sequence[str]) -> float | None:
-    """The value without parentheses; None where it divides by zero."""
+    """Return the value of a formula without parentheses; None where it divides by zero."""
     total, term = 0.0, float(values[0])
     for symbol, value in zip(symbols, values[1:], strict=True):
         if symbol == "*":

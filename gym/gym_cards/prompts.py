@@ -9,7 +9,7 @@ a user has.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -50,7 +50,7 @@ _PLACEHOLDERS = {
     "image_prompt": (*_TASK, "count"),
     "recognition_prompt": (*_TASK, "count"),
     "phrases": _TASK,
-    "reply": ("target", "cards", "numbers", "formula"),
+    "reply": ("target", "cards", "numbers", "steps", "formula"),
     "recognition_reply": ("cards",),
     "feedback": (*_TASK, *_ANSWER, "findings"),
     "findings": (*_TASK, *_ANSWER, "offending", "prefix"),
@@ -141,10 +141,16 @@ class Wording:
         return fill(self.recognition_reply, {"cards": self.reply_cards.write(cards)})
 
     def format_reply(
-        self, cards: Sequence[str], numbers: Sequence[int], formula: str, target: int
+        self,
+        cards: Sequence[str],
+        numbers: Sequence[int],
+        formula: str,
+        target: int,
+        steps: str = "",
     ) -> str:
         """A reply in the form that the prompt asks for."""
         values = {
+            "steps": steps,
             "cards": self.reply_cards.write(cards),
             "numbers": self.reply_numbers.write(numbers),
             "formula": formula,
@@ -255,6 +261,11 @@ _GOAL = (
 )
 _LOOK = "Look at the image and name each card by its rank: A, 2 to 10, J, Q or K.\n"
 _FORM = 'Reply with a JSON object and nothing else: {"cards": [the cards]'
+_STEPS = (
+    ', "number": [the value of each card], "steps": "each operation with its result and '
+    'what is left, such as a-b=e left c,d,e; d*e=f left c,f; f+c=g", '
+    '"formula": "the formula, without spaces"}'
+)
 _FORM_REST = ', "number": [the value of each card], "formula": "the formula, without spaces"}'
 
 OWN = Wording(
@@ -263,6 +274,15 @@ OWN = Wording(
     recognition_prompt=_LOOK + _FORM + "}",
 )
 """The project's own wording, which also stands in for what a file leaves out."""
+
+OWN_STEPS = replace(
+    OWN,
+    prompt=_GOAL + "Cards: [<<cards>>]\n" + _FORM + _STEPS,
+    image_prompt=_GOAL + _LOOK + _FORM + _STEPS,
+    reply='{"cards": [<<cards>>], "number": [<<numbers>>], "steps": "<<steps>>", '
+    '"formula": "<<formula>>"}',
+)
+"""The same where a reply works its solution out (`gym_cards.steps`)."""
 
 
 def load_wording(path: str | Path) -> Wording:

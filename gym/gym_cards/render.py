@@ -1,4 +1,4 @@
-"""Pictures of hands: cards drawn with Pillow on a plain table, fast enough to train on."""
+"""Draw hands: cards on a plain table, made with Pillow, fast enough to train on."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ TABLES: dict[str, tuple[int, int, int]] = {
 }
 """Name -> RGB of a table; `released` is that of the released code."""
 RANDOM_TABLES = ("green", "blue", "brown", "gray", "white")
-"""Those that a random table is one of."""
+"""The tables that `random` draws from."""
 LAYOUTS = ("grid", "row", "scatter")
-"""How cards may lie; all are in reading order."""
+"""How cards may lie; always in reading order."""
 
 _BLACK_OF = {"hearts": "spades", "diamonds": "clubs"}
 _RED_OF = {black: red for red, black in _BLACK_OF.items()}
@@ -55,8 +55,8 @@ _PIPS = {
 
 
 def suits_of_color(suits: Sequence[str], color: str) -> tuple[str, ...]:
-    """The suits in a colour of COLORS: "black" turns hearts into spades and diamonds into clubs,
-    "red" the other way round, "mixed" leaves all as they are. Cards may become equal by it.
+    """Return the suits in a colour of COLORS: "black" turns hearts into spades and diamonds into
+    clubs, "red" the other way round, "mixed" leaves all as they are. Two cards may become equal.
     """
     other = {"mixed": {}, "black": _BLACK_OF, "red": _RED_OF}[color]
     return tuple(other.get(suit, suit) for suit in suits)
@@ -70,7 +70,7 @@ def render_hand(
     layout: str = "grid",
     rng: np.random.Generator | None = None,
 ) -> np.ndarray:
-    """A hand on a table: uint8 (resolution, resolution, 3), RGB.
+    """Return a hand on a table: uint8 (resolution, resolution, 3), RGB.
 
     `grid` has two rows, `row` one; `scatter` is the grid with positions and tilts drawn from `rng`.
     Cards never overlap. Raises KeyError for an unknown table, rank or suit, and InputError for an
@@ -78,14 +78,14 @@ def render_hand(
     """
     if layout not in LAYOUTS:
         raise InputError(f"layout={layout!r}: must be one of {', '.join(LAYOUTS)}")
-    if layout == "scatter" and rng is None:
-        raise InputError("layout='scatter': needs rng")
     rows = 1 if layout == "row" else 2
     columns = -(-len(ranks) // rows)
     width, height = resolution / columns, resolution / 2
     fill = _LOOSE_FILL if layout == "scatter" else _FILL
     size = round(fill * min(height, width / _ASPECT))
     if layout == "scatter":
+        if rng is None:
+            raise InputError("layout='scatter': needs rng")
         spots = rng.random((len(ranks), 2))
         tilts = rng.integers(-_MAX_TILT, _MAX_TILT + 1, len(ranks)).tolist()
         tilted = _tilted if size < _SMALL else _tilted.__wrapped__  # large ones fill the memory
@@ -108,13 +108,13 @@ def render_hand(
 
 @lru_cache(maxsize=52 * (2 * _MAX_TILT + 1))
 def _tilted(rank: str, suit: str, height: int, degrees: int) -> Image.Image:
-    """A card turned anticlockwise, on a transparent ground that just holds it."""
+    """Return a card turned anticlockwise, on a transparent ground that just holds it."""
     return _face(rank, suit, height).rotate(degrees, Image.Resampling.BICUBIC, expand=True)
 
 
 @lru_cache(maxsize=4 * 52)
 def _face(rank: str, suit: str, height: int) -> Image.Image:
-    """A card, RGBA with round corners."""
+    """Return a card, RGBA with round corners."""
     scale = max(3, -(-400 // height))  # drawn larger, then reduced: smooth edges at any size
     size = (max(1, round(height * _ASPECT)) * scale, height * scale)
     line = max(scale // 2, size[1] // 200)
@@ -172,7 +172,7 @@ def _draw_rank(
 
 @lru_cache(maxsize=64)
 def _letters(rank: str, bold: int) -> Image.Image:
-    """A rank as a mask without margins, its strokes thickened by `bold` pixels of some 250."""
+    """Return a rank as a mask without margins, its strokes `bold` pixels thicker at height 250."""
     font = ImageFont.load_default(250)
     box = font.getbbox(rank, stroke_width=bold)
     mask = Image.new("L", (round(box[2] - box[0]), round(box[3] - box[1])), 0)
@@ -196,7 +196,7 @@ def _draw_suit(
 
 
 def _outlines() -> dict[str, list[np.ndarray]]:
-    """Suit -> polygons (points, 2) that together make its symbol in [-0.5, 0.5]^2, y down."""
+    """Return suit -> the polygons (points, 2) of its symbol in [-0.5, 0.5]^2, y down."""
     t = np.linspace(0, 2 * np.pi, 97)
     cos, sin = np.cos(t), np.sin(t)
     heart = np.stack(

@@ -1,9 +1,10 @@
-"""What a card counts as. A rule is data: new ones need no code."""
+"""Say what a card counts as. A rule is data: new ones need no code."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -37,7 +38,9 @@ class FaceRule:
 
     @classmethod
     def of(cls, spec: FaceRule | str | int | Mapping[str, int]) -> FaceRule:
-        """Raises InputError for an unknown name, a missing face, or a value outside 1..99."""
+        """Return the rule that a specification names. Raises InputError for an unknown name, a
+        missing face, or a value outside 1..99.
+        """
         if isinstance(spec, FaceRule):
             return spec
         if isinstance(spec, Mapping):
@@ -45,7 +48,7 @@ class FaceRule:
                 raise InputError(
                     f"face rule {dict(spec)}: needs exactly the keys J, Q and K, each an integer"
                 )
-            values = tuple(spec[face] for face in FACES)
+            values: tuple[Any, ...] = tuple(spec[face] for face in FACES)
         elif is_integer(spec):
             values = (spec,) * 3
         elif spec in NAMED_RULES:
@@ -64,11 +67,11 @@ class FaceRule:
         return cls(*values)
 
     def value(self, rank: str) -> int:
-        """What one card counts as. Raises KeyError for anything but a rank."""
+        """Return what one card counts as. Raises KeyError for anything but a rank."""
         return self._values()[rank]
 
     def numbers(self, ranks: Sequence[str]) -> list[int]:
-        """The values of a hand, in order."""
+        """Return the values of a hand, in order."""
         values = self._values()
         return [values[rank] for rank in ranks]
 
@@ -78,8 +81,8 @@ class FaceRule:
 
 
 def random_rule(rng: np.random.Generator) -> FaceRule:
-    """J, Q and K each count as a number from 1 to 13, drawn independently; never a named rule, so
-    that the unseen rules of an evaluation stay unseen by a policy that met these.
+    """Draw what J, Q and K count as: numbers from 1 to 13, independent of one another. Never a
+    named rule, so that the unseen rules of an evaluation stay unseen by a policy that met these.
     """
     named = set(NAMED_RULES.values())
     while True:

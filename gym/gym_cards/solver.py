@@ -1,4 +1,4 @@
-"""Which hands make the target, and how. Exact: values are reduced integer fractions.
+"""Find how a hand makes the target. Exact: values are reduced integer fractions.
 
 The values that a set of cards can make are built from its two-part splits. Whether a hand makes
 the target needs no full list: for each value of one part, the partner that would complete it is
@@ -11,30 +11,31 @@ from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from itertools import combinations
 from math import gcd
+from typing import Any
 
 Value = tuple[int, int]  # numerator, denominator > 0, reduced
-Tree = int | tuple  # a number, or (operator, left, right)
+Tree = Any  # int | tuple[str, Tree, Tree]: a number, or (operator, left, right)
 
 
 def solve(numbers: Sequence[int], target: int = 24) -> str | None:
-    """One formula that uses every number exactly once and equals the target, or None."""
+    """Return one formula that uses every number exactly once and equals the target, or None."""
     return _solve(tuple(sorted(numbers)), target)
 
 
 def all_solutions(numbers: Sequence[int], target: int = 24) -> list[str]:
-    """Every distinct formula (as printed, with the fewest parentheses), sorted.
+    """Return every distinct formula (as printed, with the fewest parentheses), sorted.
 
     Sums and products differ by the order of their operands, so there can be hundreds.
     """
-    found = set()
+    formulas = set()
     for value, tree in _all_trees([((number, 1), number) for number in numbers]):
         if value == (target, 1):
-            found.add(print_tree(tree))
-    return sorted(found)
+            formulas.add(print_tree(tree))
+    return sorted(formulas)
 
 
 def print_tree(tree: Tree) -> str:
-    """A formula with the fewest parentheses that keep its value."""
+    """Return a formula with the fewest parentheses that keep its value."""
     if isinstance(tree, int):
         return str(tree)
     symbol, left, right = tree
@@ -63,7 +64,7 @@ def _solve(numbers: tuple[int, ...], target: int) -> str | None:
 
 
 def _splits(numbers: tuple[int, ...]) -> Iterator[tuple[tuple[int, ...], tuple[int, ...]]]:
-    """Both parts of every split of a sorted multiset, the smaller first, each split once."""
+    """Yield both parts of every split of a sorted multiset, the smaller first, each split once."""
     seen = set()
     indices = range(len(numbers))
     for size in range(1, len(numbers) // 2 + 1):
@@ -78,7 +79,7 @@ def _splits(numbers: tuple[int, ...]) -> Iterator[tuple[tuple[int, ...], tuple[i
 
 
 def _complete(goal: Value, lefts: dict[Value, Tree], rights: dict[Value, Tree]) -> Tree | None:
-    """A tree that makes `goal` out of one value of each part."""
+    """Return a tree that makes `goal` out of one value of each part, or None."""
     gn, gd = goal
     for (n, d), tree in lefts.items():
         # For each operation, the partner that would make the goal.
@@ -109,7 +110,7 @@ def _reduced(n: int, d: int) -> Value:
 
 
 def _results(a: Value, x: Tree, b: Value, y: Tree) -> Iterator[tuple[Value, Tree]]:
-    """The six ways to join two values."""
+    """Yield the six ways to join two values, as (value, tree)."""
     (an, ad), (bn, bd) = a, b
     denominator = ad * bd
     yield _reduced(an * bd + bn * ad, denominator), ("+", x, y)
@@ -123,7 +124,7 @@ def _results(a: Value, x: Tree, b: Value, y: Tree) -> Iterator[tuple[Value, Tree
 
 
 def _reachable(numbers: tuple[int, ...]) -> dict[Value, Tree]:
-    """Every value that a sorted multiset makes, with one tree for each. Lists of up to three
+    """Return every value that a sorted multiset makes, with one tree for each. Those of up to three
     numbers recur in many hands and are kept; longer ones are large and are not.
     """
     return _reachable_kept(numbers) if len(numbers) <= 3 else _build_reachable(numbers)
@@ -146,7 +147,7 @@ _reachable_kept = lru_cache(maxsize=8192)(_build_reachable)
 
 
 def _all_trees(parts: list[tuple[Value, Tree]]) -> Iterator[tuple[Value, Tree]]:
-    """Every tree over all parts, by joining any two parts in every order and going on."""
+    """Yield every (value, tree) over all parts: join any two in every order, and go on."""
     if len(parts) == 1:
         yield parts[0]
         return

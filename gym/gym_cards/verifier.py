@@ -98,8 +98,9 @@ def verify(
     ones, as a multiset. In mode `stacked` the penalties of everything found add up (as in the
     released code); in mode `single` the first one counts alone (as in the paper's text).
     `Verdict.outcomes` names each finding, repeated where it is penalised repeatedly, so that in
-    mode `stacked` the reward is the sum over it. `info` has `read_cards`, `formula`, and
-    `findings`, a Finding for each outcome; `recognized` is None without `check_cards`.
+    mode `stacked` the reward is the sum over it. `info` has `read_cards`, `read_numbers`,
+    `formula`, and `findings`, a Finding for each outcome; `recognized` is None without
+    `check_cards`.
     """
     fields = read_fields(reply, REPLY_FIELDS)
     recognized = _names_cards(fields, cards) if check_cards else None
@@ -116,6 +117,7 @@ def verify(
         is_right=outcomes[0] == CORRECT_SOLUTION,
         info={
             "read_cards": fields["cards"],
+            "read_numbers": fields["number"],
             "formula": fields["formula"],
             "findings": tuple(findings),
         },

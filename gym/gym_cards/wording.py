@@ -1,4 +1,4 @@
-"""Derives a wording file from SFT data, so that a checkpoint meets the wording it was trained on.
+"""Derive a wording file from SFT data, so that a checkpoint meets the wording it was trained on.
 
 `python -m gym_cards.wording DATA.json --out FILE`, and then `prompt_file=FILE` in every command.
 
@@ -14,87 +14,60 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 from gym_cards.align import Votes, find_values, listing_pattern, mark_number, put
-from gym_cards.formula import evaluate, find_faults, foreign_characters, tokenize
-from gym_cards.joined import KINDS_SAID, Heard, learn_findings
+from gym_cards.examples import MIN_SHARE, Example, RuledExample, most_common, percent, read_example
+from gym_cards.feedback import derive_feedback
 from gym_cards.prompts import OWN, Listing, Wording, kind_of, read_wording
-from gym_cards.rules import FACES, RANKS, FaceRule
+from gym_cards.rules import FACES, FaceRule
 from gym_cards.solver import solve
-from gym_cards.verifier import CORRECT_SOLUTION, FEEDBACK, REPLY_FIELDS, Finding, verify
 from gym_dialogue.errors import InputError
 from gym_dialogue.messages import Message
-from gym_dialogue.parse import read_fields
 from gym_dialogue.templates import MARK
 from gym_dialogue.wording import run
 
-MIN_SHARE = 0.5
-"""A template that explains a smaller share of its texts is not used."""
-
 _SAMPLE = 2000  # examples that vote on how lists are written
-_MAX_REPLIES = 20  # budgets of replies that are tried as an explanation of a number in feedback
-
-
-@dataclass(frozen=True)
-class Example:
-    """A dialogue of the data. The hand is read from its last reply."""
-
-    prompt: str
-    cards: tuple[str, ...]
-    numbers: tuple[int, ...]
-    formula: str
-    """The last reply's."""
-    target: int | None
-    """What it makes; None where that is no whole number."""
-    replies: tuple[str, ...]
-    sentences: tuple[str, ...]
-    """What was said of each reply but the last."""
-    rule: FaceRule | None = None
-    """What its prompt says of the faces, once that is found."""
-
-    @property
-    def faces(self) -> dict[str, int]:
-        """What the faces of the hand count as."""
-        pairs = zip(self.cards, self.numbers, strict=True)
-        return {card: number for card, number in pairs if card in FACES}
+_E = TypeVar("_E", bound=Example)
 
 
 @dataclass(frozen=True)
 class Derived:
-    """A wording and what is to be said of it."""
+    """A wording and a summary of where it comes from."""
 
     wording: Wording
     summary: list[str]
     """Lines: what was read and how much of it the wording explains."""
 
 
-def read_example(messages: Sequence[Message]) -> Example | None:
-    """A dialogue as an example; None where its last reply does not name a hand."""
-    if messages[0].role == "system":
-        messages = messages[1:]
-    replies = tuple(m.text for m in messages[1::2])
-    fields = read_fields(replies[-1], REPLY_FIELDS)
-    cards = tuple(str(card).strip().upper() for card in fields["cards"] or ())
-    numbers = tuple(n for n in fields["number"] or () if isinstance(n, int))
-    if len(cards) < 2 or len(cards) != len(numbers) or not fields["formula"]:
-        return None
-    for card, number in zip(cards, numbers, strict=True):
-        if card not in RANKS or (card not in FACES and number != RANKS.index(card) + 1):
-            return None
-    target = None
-    expression = fields["formula"].partition("=")[0]
-    tokens = tokenize(expression)
-    if not foreign_characters(expression) and not find_faults(tokens)[0]:
-        value = evaluate(tokens)
-        target = int(value) if value is not None and value.denominator == 1 else None
-    sentences = tuple(m.text for m in messages[2::2])
-    formula = fields["formula"]
-    return Example(messages[0].text, cards, numbers, formula, target, replies, sentences)
+@dataclass(frozen=True)
+class _Data:
+    """What was read of the data."""
+
+    examples: list[Example]
+    total: int
+    """Dialogues, read or not."""
+    with_system: int
+    """Dialogues that open with a system message."""
 
 
 def derive(dialogues: Iterable[Sequence[Message]]) -> Derived:
-    """The wording of SFT data. Raises InputError where too little of it can be explained."""
+    """Return the wording of SFT data. Raises InputError where too little of it is explained."""
+    data = _read(dialogues)
+    _refuse_marks(data.examples)
+    wording, examples, rules = _derive_prompt(data.examples)
+    summary = _lines_on_data(data, rules)
+    summary.append(_check_prompt(wording, examples, data.total))
+    sizes = {len(example.cards) for example in examples}
+    wording = replace(wording, num_cards=sizes.pop() if len(sizes) == 1 else None)
+    wording, reply_lines = _derive_reply(wording, examples)
+    wording, feedback_lines = derive_feedback(wording, examples)
+    read_wording(wording.to_json(), "the wording derived from the data")
+    return Derived(wording, [*summary, *reply_lines, *feedback_lines])
+
+
+def _read(dialogues: Iterable[Sequence[Message]]) -> _Data:
+    """Read the dialogues. Raises InputError unless half of them at least end with a hand."""
     total = with_system = 0
     examples = []
     for messages in dialogues:
@@ -103,60 +76,49 @@ def derive(dialogues: Iterable[Sequence[Message]]) -> Derived:
         example = read_example(messages)
         if example is not None:
             examples.append(example)
-    read = len(examples)
-    if read < MIN_SHARE * total:
+    if len(examples) < MIN_SHARE * total:
         raise InputError(
-            f"only {read} of {total} dialogues end with a reply whose cards, number and formula "
-            "can be read: give SFT data of GeneralPoints"
+            f"only {len(examples)} of {total} dialogues end with a reply whose cards, number and "
+            "formula can be read: give SFT data of GeneralPoints"
         )
+    return _Data(examples, total, with_system)
+
+
+def _refuse_marks(examples: Sequence[Example]) -> None:
+    """Raise InputError for a text that holds what a wording file reads as a placeholder."""
     for example in examples:
         for text in (example.prompt, *example.sentences, *example.replies):
-            if MARK.search(text):
+            mark = MARK.search(text)
+            if mark:
                 raise InputError(
-                    f"a text holds {MARK.search(text)[0]!r}, which a wording file would read as a "
-                    "placeholder: rename it in the data"
+                    f"a text holds {mark[0]!r}, which a wording file would read as a placeholder: "
+                    "rename it in the data"
                 )
-    if all(e.target is None for e in examples):
-        raise InputError("no formula of a last reply makes a whole number: give right replies")
-    usual = _most_common(e.target for e in examples if e.target is not None)
-    examples = [replace(e, target=usual if e.target is None else e.target) for e in examples]
 
-    wording, examples, met = _derive_prompt(examples)
-    right = [
-        wording.task_prompt(e.cards, e.rule, e.target, len(e.cards)) == e.prompt for e in examples
+
+def _lines_on_data(data: _Data, rules: Counter[FaceRule]) -> list[str]:
+    """Return lines on what was read and which rules were met."""
+    lines = [
+        f"read: {len(data.examples)} of {data.total} dialogues with a reply that names its hand"
     ]
-    summary = [f"read: {read} of {total} dialogues with a reply that names its hand"]
-    if with_system:
-        summary.append(
-            f"system: {with_system} dialogues open with a system message, which the environment "
-            "does not send"
+    if data.with_system:
+        lines.append(
+            f"system: {data.with_system} dialogues open with a system message, which the "
+            "environment does not send"
         )
     counts = ", ".join(
-        f"{'/'.join(map(str, rule.numbers(FACES)))} ({n})" for rule, n in met.most_common(5)
+        f"{'/'.join(map(str, rule.numbers(FACES)))} ({n})" for rule, n in rules.most_common(5)
     )
-    more = f" and {len(met) - 5} more" if len(met) > 5 else ""
-    summary.append(f"rules met (J/Q/K): {counts}{more}")
-    kinds = {kind_of(rule) for rule in met}
+    more = f" and {len(rules) - 5} more" if len(rules) > 5 else ""
+    lines.append(f"rules met (J/Q/K): {counts}{more}")
+    kinds = {kind_of(rule) for rule in rules}
     if len(kinds) == 1:
         other = "do not all count" if kinds == {"same"} else "all count"
-        summary.append(
+        lines.append(
             f"rules: none where J, Q and K {other} the same was met; it is worded alike, which the "
             "data does not show"
         )
-    share = sum(right) / total
-    summary.append(f"prompt: explains {_percent(share)} of the dialogues")
-    if share < MIN_SHARE:
-        raise InputError(
-            f"the most frequent prompt explains {_percent(share)} of {total} dialogues, and must "
-            f"explain {_percent(MIN_SHARE)}: give data with one wording"
-        )
-    sizes = {len(e.cards) for e in examples}
-    wording = replace(wording, num_cards=sizes.pop() if len(sizes) == 1 else None)
-    wording, lines = _derive_reply(wording, examples)
-    summary += lines
-    wording, lines = _derive_feedback(wording, examples)
-    read_wording(wording.to_json(), "the wording that was found")
-    return Derived(wording, summary + lines)
+    return lines
 
 
 # The prompt.
@@ -164,41 +126,33 @@ def derive(dialogues: Iterable[Sequence[Message]]) -> Derived:
 
 def _derive_prompt(
     examples: Sequence[Example],
-) -> tuple[Wording, list[Example], Counter[FaceRule]]:
-    """(wording with its prompt, the examples with their rules, how often each rule was met)."""
-    listings = Counter(
-        Listing(match["quote"], match["separator"])
-        for e in _sample(examples)
-        if (match := listing_pattern(e.cards).search(e.prompt))
-    )
-    if not listings:
-        raise InputError("the cards of the replies are not found in the prompts, however listed")
-    cards = listings.most_common(1)[0][0]
-    groups: dict[str, list[int]] = defaultdict(list)
-    for index, example in enumerate(examples):
-        listed = cards.write(example.cards)
-        if listed in example.prompt:
-            groups[example.prompt.replace(listed, "<<cards>>")].append(index)
-    examples = list(examples)
-    met: Counter[FaceRule] = Counter()
+) -> tuple[Wording, list[RuledExample], Counter[FaceRule]]:
+    """Return (wording with its prompt, the examples with their rules, how often each was met)."""
+    if all(e.target is None for e in examples):
+        raise InputError("no formula of a last reply makes a whole number: give right replies")
+    usual_target = most_common(e.target for e in examples if e.target is not None)
+    targets = [usual_target if e.target is None else e.target for e in examples]
+    rules: list[FaceRule | None] = [None] * len(examples)
+    rule_counts: Counter[FaceRule] = Counter()
     votes = Votes()
-    for text, indices in groups.items():
+    cards = _card_listing(examples)
+    for text, indices in _group_prompts(examples, cards).items():
         known = _most_common_values(examples[i].faces for i in indices)
-        found = find_values(text, known)
-        if found is None:
+        values = find_values(text, known)
+        if values is None:
             continue
-        spots, rule = found
-        target = _most_common(examples[i].target for i in indices)
+        spots, rule = values
+        target = most_common(targets[i] for i in indices)
         for i in indices:
-            examples[i] = replace(examples[i], rule=rule, target=target)
+            rules[i], targets[i] = rule, target
         if known:  # else the rule is a guess, which the test of the template will settle
-            met[rule] += len(indices)
+            rule_counts[rule] += len(indices)
             same, different = (
                 mark_number(put(text, spots, kind), target, "<<target>>")
                 for kind in ("same", "different")
             )
             votes.add(same, different, kind_of(rule), len(indices))
-    if not met:
+    if not rule_counts:
         raise InputError(
             "no sentence is found in the prompts that says what J, Q and K count as, such as the "
             f"{_most_common_values(e.faces for e in examples)} of the replies"
@@ -206,50 +160,91 @@ def _derive_prompt(
     phrases: dict[str, dict[str, str]] = {}
     wording = Wording(votes.template(phrases), cards=cards, phrases=phrases)
     if "<<target>>" not in wording.prompt:
-        wording = replace(wording, target_points=_most_common(e.target for e in examples))
-    usual = met.most_common(1)[0][0]
-    return wording, [replace(e, rule=e.rule or usual) for e in examples], met
+        wording = replace(wording, target_points=most_common(targets))
+    usual = rule_counts.most_common(1)[0][0]
+    ruled = [
+        RuledExample(**vars(example) | {"target": target}, rule=rule or usual)
+        for example, target, rule in zip(examples, targets, rules, strict=True)
+    ]
+    return wording, ruled, rule_counts
 
 
-def _sample(examples: Sequence[Example]) -> Sequence[Example]:
+def _card_listing(examples: Sequence[Example]) -> Listing:
+    """Return how most prompts list their cards. Raises InputError where none does."""
+    listings = [
+        Listing(match["quote"], match["separator"])
+        for example in _sample(examples)
+        if (match := listing_pattern(example.cards).search(example.prompt))
+    ]
+    if not listings:
+        raise InputError("the cards of the replies are not found in the prompts, however listed")
+    return most_common(listings)
+
+
+def _group_prompts(examples: Sequence[Example], cards: Listing) -> dict[str, list[int]]:
+    """Return each prompt with a placeholder for its cards -> the indices of its examples."""
+    groups: dict[str, list[int]] = defaultdict(list)
+    for index, example in enumerate(examples):
+        listed = cards.write(example.cards)
+        if listed in example.prompt:
+            groups[example.prompt.replace(listed, "<<cards>>")].append(index)
+    return groups
+
+
+def _check_prompt(wording: Wording, examples: Sequence[RuledExample], total: int) -> str:
+    """Return a line on the share of dialogues whose prompt the wording gives back to the letter.
+    Raises InputError where it is too small.
+    """
+    explained = sum(
+        wording.task_prompt(e.cards, e.rule, e.target, len(e.cards)) == e.prompt for e in examples
+    )
+    share = explained / total
+    if share < MIN_SHARE:
+        raise InputError(
+            f"the most frequent prompt explains {percent(share)} of {total} dialogues, and must "
+            f"explain {percent(MIN_SHARE)}: give data with one wording"
+        )
+    return f"prompt: explains {percent(share)} of the dialogues"
+
+
+def _sample(examples: Sequence[_E]) -> Sequence[_E]:
+    """Return at most _SAMPLE examples, evenly spread."""
     return examples[:: -(-len(examples) // _SAMPLE)]
 
 
 def _most_common_values(hands: Iterable[dict[str, int]]) -> dict[str, int]:
-    """What each face most often counts as."""
+    """Return what each face most often counts as."""
     hands = list(hands)
-    found = {face: [hand[face] for hand in hands if face in hand] for face in FACES}
-    return {face: _most_common(values) for face, values in found.items() if values}
-
-
-def _most_common(values: Iterable[Any]) -> Any:
-    return Counter(values).most_common(1)[0][0]
+    values = {face: [hand[face] for hand in hands if face in hand] for face in FACES}
+    return {face: most_common(counts) for face, counts in values.items() if counts}
 
 
 # The form of a reply.
 
 
-def _derive_reply(wording: Wording, examples: Sequence[Example]) -> tuple[Wording, list[str]]:
-    forms = Counter(form for e in _sample(examples) if (form := _reply_form(e)) is not None)
+def _derive_reply(wording: Wording, examples: Sequence[RuledExample]) -> tuple[Wording, list[str]]:
+    """Return the wording with the form of the last replies, and a line on what it explains."""
+    forms = [form for e in _sample(examples) if (form := _reply_form(e)) is not None]
     share = 0.0
+    derived = wording
     if forms:
-        text, cards, numbers = forms.most_common(1)[0][0]
-        found = replace(wording, reply=text, reply_cards=cards, reply_numbers=numbers)
+        text, cards, numbers = most_common(forms)
+        derived = replace(wording, reply=text, reply_cards=cards, reply_numbers=numbers)
         share = sum(
-            found.format_reply(e.cards, e.numbers, e.formula.partition("=")[0], e.target)
+            derived.format_reply(e.cards, e.numbers, e.formula.partition("=")[0], e.target)
             == e.replies[-1]
             for e in examples
         ) / len(examples)
     if share < MIN_SHARE:
         return wording, [
-            f"reply: the most frequent form explains {_percent(share)}; replies of the scripted "
+            f"reply: the most frequent form explains {percent(share)}; replies of the scripted "
             "policies keep the project's own form"
         ]
-    return found, [f"reply: explains {_percent(share)} of the last replies"]
+    return derived, [f"reply: explains {percent(share)} of the last replies"]
 
 
-def _reply_form(example: Example) -> tuple[str, Listing, Listing] | None:
-    """(template, how the cards are listed, how the numbers are) of the last reply."""
+def _reply_form(example: RuledExample) -> tuple[str, Listing, Listing] | None:
+    """Return (template, how the cards are listed, how the numbers are) of the last reply."""
     reply, spans, listings = example.replies[-1], [], []
     for key, items in (("cards", example.cards), ("number", example.numbers)):
         at = re.search(rf"\b{key}[\"']?\s*:", reply)
@@ -267,162 +262,23 @@ def _reply_form(example: Example) -> tuple[str, Listing, Listing] | None:
     spans.append((start, start + len(example.formula), mark))
     for start, end, mark in sorted(spans, reverse=True):
         reply = reply[:start] + mark + reply[end:]
-    return reply, *listings
-
-
-# Feedback.
-
-
-@dataclass(frozen=True)
-class _Heard:
-    """A sentence of the data on a wrong reply."""
-
-    example: Example
-    findings: tuple[Finding, ...]
-    formula: str
-    used: int
-    sentence: str
-
-    @property
-    def outcome(self) -> str:
-        return self.findings[0].outcome
-
-
-def _derive_feedback(wording: Wording, examples: Sequence[Example]) -> tuple[Wording, list[str]]:
-    heard = []
-    for example in examples:
-        for used, sentence in enumerate(example.sentences, start=1):
-            verdict = verify(
-                example.replies[used - 1], example.cards, example.numbers, example.target
-            )
-            if not verdict.is_right:
-                formula = verdict.info["formula"] or ""
-                findings = verdict.info["findings"]
-                heard.append(_Heard(example, findings, formula, used, sentence))
-    if not heard:
-        return wording, ["feedback: no example; the project's own"]
-    texts = Counter((h.outcome, h.example.rule, _mark_feedback(h, wording), h.used) for h in heard)
-    tries = [(budget, used) for budget in [None, *range(1, _MAX_REPLIES + 1)] for used in (0, 1)]
-    # The first of those that leave the fewest templates to be told apart.
-    budget, marks_used = max(tries, key=lambda how: _frequency(texts, *how))
-    votes: dict[str, Votes] = defaultdict(Votes)
-    for (outcome, rule, text, used), count in texts.items():
-        text = _mark_replies(text, used, budget, marks_used)
-        found = find_values(text, dict(zip(FACES, rule.numbers(FACES), strict=True)))
-        spots = found[0] if found else []
-        same, different = put(text, spots, "same"), put(text, spots, "different")
-        votes[outcome].add(same, different, kind_of(rule), count)
-    joined = learn_findings(
-        wording,
-        [
-            Heard(h.sentence, h.findings, h.formula, h.example.numbers, h.example.target)
-            for h in heard
-        ],
-    )
-    feedback, phrases, lines, missing = {}, dict(wording.phrases), [], []
-    findings: dict[str, str] = {}
-    for outcome in FEEDBACK:
-        if outcome == CORRECT_SOLUTION:
-            continue
-        mine = [h for h in heard if h.outcome == outcome]
-        if not mine:
-            missing.append(f"{outcome} (no example)")
-            continue
-        tried = dict(phrases)
-        text = votes[outcome].template(tried)
-        candidate = replace(wording, feedback={outcome: text}, phrases=tried)
-        share = _share_said(candidate, mine, budget)
-        joined_share = 0.0 if joined is None else _share_said(joined, mine, budget)
-        if joined is not None and joined_share >= share:
-            share, text, tried = joined_share, joined.feedback[outcome], phrases
-            findings = dict(joined.findings)
-        if share < MIN_SHARE:
-            missing.append(f"{outcome} (the most frequent sentence explains {_percent(share)})")
-            continue
-        feedback[outcome], phrases = text, tried
-        lines.append(f"feedback: {outcome}: explains {_percent(share)} of {len(mine)} sentences")
-    if missing:
-        lines.append(f"feedback: the project's own for {', '.join(missing)}")
-    wording = replace(wording, feedback=feedback, phrases=phrases, findings=findings)
-    if findings:
-        wording = replace(wording, findings_separator=joined.findings_separator)
-        lines.append(f"feedback: names all of {', '.join(sorted(findings))}")
-        framed = [outcome for outcome, text in feedback.items() if "<<findings>>" in text]
-        own = {kind for outcome in framed for kind in KINDS_SAID[outcome]} - set(findings)
-        if own:
-            lines.append(
-                "feedback: in that frame the project's own sentence, as the data has none, for "
-                + ", ".join(sorted(own))
-            )
-    return wording, lines
-
-
-def _share_said(wording: Wording, heard: Sequence[_Heard], budget: int | None) -> float:
-    return sum(_said(wording, h, budget) == h.sentence for h in heard) / len(heard)
-
-
-def _said(wording: Wording, heard: _Heard, budget: int | None) -> str:
-    example = heard.example
-    return wording.feedback_to(
-        heard.findings,
-        example.cards,
-        example.numbers,
-        example.rule,
-        example.target,
-        heard.formula,
-        heard.used,
-        (budget or 0) - heard.used,
-    )
-
-
-def _mark_feedback(heard: _Heard, wording: Wording) -> str:
-    """A sentence with placeholders for what it repeats of the hand and of the reply."""
-    text, example = heard.sentence, heard.example
-    for mark, value in (
-        ("<<formula>>", heard.formula),
-        ("<<expression>>", heard.formula.partition("=")[0]),
-        ("<<cards>>", wording.cards.write(example.cards)),
-        ("<<numbers>>", wording.reply_numbers.write(example.numbers)),
-    ):
-        if value:
-            text = text.replace(value, mark)
-    return mark_number(text, example.target, "<<target>>")
-
-
-def _mark_replies(text: str, used: int, budget: int | None, marks_used: int) -> str:
-    """A sentence with placeholders for how many replies were used and how many are left."""
-    if budget is not None and budget >= used:
-        text = mark_number(text, budget - used, "<<remaining>>")
-    return mark_number(text, used, "<<used>>") if marks_used else text
-
-
-def _frequency(
-    texts: Counter[tuple[str, FaceRule, str, int]], budget: int | None, marks_used: int
-) -> int:
-    """How many sentences the most frequent template of each outcome and rule covers."""
-    templates: dict[Any, Counter[str]] = defaultdict(Counter)
-    for (outcome, rule, text, used), count in texts.items():
-        templates[outcome, rule][_mark_replies(text, used, budget, marks_used)] += count
-    return sum(max(counts.values()) for counts in templates.values())
-
-
-def _percent(share: float) -> str:
-    return f"{100 * share:.1f} %"
+    cards, numbers = listings
+    return reply, cards, numbers
 
 
 # The command.
 
 
 def derive_from_data(dialogues: Iterable[Sequence[Message]]) -> tuple[dict[str, Any], list[str]]:
-    """(content of a wording file, lines on what was read, how much of it the wording explains, and
-    how it reads). Raises InputError where too little can be explained.
+    """Return (content of a wording file, lines on what was read, how much of it the wording
+    explains, and how it reads). Raises InputError where too little is explained.
     """
     derived = derive(dialogues)
     return derived.wording.to_json(), [*derived.summary, *describe(derived.wording)]
 
 
 def describe(wording: Wording) -> list[str]:
-    """Lines with the prompt under two rules, the reply and the feedback."""
+    """Return lines with the prompt under two rules, the reply and the feedback."""
     lines: list[str] = []
     size, target = wording.num_cards or 4, wording.target_points or 24
     cards = ("A", "10", "K", "3", "Q")[:size]
@@ -432,13 +288,13 @@ def describe(wording: Wording) -> list[str]:
     numbers = FaceRule.of("10").numbers(cards)
     reply = wording.format_reply(cards, numbers, solve(numbers, target) or "...", target)
     lines += ["", "reply:", *("  " + line for line in reply.split("\n"))]
-    for outcome, text in (OWN.feedback | wording.feedback).items():
+    for outcome, text in {**OWN.feedback, **wording.feedback}.items():
         lines += ["", f"feedback, {outcome}:", *("  " + line for line in text.split("\n"))]
     return lines
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """The command, for this task."""
+    """Run the command, for this task."""
     run(argv, "gp_l")
 
 

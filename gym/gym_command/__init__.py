@@ -1,1 +1,1 @@
-"""What commands are made of: configuration, launching of processes, run directories, locks."""
+"""The parts of commands: configuration, launching processes, run directories, locks."""

@@ -1,4 +1,4 @@
-"""What every command shares: how its configuration is read, and how it refuses bad input."""
+"""What all commands share: reading a configuration, and reporting bad input."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import is_dataclass
 from typing import Any, TypeVar, get_args, get_type_hints
 
+from gym_command.old_keys import rename_arguments
 from gym_command.ranges import check_ranges
 from gym_dialogue.errors import InputError, one_line
 
@@ -26,11 +27,13 @@ _REFUSED = (
 
 
 def parse_config(config_class: type[Config], argv: list[str] | None = None) -> Config:
-    """A configuration from `--config FILE` (YAML, can be repeated) and `--key=value` flags.
+    """Read a configuration from `--config FILE` (YAML, can be repeated) and `--key=value` flags.
 
     Nested keys are dotted (`--env.kwargs.verify_iter=3`); later flags win over earlier ones and
     over the files before them. A switch may stand alone (`--resume` is `--resume=true`), a nested
-    one too. Unknown keys, and values of the wrong type or out of their range, raise InputError.
+    one too. Keys in the class's `OLD_KEYS` are read under their present names.
+
+    Raises InputError for unknown keys, and values of the wrong type or out of their range.
     """
     from jsonargparse import ArgumentError, ArgumentParser, set_parsing_settings
 
@@ -42,7 +45,7 @@ def parse_config(config_class: type[Config], argv: list[str] | None = None) -> C
     )
     parser.add_argument("--config", action="config", help="A YAML file of these options.")
     parser.add_class_arguments(config_class, None, as_group=False)
-    argv = sys.argv[1:] if argv is None else argv
+    argv = rename_arguments(config_class, sys.argv[1:] if argv is None else argv)
     switches = set(_switches(config_class))
     argv = [
         f"{argument}=true" if argument in switches and after[:1] in ("", "-") else argument
@@ -59,21 +62,21 @@ def parse_config(config_class: type[Config], argv: list[str] | None = None) -> C
 
 
 def _switches(config_class: type, prefix: str = "--") -> Iterator[str]:
-    """The flags of the fields that are true or false, those of dataclasses in it too."""
+    """Yield the flags of boolean fields, including those of nested dataclasses."""
     for name, hint in get_type_hints(config_class).items():
         if hint is bool:
             yield prefix + name
         for part in (hint, *get_args(hint)):
-            if is_dataclass(part):
+            if isinstance(part, type) and is_dataclass(part):
                 yield from _switches(part, f"{prefix}{name}.")
 
 
 def run_command(main: Callable[[Config], Any], config_class: type[Config]) -> None:
-    """Read the configuration, run `main(config)`; bad input ends as one line and exit code 2.
+    """Read the configuration and run `main(config)`. Bad input ends in one line and exit code 2.
 
-    Of several processes only rank 0 prints, or the one that alone met bad input. A full disk is bad
-    input too, wherever it shows, and so is whatever else a file system refuses (a directory in the
-    place of a file). Ctrl-C ends as one line and exit code 130.
+    Of several processes, only rank 0 prints, or whichever alone met the bad input. What a file
+    system refuses (a full disk, a directory in place of a file) counts as bad input wherever it
+    occurs. Ctrl-C ends in one line and exit code 130.
     """
     _quiet_libraries()
     is_first = os.environ.get("RANK", "0") == "0"
@@ -91,23 +94,23 @@ def run_command(main: Callable[[Config], Any], config_class: type[Config]) -> No
         else:
             line = one_line(error)
         if not is_first:
-            time.sleep(4)  # the launcher ends this process where rank 0 has said it
+            time.sleep(4)  # if rank 0 has reported it, the launcher ends this process meanwhile
             line = f"rank {os.environ['RANK']}: {line}"
-        if _is_unsaid():
-            _say(f"error: {line}")
+        if _may_report():
+            _report(f"error: {line}")
         sys.exit(2)
     except Exception:
-        if is_first or _is_unsaid():
+        if is_first or _may_report():
             raise
-        sys.exit(2)  # another process has said what was wrong, and has left this one on its own
+        sys.exit(2)  # a consequence: another process has reported the cause and exited
     except KeyboardInterrupt:
-        if _is_unsaid():
-            _say("Interrupted")
+        if _may_report():
+            _report("Interrupted")
         sys.exit(128 + signal.SIGINT)
 
 
-def _say(line: str) -> None:
-    """Print a line on standard error, not at the end of that of a progress bar."""
+def _report(line: str) -> None:
+    """Print a line on standard error, clear of progress bars."""
     progress = getattr(sys.modules.get("tqdm"), "tqdm", None)
     if progress is None:
         print(line, file=sys.stderr)
@@ -115,8 +118,8 @@ def _say(line: str) -> None:
         progress.write(line, file=sys.stderr)
 
 
-def _is_unsaid() -> bool:
-    """Whether no other process of this launch has said what was wrong; from now on one has."""
+def _may_report() -> bool:
+    """Claim the report of what went wrong; return False if another process of this launch has."""
     if "BAD_INPUT_TOKEN" not in os.environ:
         return True
     try:
@@ -126,18 +129,16 @@ def _is_unsaid() -> bool:
 
 
 def _quiet_libraries() -> None:
-    """Messages about hardware that is not there, and progress bars of single files, say nothing
-    that a user could act on.
-    """
+    """Silence what a user cannot act on: warnings about missing hardware, bars of single files."""
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     warnings.filterwarnings("ignore", message=".*pin_memory.*")
-    for said in (
+    for text in (
         "torch.distributed.* is deprecated",
         "is_gradient_checkpointing",
         "OMP_NUM_THREADS",
     ):
-        warnings.filterwarnings("ignore", message=f".*{said}.*")
+        warnings.filterwarnings("ignore", message=f".*{text}.*")
     logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
     try:
         from transformers.utils import logging as transformers_logging

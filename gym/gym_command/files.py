@@ -1,4 +1,4 @@
-"""Files of a run that are read later: written whole or not at all, whatever the disk takes."""
+"""Files that are written whole or not at all, even when the disk is full."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from gym_dialogue.errors import InputError
 
 @contextmanager
 def atomic_file(path: str | Path, mode: str = "w") -> Iterator[IO[Any]]:
-    """A file to write ("w" text, "wb" bytes), which takes its name when it is whole and on the
-    disk. Raises InputError if the disk does not take it; what had the name before is untouched.
+    """Open a file to write ("w" text, "wb" bytes) that takes its name once it is complete and on
+    the disk. Raises InputError if it cannot be written; a previous file then stays untouched.
     """
     file = Path(path)
     partial = file.with_name(f"{file.name}.partial")
@@ -35,15 +35,13 @@ def atomic_file(path: str | Path, mode: str = "w") -> Iterator[IO[Any]]:
 
 
 def write_atomically(file: str | Path, text: str) -> None:
-    """Write a text file whole or not at all. Raises InputError if the disk does not take it."""
+    """Write a text file whole or not at all. Raises InputError if it cannot be written."""
     with atomic_file(file) as stream:
         stream.write(text)
 
 
 def append_json(path: str | Path, *records: dict[str, Any]) -> None:
-    """Append records to a JSONL file, all of them or none. Raises InputError if the disk does not
-    take them.
-    """
+    """Append records to a JSONL file, all or none. Raises InputError if they cannot be written."""
     data = "".join(json.dumps(record) + "\n" for record in records).encode()
     try:
         with open(path, "ab", buffering=0) as file:
@@ -59,12 +57,12 @@ def append_json(path: str | Path, *records: dict[str, Any]) -> None:
 
 
 def to_disk(path: Path) -> None:
-    """Wait until a file, or the names in a directory, are on the disk."""
+    """Wait until a file, or the entries of a directory, are on the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     except OSError:
-        if not path.is_dir():  # some file systems do not know this of a directory
+        if not path.is_dir():  # some file systems cannot sync a directory
             raise
     finally:
         os.close(descriptor)

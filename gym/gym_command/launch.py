@@ -1,9 +1,9 @@
 """Runs a command as several processes: `python -m gym_command.launch HOW MODULE ARGUMENTS`.
 
 HOW is a number of processes on this machine, or an accelerate configuration file (as written by
-`accelerate config`), read by accelerate itself. What differs from `accelerate launch`: a bad input
-ends as the one line that the command prints, without a launcher's report under it, and what asks it
-to end (SIGTERM, Ctrl-C) is passed on and waited for, however long the processes take to save.
+`accelerate config`), which accelerate itself reads. Unlike `accelerate launch`, bad input ends in
+the one line that the command prints, without a launcher's report below it; and requests to end
+(SIGTERM, Ctrl-C) are passed on and waited for, however long the processes take to save.
 """
 
 from __future__ import annotations
@@ -14,16 +14,19 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from gym_command.lock import ends_with_parent
 from gym_dialogue.errors import InputError
 
 ASKING = (signal.SIGTERM, signal.SIGINT)
-"""Signals that ask a process to end, when it has saved what it has."""
+"""Signals that ask a process to save and end."""
 
-# Seconds that the other processes get to end by themselves after the first: those that were asked
-# to save and leave (SIGTERM) take their time; after bad input they may have the line to print.
+# Seconds that processes have to exit after the first one failed with this code: saving after a
+# SIGTERM takes time, and after bad input another process may be the one to report it.
 _GRACE = {128 + signal.SIGTERM: 1800.0, 2: 2.0}
 
 
@@ -33,64 +36,79 @@ def launch(
     env: dict[str, str],
     machines: dict[str, str] | None = None,
 ) -> int:
-    """Run `command` as this machine's ranks and wait for all of them; the exit code of the first
-    that failed, 0 if none did; 130 if they ended by Ctrl-C. When one fails the others are ended.
+    """Run `command` as this machine's ranks and wait for all of them. Return the exit code of the
+    first that failed, 0 if none did, or 130 after Ctrl-C. When one fails, the others are ended.
 
-    `machines` is what a launch over several machines needs in the environment: MACHINE_RANK,
-    MASTER_ADDR, MASTER_PORT and WORLD_SIZE. Of several processes each computes with one thread
-    unless OMP_NUM_THREADS says otherwise.
+    `machines` holds the variables of a launch on several machines: MACHINE_RANK, MASTER_ADDR,
+    MASTER_PORT and WORLD_SIZE. If there are several processes, each computes with one thread unless
+    OMP_NUM_THREADS says otherwise.
     """
-    token, drop = os.pipe()  # one byte, for the one process that says what was wrong with the input
+    token, drop = os.pipe()  # holds one byte, for the one process that reports bad input
     os.set_blocking(token, False)
     os.write(drop, b".")
-    shared = {"OMP_NUM_THREADS": "1"} if processes > 1 else {}
-    shared |= env
-    shared |= {
+    shared = _shared_env(processes, env, machines or {}) | {"BAD_INPUT_TOKEN": str(token)}
+    first = int(shared.get("MACHINE_RANK", 0)) * processes if machines else 0
+    children: list[subprocess.Popen] = []
+    try:
+        with _passing_on(children) as received:
+            for local in range(processes):
+                ranks = {"RANK": str(first + local), "LOCAL_RANK": str(local)}
+                children.append(_start(command, shared | ranks, token))
+            code = _end(children)
+            if code != 128 + signal.SIGTERM or signal.SIGINT not in received:
+                return code
+            if all(child.returncode == -signal.SIGTERM for child in children):  # none has reported
+                print("\nInterrupted", file=sys.stderr)
+            return 128 + signal.SIGINT
+    finally:
+        os.close(token)
+        os.close(drop)
+
+
+def _shared_env(processes: int, env: dict[str, str], machines: dict[str, str]) -> dict[str, str]:
+    """Return the environment that all ranks of this machine share."""
+    threads = {"OMP_NUM_THREADS": "1"} if processes > 1 else {}
+    local = {
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": str(_free_port()),
         "WORLD_SIZE": str(processes),
         "LOCAL_WORLD_SIZE": str(processes),
-        "BAD_INPUT_TOKEN": str(token),
-    } | (machines or {})
-    first = int(shared.get("MACHINE_RANK", 0)) * processes if machines else 0
-    children: list[subprocess.Popen] = []
-    asked: list[int] = []
+    }
+    return threads | env | local | machines
+
+
+def _start(command: list[str], env: dict[str, str], token: int) -> subprocess.Popen:
+    return subprocess.Popen(
+        command,
+        env=env,
+        start_new_session=True,  # so that Ctrl-C reaches it only once, through _passing_on
+        preexec_fn=ends_with_parent(),
+        pass_fds=(token,),
+    )
+
+
+@contextmanager
+def _passing_on(children: list[subprocess.Popen]) -> Iterator[list[int]]:
+    """Pass requests to end on to children, which may still be added. Yields those received."""
+    received: list[int] = []
 
     def pass_on(number: int, frame: object) -> None:
-        asked.append(number)
+        received.append(number)
         for child in children:
             if child.poll() is None:
-                # Not SIGINT, which would be a traceback of each that is still importing.
+                # SIGTERM in any case: SIGINT would give a traceback in processes still importing.
                 child.send_signal(signal.SIGTERM)
 
-    before = {n: signal.signal(n, pass_on) for n in ASKING}
-    for local in range(processes):
-        ranks = {"RANK": str(first + local), "LOCAL_RANK": str(local)}
-        children.append(
-            subprocess.Popen(
-                command,
-                env=shared | ranks,
-                start_new_session=True,  # Ctrl-C reaches it once, through pass_on, and not twice
-                preexec_fn=ends_with_parent(),
-                pass_fds=(token,),
-            )
-        )
+    before = {number: signal.signal(number, pass_on) for number in ASKING}
     try:
-        code = _end(children)
-        if code != 128 + signal.SIGTERM or signal.SIGINT not in asked:
-            return code
-        if all(child.returncode == -signal.SIGTERM for child in children):  # none said anything
-            print("\nInterrupted", file=sys.stderr)
-        return 128 + signal.SIGINT
+        yield received
     finally:
-        os.close(token)
-        os.close(drop)
         for number, handler in before.items():
             signal.signal(number, handler)
 
 
 def _end(children: list[subprocess.Popen]) -> int:
-    """Wait for all; the exit code of the first that failed."""
+    """Wait for all children; return the exit code of the first that failed, else 0."""
     while True:
         codes = [child.poll() for child in children]
         failed = next((code for code in codes if code), 0)
@@ -107,29 +125,43 @@ def _end(children: list[subprocess.Popen]) -> int:
 
 
 def _wait(children: list[subprocess.Popen], seconds: float) -> None:
-    """Until all have ended, but no longer."""
+    """Wait until all have ended, at most `seconds`."""
     end = time.monotonic() + seconds
     while time.monotonic() < end and any(child.poll() is None for child in children):
         time.sleep(0.05)
 
 
 def from_accelerate(file: str) -> tuple[int, dict[str, str], dict[str, str] | None]:
-    """Processes on this machine, their environment, and what joins several machines (or None), from
-    an accelerate configuration file.
+    """Read an accelerate configuration file. Return the processes on this machine, their
+    environment, and the variables that join several machines (None for one machine).
 
-    NUM_MACHINES, MACHINE_RANK, MAIN_PROCESS_IP and MAIN_PROCESS_PORT in the environment win over
+    NUM_MACHINES, MACHINE_RANK, MAIN_PROCESS_IP and MAIN_PROCESS_PORT in the environment override
     the file; NUM_PROCESSES then counts those of one machine. Raises InputError for a file that
-    cannot be read or that names another way to distribute than DeepSpeed or data parallelism.
+    cannot be read, or whose way to distribute is neither DeepSpeed nor data parallelism.
     """
     from accelerate.commands.launch import _validate_launch_command, launch_command_parser
-    from accelerate.utils.launch import (
-        prepare_deepspeed_cmd_env,
-        prepare_multi_gpu_env,
-        prepare_simple_launcher_cmd_env,
-    )
 
     if not Path(file).is_file():
         raise InputError(f"accelerate configuration {file}: no such file")
+    flags = [*_accelerate_flags(file), "-m", "module"]
+    try:
+        args, defaults, _ = _validate_launch_command(launch_command_parser().parse_args(flags))
+    except (ValueError, TypeError, KeyError) as error:
+        raise InputError(f"accelerate configuration {file}: {error}") from error
+    env = _accelerate_env(args, defaults, file)
+    machines = None
+    if args.num_machines > 1:
+        machines = {
+            "MASTER_ADDR": str(args.main_process_ip),
+            "MASTER_PORT": str(args.main_process_port),
+            "MACHINE_RANK": str(args.machine_rank),
+            "WORLD_SIZE": str(args.num_processes),
+        }
+    return args.num_processes // args.num_machines, env, machines
+
+
+def _accelerate_flags(file: str) -> list[str]:
+    """Return flags of `accelerate launch` for a file and the variables that override it."""
     flags = ["--config_file", file]
     machines = int(os.environ.get("NUM_MACHINES", 0))
     if machines:
@@ -140,12 +172,17 @@ def from_accelerate(file: str) -> tuple[int, dict[str, str], dict[str, str] | No
             flags += [f"--{name.lower()}={os.environ[name]}"]
     if not machines:
         flags.append("--main_process_port=0")
-    try:
-        args, defaults, _ = _validate_launch_command(
-            launch_command_parser().parse_args([*flags, "-m", "module"])
-        )
-    except (ValueError, TypeError, KeyError) as error:
-        raise InputError(f"accelerate configuration {file}: {error}") from error
+    return flags
+
+
+def _accelerate_env(args: Any, defaults: Any, file: str) -> dict[str, str]:
+    """Return the environment that accelerate gives to processes with these arguments."""
+    from accelerate.utils.launch import (
+        prepare_deepspeed_cmd_env,
+        prepare_multi_gpu_env,
+        prepare_simple_launcher_cmd_env,
+    )
+
     kind = defaults.distributed_type.value
     if args.use_deepspeed:
         fields = ",".join(defaults.deepspeed_config)
@@ -160,17 +197,9 @@ def from_accelerate(file: str) -> tuple[int, dict[str, str], dict[str, str] | No
             f"accelerate configuration {file}: distributed_type {kind}: must be DEEPSPEED, "
             "MULTI_GPU, MULTI_CPU or NO"
         )
-    if defaults.use_cpu:  # for DeepSpeed, accelerate would take the first to mean: do without it
+    if defaults.use_cpu:  # under DeepSpeed, accelerate would read the second as: without it
         env |= {"DS_ACCELERATOR": "cpu"} if args.use_deepspeed else {"ACCELERATE_USE_CPU": "true"}
-    several = None
-    if args.num_machines > 1:
-        several = {
-            "MASTER_ADDR": str(args.main_process_ip),
-            "MASTER_PORT": str(args.main_process_port),
-            "MACHINE_RANK": str(args.machine_rank),
-            "WORLD_SIZE": str(args.num_processes),
-        }
-    return args.num_processes // args.num_machines, env, several
+    return env
 
 
 def _free_port() -> int:
@@ -180,7 +209,7 @@ def _free_port() -> int:
 
 
 def main(how: str, module: str, arguments: list[str]) -> int:
-    """The command; returns its exit code."""
+    """Run the command; return its exit code."""
     try:
         plan = (int(how), dict(os.environ), None) if how.isdecimal() else from_accelerate(how)
     except InputError as error:

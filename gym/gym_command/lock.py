@@ -1,6 +1,6 @@
 """One process at a time: locks that die with their owner, and processes that end with their parent.
 
-A lock is the kernel's (flock) on a file that may stay behind: the file alone means nothing.
+A lock is a kernel lock (flock) on a file. The file may stay behind; on its own it means nothing.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)  # on some network fi
 
 @contextmanager
 def sole_writer(directory: str | Path, is_needed: bool = True) -> Iterator[None]:
-    """Hold a directory, made if need be, against other processes that write it. Of several ranks
-    one holds it: for the others it is not needed.
+    """Lock a directory, created if missing, against other processes that write to it. One of
+    several ranks holds the lock; for the others `is_needed` is False.
 
-    Raises InputError where another process holds it, and where it cannot be made.
+    Raises InputError if another process holds the lock or the directory cannot be created.
     """
     if not is_needed:
         yield
@@ -40,20 +40,20 @@ def sole_writer(directory: str | Path, is_needed: bool = True) -> Iterator[None]
         if error.filename != str(path / _LOCK_FILE):
             raise
         raise InputError(
-            f"run directory {path}: another process is writing it; wait for it, or stop it"
+            f"run directory {path}: another process is writing to it; wait for it, or stop it"
         ) from None
     finally:
         if is_new:
-            with suppress(OSError):  # it holds something
+            with suppress(OSError):  # it is not empty
                 path.rmdir()
 
 
 @contextmanager
 def locked(file: Path, on_wait: Callable[[], None] | None = None) -> Iterator[None]:
-    """Hold the lock of a file, which is made if need be. Where another process holds it, call
-    `on_wait` and wait for it; without that, raise BlockingIOError, with the file's name.
+    """Hold a file's lock; the file is created if missing. If another process holds the lock, call
+    `on_wait` and wait; without `on_wait`, raise BlockingIOError with the file's name.
 
-    Raises InputError where the file cannot be made.
+    Raises InputError if the file cannot be created.
     """
     descriptor = _acquire(file, on_wait)
     try:
@@ -79,7 +79,7 @@ def _acquire(file: Path, on_wait: Callable[[], None] | None) -> int:
                     raise BlockingIOError(errno.EWOULDBLOCK, "is locked", str(file)) from None
                 on_wait()
                 fcntl.flock(descriptor, fcntl.LOCK_EX)
-            # Who held it before may have removed the file: then this is not the file of that name.
+            # The previous holder may have removed the file, so that the name is another file's.
             if os.path.samestat(os.fstat(descriptor), os.stat(file)):
                 return descriptor
         except FileNotFoundError:
@@ -96,8 +96,8 @@ def _acquire(file: Path, on_wait: Callable[[], None] | None) -> int:
 
 
 def ends_with_parent() -> Callable[[], None]:
-    """What a child is to call first (`preexec_fn` of subprocess.Popen), so that Linux sends it a
-    SIGTERM when this process dies, however it dies.
+    """Return a function for a child to call first (`preexec_fn` of subprocess.Popen): Linux then
+    sends it SIGTERM when this process dies, however it dies.
     """
     parent = os.getpid()
     if sys.platform != "linux":
@@ -107,7 +107,7 @@ def ends_with_parent() -> Callable[[], None]:
 
     def ask() -> None:
         prctl(set_parent_death_signal, signal.SIGTERM)
-        if os.getppid() != parent:  # it died before
+        if os.getppid() != parent:  # the parent has died already
             os._exit(128 + signal.SIGTERM)
 
     return ask

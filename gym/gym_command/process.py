@@ -1,13 +1,13 @@
 """Runs a module as a command: `python -m gym_command.process MODULE ARGUMENTS`.
 
-As `python -m MODULE` does, with two differences. Ctrl-C ends as one line and exit code 130 from the
-first moment, even while Python imports. And once the module has ended, and all that asked to be
-called at the exit has been, the process ends at once: threads of a process group (gloo's, which
-DeepSpeed keeps alive) would abort while Python takes itself apart around them, and turn a run that
-succeeded into exit code 134 (https://github.com/pytorch/pytorch/pull/179291).
+It works as `python -m MODULE`, with two differences. Ctrl-C ends in one line and exit code 130 from
+the first moment, even during imports. And after the module and all exit handlers have run, the
+process ends at once: otherwise threads of a process group (gloo's, which DeepSpeed keeps alive)
+could abort while the interpreter shuts down, and turn a successful run into exit code 134
+(https://github.com/pytorch/pytorch/pull/179291).
 
-A launcher that is to obey Ctrl-C without a traceback starts it with SIGINT ignored (`trap '' INT`)
-and OBEY_INTERRUPTS=1 in the environment: from here on it is obeyed.
+To obey Ctrl-C without a traceback, a launcher starts it with SIGINT ignored (`trap '' INT`) and
+OBEY_INTERRUPTS=1 in the environment; this module then turns SIGINT on.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ _exit_code = 0
 
 
 def _leave() -> None:
-    """End the process. Registered first, so it is called after all else that waits for the exit."""
+    """End the process. Registered first, and therefore called last of all exit handlers."""
     for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(OSError, ValueError):  # nobody reads it any more, or it is closed
+        with contextlib.suppress(OSError, ValueError):  # its reader is gone, or it is closed
             stream.flush()
     os._exit(_exit_code)
 
@@ -33,14 +33,14 @@ def main(module: str, arguments: list[str]) -> None:
     """Run a module, then exit with the code that Python would give it."""
     global _exit_code
     atexit.register(_leave)
-    _exit_code = 1  # of an exception that gets out of here, with its traceback
+    _exit_code = 1  # for an exception that leaves this function, with a traceback
     try:
         if os.environ.pop("OBEY_INTERRUPTS", ""):
             signal.signal(signal.SIGINT, signal.default_int_handler)
         import runpy
         import warnings
 
-        # Of a module that its package has imported already, which changes nothing here.
+        # Python warns if the module's package has imported it already; that is harmless here.
         warnings.filterwarnings("ignore", category=RuntimeWarning, module="runpy")
         sys.argv[1:] = arguments
         runpy.run_module(module, run_name="__main__", alter_sys=True)

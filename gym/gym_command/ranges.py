@@ -1,7 +1,7 @@
 """Ranges of configuration values, declared where the field is: `lr: Positive = 1e-6`.
 
-A number without a range must be finite, and an integer fit in 32 bits: what is larger is a mistake
-that would show as a lack of memory, if at all.
+A number without a range must be finite, and an integer must fit in 32 bits: anything larger is a
+mistake, which would otherwise show up as a lack of memory, if at all.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from gym_dialogue.errors import InputError
 
 @dataclass(frozen=True)
 class Range:
-    """From `low` to `high`, without the ends where they are open."""
+    """An interval from `low` to `high`; open ends are excluded."""
 
     low: float = -math.inf
     high: float = math.inf
@@ -23,7 +23,7 @@ class Range:
     open_high: bool = False
 
     def holds(self, value: float) -> bool:
-        """Whether a value, which may be NaN, is within."""
+        """Return whether a value lies within. NaN does not."""
         above = self.low < value if self.open_low else self.low <= value
         below = value < self.high if self.open_high else value <= self.high
         return above and below
@@ -42,19 +42,20 @@ _INT = Range(-(2**31), 2**31 - 1)
 Positive = Annotated[float, Range(0, open_low=True)]
 NotNegative = Annotated[float, Range(0)]
 Temperature = Annotated[float, Range(1e-4, 1e4)]
-"""Of sampling: what is smaller divides to infinity in float32."""
+"""Of sampling. Smaller values lead to infinite logits in float32."""
 Share = Annotated[float, Range(0, 1)]
 ShareBelowOne = Annotated[float, Range(0, 1, open_high=True)]
 Count = Annotated[int, Range(1, 2**31 - 1)]
 Natural = Annotated[int, Range(0, 2**31 - 1)]
 Length = Annotated[int, Range(1, 2**20)]
-"""Of something that is held in memory at a time: tokens of a reply, episodes played together."""
+"""Of what is in memory at a time: tokens of a reply, episodes played together."""
 Seed = Annotated[int, Range(0, 2**32 - 1)]
 
 
 def check_ranges(config: Any, prefix: str = "") -> None:
-    """Raises InputError for the first value of a configuration, a dataclass, that is out of its
-    range. None is in every range; in lists and mappings, the range is that of each number.
+    """Raise InputError for the first value of a configuration dataclass that is out of its range.
+
+    None is always in range. In lists and mappings the range applies to each number.
     """
     hints = get_type_hints(type(config), include_extras=True)
     for field in fields(config):
@@ -63,7 +64,7 @@ def check_ranges(config: Any, prefix: str = "") -> None:
 
 
 def _declared(hint: Any) -> list[Range]:
-    """The ranges in a type: `Positive`, `Positive | None`, `dict[str, Positive]`."""
+    """Return the ranges in a type: `Positive`, `Positive | None`, `dict[str, Positive]`."""
     own = [r for r in getattr(hint, "__metadata__", ()) if isinstance(r, Range)]
     return own + [r for part in get_args(hint) for r in _declared(part)]
 

@@ -12,8 +12,12 @@ from typing import Any
 
 from gym_command.checkpoints import has_model, remove_checkpoint, update_name, update_of
 from gym_command.files import append_json, write_atomically
+from gym_command.old_keys import rename_settings
 from gym_dialogue.checks import is_integer, json_records, read_text
 from gym_dialogue.errors import InputError
+
+_OLD_METRICS = {"kl": "approx_kl", "kl_start": "ref_kl"}
+"""Names of metrics in the logs of earlier versions."""
 
 
 class RunDir(os.PathLike[str]):
@@ -114,7 +118,8 @@ class RunDir(os.PathLike[str]):
                     "put the run's settings there again, or name another --run_dir"
                 )
             return False
-        before, now = flat_settings(settings), flat_settings(asdict(config))
+        before = flat_settings(rename_settings(type(config), settings))
+        now = flat_settings(asdict(config))
         defaults = flat_settings(asdict(type(config)()))  # of keys that are newer than the run
         for key in sorted(before.keys() | now.keys()):
             had = before.get(key, defaults.get(key))
@@ -133,7 +138,8 @@ class RunDir(os.PathLike[str]):
         append_json(self.metrics_file, {"update": update} | metrics)
 
     def read_metrics(self) -> list[dict[str, Any]]:
-        """Read the records of all updates; none where there is no file.
+        """Read the records of all updates, under the present names of metrics; none where there is
+        no file.
 
         Raises InputError for a file that is damaged.
         """
@@ -143,12 +149,12 @@ class RunDir(os.PathLike[str]):
             text = read_text(self.metrics_file)
         except (OSError, ValueError) as error:
             raise InputError(f"{self.metrics_file}: cannot be read: {error}") from error
-        rows = []
+        rows: list[dict[str, Any]] = []
         for number, row in json_records(text):
             if not isinstance(row, dict) or not is_integer(row.get("update")):
                 where = f"{self.metrics_file}, line {number}"
                 raise InputError(f"{where}: is no record of an update; remove the line")
-            rows.append(row)
+            rows.append({_OLD_METRICS.get(str(name), str(name)): row[name] for name in row})
         return rows
 
     def evaluation(self, update: int) -> Path:

@@ -13,7 +13,7 @@ from gym_dialogue.errors import InputError
 from gym_dialogue.images import check_image
 from gym_dialogue.messages import Message
 
-_LLAVA_ROLES = {"system": "system", "human": "user", "gpt": "assistant"}
+_LLAVA_ROLES: dict[str, Any] = {"system": "system", "human": "user", "gpt": "assistant"}
 _IMAGE_MARKER = "<image>"
 
 

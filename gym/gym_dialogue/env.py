@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import string
 from abc import abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -17,6 +18,10 @@ from gym_dialogue.errors import InputError
 
 TEXT_CHARSET = string.printable
 """Characters of observations and of sampled actions: printable ASCII with its white space."""
+
+
+MAX_REPLY_LENGTH = 4096
+"""Characters of an action that the action space has."""
 
 
 @dataclass(frozen=True)
@@ -48,11 +53,14 @@ class Verdict:
     is_right: bool
     info: dict[str, Any] = field(default_factory=dict)
     recognized: bool | None = None
+    checks: Mapping[str, bool] = field(default_factory=dict)
+    """What else of the reply is right or not, by name, without a part in the reward."""
 
 
 def shows_images(env: gym.Env) -> bool:
     """Whether an environment's prompts come with images."""
-    return "image" in env.observation_space.spaces
+    space = env.observation_space
+    return isinstance(space, spaces.Dict) and "image" in space.spaces
 
 
 class DialogueEnv(gym.Env[dict[str, Any], str]):
@@ -90,15 +98,14 @@ class DialogueEnv(gym.Env[dict[str, Any], str]):
         if not is_integer(verify_iter) or verify_iter < 1:
             raise InputError(f"verify_iter={verify_iter!r}: must be an integer of at least 1")
         self.verify_iter = verify_iter
-        parts: dict[str, spaces.Space] = {"new_dialogue": spaces.Discrete(2)}
+        self._parts: dict[str, spaces.Space] = {"new_dialogue": spaces.Discrete(2)}
         if image_shape is not None:
-            parts["image"] = spaces.Box(0, 255, image_shape, np.uint8)
-        self.observation_space = spaces.Dict(parts)
+            self._parts["image"] = spaces.Box(0, 255, image_shape, np.uint8)
         self._admit(set())
-        self.action_space = spaces.Text(4096, min_length=0, charset=TEXT_CHARSET)
+        self.action_space = spaces.Text(MAX_REPLY_LENGTH, min_length=0, charset=TEXT_CHARSET)
         self._remaining = 0
         self._has_failed = False
-        self._prompt: Prompt | None = None
+        self._prompt = Prompt("")  # of the present position, once an episode has begun
 
     @abstractmethod
     def _begin(self, options: dict[str, Any]) -> Prompt:
@@ -124,7 +131,7 @@ class DialogueEnv(gym.Env[dict[str, Any], str]):
         """Let more characters stand in observations; returns all that may."""
         charset = TEXT_CHARSET + "".join(sorted(characters - set(TEXT_CHARSET)))
         text = spaces.Text(self.max_text_length, min_length=0, charset=charset)
-        self.observation_space = spaces.Dict({**self.observation_space.spaces, "text": text})
+        self.observation_space = spaces.Dict({**self._parts, "text": text})
         self._foreign = re.compile(f"[^{re.escape(charset)}]")
         return charset
 
@@ -186,17 +193,22 @@ class DialogueEnv(gym.Env[dict[str, Any], str]):
         info = self._info(kind, verdict, is_success)
         return obs, verdict.reward, self._remaining == 0, False, info
 
+    def _is_read(self, verdict: Verdict | None) -> bool | None:
+        """Return whether an answer was found in the reply; None where nothing says so."""
+        if verdict is None or self.answer_info is None:
+            return None
+        return bool(verdict.info[self.answer_info])
+
     def _observe(self, text: str, new_dialogue: int) -> dict[str, Any]:
         obs: dict[str, Any] = {"text": text, "new_dialogue": new_dialogue}
         if shows_images(self):
-            obs["image"] = self._prompt.image.copy()
+            obs["image"] = np.array(self._prompt.image)
         return obs
 
     def _info(
         self, kind: str | None = None, verdict: Verdict | None = None, is_success: bool = False
     ) -> dict[str, Any]:
         outcomes = verdict.outcomes if verdict else ()
-        says = verdict is not None and self.answer_info is not None
         return {
             **self._prompt.info,
             **(verdict.info if verdict else {}),
@@ -206,7 +218,8 @@ class DialogueEnv(gym.Env[dict[str, Any], str]):
             "is_right": bool(verdict and verdict.is_right),
             "is_success": is_success,
             "recognized": verdict.recognized if verdict else None,
-            "is_read": bool(verdict.info[self.answer_info]) if says else None,
+            "is_read": self._is_read(verdict),
+            "checks": dict(verdict.checks) if verdict else {},
             "kind": self._prompt.kind if kind is None else kind,
             "remaining_steps": self._remaining,
             "answer_field": self.answer_field,

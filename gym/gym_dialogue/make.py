@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
+from typing import Any
 
 import gymnasium
 
@@ -37,8 +38,9 @@ def make_envs(config: EnvConfig, count: int) -> list[gymnasium.Env]:
         raise InputError(
             f"environment {config.id!r}: must be NAME-vN, NAMESPACE/NAME-vN or MODULE:ID"
         )
+    kwargs: dict[str, Any] = dict(config.kwargs)
     try:
-        return [gymnasium.make(env_id, **config.kwargs) for _ in range(count)]
+        return [gymnasium.make(env_id, **kwargs) for _ in range(count)]
     except (gymnasium.error.Error, ModuleNotFoundError) as error:
         raise InputError(f"environment {config.id}: {one_line(error)}") from error
     except TypeError as error:

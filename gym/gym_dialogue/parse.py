@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -48,7 +48,7 @@ class _Mention(NamedTuple):
     value: Any
 
 
-def read_fields(reply: str, fields: dict[str, type]) -> dict[str, Any]:
+def read_fields(reply: str, fields: Mapping[str, type]) -> dict[str, Any]:
     """The wanted fields of a reply, each None where it cannot be read.
 
     `fields` maps a field's name to `str` or `list`. A list comes back as a list of str and int.
@@ -109,7 +109,7 @@ def _without_thinking(reply: str) -> str:
     return "".join([*parts, reply[end:]])
 
 
-def _answer(text: str, fields: dict[str, type]) -> _Candidate | None:
+def _answer(text: str, fields: Mapping[str, type]) -> _Candidate | None:
     """The last candidate of which a field can be read."""
     strict = _last_object(text, fields)
     start = 0 if strict is None else strict.end
@@ -125,7 +125,7 @@ def _last_object(text: str, fields: Iterable[str]) -> _Candidate | None:
     """The last JSON object that has one of the fields itself, not in an object within."""
     last, end = None, 0
     starts = deque((match.start() for match in _OBJECT.finditer(text)), maxlen=_MAX_OBJECTS)
-    first = _SPACE.match(text).end()  # an answer and nothing else, whatever is nested in it
+    first = len(text) - len(text.lstrip())  # an answer and nothing else, whatever is nested in it
     for start in dict.fromkeys([first, *starts]):
         if start < end or not text.startswith("{", start):
             continue
@@ -171,7 +171,7 @@ def _in_form(names: tuple[str, ...]) -> re.Pattern[str]:
 
 
 def _last_mention(
-    text: str, start: int, keys: re.Pattern[str], fields: dict[str, type]
+    text: str, start: int, keys: re.Pattern[str], fields: Mapping[str, type]
 ) -> _Mention | None:
     """The last field whose value can be read."""
     for key in reversed(deque(keys.finditer(text, start), maxlen=_MAX_MENTIONS)):
@@ -205,8 +205,9 @@ def _start_in_object(text: str, answer: _Candidate, name: str) -> int:
         start = _key_start(text, key)
         last = start if number == 0 else last
         try:
-            value, _ = _DECODER.raw_decode(text, _SPACE.match(text, key.end()).end())
-            if value == answer.data[name]:
+            begin = len(text) - len(text[key.end() :].lstrip())
+            value, _ = _DECODER.raw_decode(text, begin)
+            if answer.data is not None and value == answer.data[name]:
                 return start
         except (ValueError, RecursionError):  # in a string
             continue

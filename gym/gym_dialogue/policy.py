@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 
 from gym_dialogue.errors import InputError
-from gym_dialogue.messages import Dialogue, Reply
+from gym_dialogue.messages import Dialogue, Expert, Reply
 
 
 class Policy(ABC):
@@ -17,18 +17,27 @@ class Policy(ABC):
         """One reply to each dialogue, in order."""
 
 
+def _expert(dialogue: Dialogue) -> Expert:
+    """Return the environment that a scripted policy may ask. Raises ValueError where it is gone."""
+    if dialogue.expert is None:
+        raise ValueError(
+            "a scripted policy answers dialogues of an environment that waits for them"
+        )
+    return dialogue.expert
+
+
 class OraclePolicy(Policy):
     """Always right: asks the environment for its solution."""
 
     def act(self, dialogues: Sequence[Dialogue]) -> list[Reply]:
-        return [Reply(dialogue.expert.oracle_reply()) for dialogue in dialogues]
+        return [Reply(_expert(dialogue).oracle_reply()) for dialogue in dialogues]
 
 
 class RandomPolicy(Policy):
     """Well-formed replies with random answers: the floor that learning starts above."""
 
     def act(self, dialogues: Sequence[Dialogue]) -> list[Reply]:
-        return [Reply(d.expert.random_reply(d.rng())) for d in dialogues]
+        return [Reply(_expert(d).random_reply(d.rng())) for d in dialogues]
 
 
 class NoisyOraclePolicy(Policy):
@@ -44,7 +53,7 @@ class NoisyOraclePolicy(Policy):
         for dialogue in dialogues:
             rng = dialogue.rng()
             wrong = rng.random() < self.error_rate
-            expert = dialogue.expert
+            expert = _expert(dialogue)
             replies.append(Reply(expert.mistaken_reply(rng) if wrong else expert.oracle_reply()))
         return replies
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -38,6 +38,8 @@ class Turn:
     recognized: bool | None = None
     kind: str = ""
     is_read: bool | None = None
+    checks: Mapping[str, bool] = field(default_factory=dict)
+    """What else of the reply is right or not, by name."""
 
     @property
     def outcome(self) -> str:
@@ -107,6 +109,7 @@ class _Slot:
             info["recognized"],
             info["kind"],
             info["is_read"],
+            info["checks"],
         )
         episode.turns.append(turn)
         if terminated or truncated:

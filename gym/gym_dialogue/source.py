@@ -44,7 +44,8 @@ class Choice:
     otherwise: tuple[Part, ...]
 
 
-Part = str | Field | Choice
+SimplePart = str | Field
+Part = SimplePart | Choice
 Parts = tuple[Part, ...]
 
 
@@ -98,9 +99,9 @@ def read_source(root: str | Path) -> Source:
     return source
 
 
-def format_parts(text: str, where: str) -> Parts:
+def format_parts(text: str, where: str) -> tuple[SimplePart, ...]:
     """A format string (`{name}`, `{{`) as parts. Raises InputError for one that is none."""
-    parts: list[Part] = []
+    parts: list[SimplePart] = []
     try:
         for literal, name, _, _ in string.Formatter().parse(text):
             parts += [literal] if literal else []
@@ -172,9 +173,9 @@ def choose_at(parts: Parts, index: int) -> Parts | None:
     return _joined(chosen)
 
 
-def choose(parts: Parts, otherwise: bool) -> Parts:
+def choose(parts: Parts, otherwise: bool) -> tuple[SimplePart, ...]:
     """The parts with one branch of every choice in its place."""
-    chosen: list[Part] = []
+    chosen: list[SimplePart] = []
     for part in parts:
         if isinstance(part, Choice):
             chosen += choose(part.otherwise if otherwise else part.then, otherwise)

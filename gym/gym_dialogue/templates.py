@@ -27,9 +27,9 @@ def placeholders(text: str) -> set[str]:
 
 def refuse_marks(text: str, where: Any) -> None:
     """Raises InputError for a foreign text that would be read as having a placeholder."""
-    if MARK.search(text):
+    if mark := MARK.search(text):
         raise InputError(
-            f"{where}: a text holds {MARK.search(text)[0]!r}, which a wording file would read as a "
+            f"{where}: a text holds {mark[0]!r}, which a wording file would read as a "
             "placeholder: rename it there"
         )
 

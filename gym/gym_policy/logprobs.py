@@ -1,4 +1,4 @@
-"""The one definition of the distribution that is sampled from and learned."""
+"""The one definition of the distribution that replies are sampled from and learned under."""
 
 from __future__ import annotations
 
@@ -7,23 +7,23 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 LOGITS_AT_ONCE = {"cpu": 10_000_000, "cuda": 1 << 27}
-"""Logits that are held at a time while tokens are scored, as opposed to sampled, by device. On a
-CPU 40 MB in float32: glibc gives blocks above 32 MiB back at once, and those below it kept tens of
-GB in pieces that no later block fitted."""
+"""Logits in memory at a time while tokens are scored (not sampled), by device. On a CPU this is 40
+MB in float32: glibc returns blocks above 32 MiB to the system at once, while smaller ones left tens
+of GB in fragments."""
 
 _NEVER = -1e9  # finite, so that probability times logarithm is 0 and not undefined
 
 
 def tempered_logprobs(
-    logits: torch.Tensor, temperature: float, forbidden: int | None = None
+    logits: torch.Tensor, temperature: float, suppressed: int | None = None
 ) -> torch.Tensor:
-    """Log-probabilities (..., V) in float32 of the distribution softmax(logits / temperature), in
-    which the token `forbidden` has probability 0.
+    """Return the log-probabilities (..., V), in float32, of softmax(logits / temperature) in which
+    the token `suppressed` has probability 0.
     """
     logits = logits.float() / temperature
-    if forbidden is not None:
-        is_forbidden = torch.arange(logits.shape[-1], device=logits.device) == forbidden
-        logits = logits.masked_fill(is_forbidden, _NEVER)
+    if suppressed is not None:
+        is_suppressed = torch.arange(logits.shape[-1], device=logits.device) == suppressed
+        logits = logits.masked_fill(is_suppressed, _NEVER)
     return torch.log_softmax(logits, dim=-1)
 
 
@@ -31,13 +31,13 @@ def score_tokens(
     logits: torch.Tensor,
     token_ids: torch.Tensor,
     temperature: float,
-    forbidden: int | None = None,
+    suppressed: int | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Log-probability (N,) of each given token and entropy (N,) of its distribution, in nats.
+    """Return each token's log-probability (N,) and its distribution's entropy (N,), in nats.
 
     `logits` is (N, V), `token_ids` is (N,).
     """
-    logprobs = tempered_logprobs(logits, temperature, forbidden)
+    logprobs = tempered_logprobs(logits, temperature, suppressed)
     chosen = logprobs.gather(-1, token_ids.unsqueeze(-1)).squeeze(-1)
     entropy = -(logprobs.exp() * logprobs).sum(-1)
     return chosen, entropy
@@ -48,19 +48,20 @@ def score_states(
     states: torch.Tensor,
     token_ids: torch.Tensor,
     temperature: float,
-    forbidden: int | None = None,
+    suppressed: int | None = None,
     entropy_learns: bool = True,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """The same from hidden states (N, H), whose logits are `head(states)` (N, V): some at a time,
-    and again in the backward pass, so that there never are many of them (LOGITS_AT_ONCE).
-    Without `entropy_learns`, the entropy has no gradient.
+    """Return the same from hidden states (N, H) with logits `head(states)` (N, V).
+
+    Logits are computed in chunks of LOGITS_AT_ONCE, and again in the backward pass, to bound their
+    memory. Without `entropy_learns`, the entropy has no gradient.
     """
 
     def score(states: torch.Tensor, token_ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         logits = head(states)
         if entropy_learns:
-            return score_tokens(logits, token_ids, temperature, forbidden)
-        logprobs = tempered_logprobs(logits, temperature, forbidden)
+            return score_tokens(logits, token_ids, temperature, suppressed)
+        logprobs = tempered_logprobs(logits, temperature, suppressed)
         chosen = logprobs.gather(-1, token_ids.unsqueeze(-1)).squeeze(-1)
         with torch.no_grad():
             entropy = -torch.linalg.vecdot(logprobs.exp(), logprobs)
@@ -86,20 +87,20 @@ def states_at_once(vocabulary: int, device: str) -> int:
 
 
 def draw_tokens(logprobs: torch.Tensor, uniforms: torch.Tensor) -> torch.Tensor:
-    """One token id (B,) for each row of log-probabilities (B, V), by inverting the cumulative
+    """Draw one token id (B,) per row of log-probabilities (B, V) by inverting the cumulative
     distribution at `uniforms` (B,), each in [0, 1).
     """
     cumulative = logprobs.double().exp().cumsum(-1)
     # Scaled by the total, so that rounding cannot leave a draw beyond the last token.
     points = uniforms.double().unsqueeze(-1) * cumulative[:, -1:]
-    found = torch.searchsorted(cumulative, points, right=True).squeeze(-1)
-    # Beyond the last token where a probability is not a number, which its logarithm shows.
-    return found.clamp(max=logprobs.shape[-1] - 1)
+    drawn = torch.searchsorted(cumulative, points, right=True).squeeze(-1)
+    # A NaN among the probabilities leads beyond the last token; the log-probability shows it.
+    return drawn.clamp(max=logprobs.shape[-1] - 1)
 
 
 def keep_nucleus(logprobs: torch.Tensor, top_p: float) -> torch.Tensor:
-    """Log-probabilities (..., V) of the distribution among the most likely tokens only, the fewest
-    that together have a probability of at least `top_p` (nucleus sampling, arXiv 1904.09751).
+    """Return the log-probabilities (..., V) of the distribution restricted to its nucleus: the
+    fewest tokens whose probabilities sum to at least `top_p` (arXiv 1904.09751).
     """
     ordered, order = logprobs.sort(dim=-1, descending=True, stable=True)
     before = ordered.exp().cumsum(-1) - ordered.exp()  # of the more likely tokens
@@ -110,16 +111,17 @@ def keep_nucleus(logprobs: torch.Tensor, top_p: float) -> torch.Tensor:
 def choose_tokens(
     logits: torch.Tensor,
     temperature: float,
-    forbidden: int | None = None,
+    suppressed: int | None = None,
     uniforms: torch.Tensor | None = None,
     top_p: float = 1.0,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """The next token (B,) after each row of logits (B, V) and its log-probability (B,): drawn by
-    `uniforms` (B,), or without them the most likely one. Drawing from uniforms that each dialogue
-    brings along keeps what is sampled and what is recorded the same, and a row independent of its
-    neighbours. `top_p` below 1 is for evaluation: no learner scores what it leaves out.
+    """Choose the next token (B,) per row of logits (B, V); return it and its log-probability (B,).
+
+    With `uniforms` (B,) tokens are drawn, else the most likely one is taken. Since each dialogue
+    brings its own uniforms, a row's draw does not depend on the rest of the batch. `top_p` below 1
+    is for evaluation only: learners do not score truncated distributions.
     """
-    logprobs = tempered_logprobs(logits, temperature, forbidden)
+    logprobs = tempered_logprobs(logits, temperature, suppressed)
     if top_p < 1 and uniforms is not None:
         logprobs = keep_nucleus(logprobs, top_p)
     chosen = logprobs.argmax(-1) if uniforms is None else draw_tokens(logprobs, uniforms)

@@ -1,4 +1,4 @@
-"""A dialogue -> its token sequence and image. The only code that knows the tokens between turns."""
+"""Render a dialogue to tokens and image. No other code knows the tokens between turns."""
 
 from __future__ import annotations
 
@@ -13,43 +13,42 @@ from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 from gym_dialogue.errors import InputError
 from gym_dialogue.messages import Dialogue, Message
 from gym_policy.template import check_template_kwargs, render_template
-from gym_policy.vision import Picture, first_image_token, read_prompt
+from gym_policy.vision import ProcessedImage, first_image_token, read_prompt
 
-_SENTINEL = "\u2402reply\u2403"  # stands for a reply while the template is asked what follows one
-_NEXT = "\u2402next\u2403"  # stands for what is said to it
+_SENTINEL = "\u2402reply\u2403"  # stands for a reply, to find what the template writes around it
+_NEXT = "\u2402next\u2403"  # stands for the message after it
 
 
 @dataclass(frozen=True)
 class Rendered:
     """A dialogue as tokens.
 
-    `token_ids` (T); `turn` (T): the number of the reply that a token belongs to, -1 outside
-    replies; `trained`: whether the loss falls on each reply; `prompt_ends`: for each reply the
-    index of the last token before it. `picture`: its image as the model takes it, if it has one,
-    and `image_at`: the index of the first token that stands for it.
+    `token_ids` (T); `turn` (T): the index of the reply that a token belongs to, -1 outside replies;
+    `trained`: for each reply, whether it enters the loss; `prompt_ends`: for each reply, the index
+    of the last token before it; `image_at`: the index of the first image token, if there is one.
     """
 
     token_ids: list[int]
     turn: list[int]
     trained: list[bool]
     prompt_ends: list[int]
-    picture: Picture | None = None
+    processed_image: ProcessedImage | None = None
     image_at: int | None = None
 
 
 class Renderer:
-    """Turns dialogues into tokens for sampling, SFT and learning alike.
+    """Turns dialogues into tokens, for sampling, SFT and RL alike.
 
-    The first prompt is rendered by the chat template. A sampled reply enters by its token ids as
-    they were sampled, never by its text; what stands between a reply and the next one (end of
-    turn, the verifier's message, the header of the next reply) is what the template writes there.
+    The chat template renders the first prompt. A sampled reply enters as the token ids that were
+    sampled, never as its text. What stands between two replies (end of turn, the verifier's
+    message, the header of the next reply) is what the template writes there.
 
-    A reply begins where the template begins it. A header that it writes there (a channel, as in
-    harmony) belongs to the prompt, since the model would otherwise open with other parts, each with
-    an end of its own; spaces before a reply or its end are part of the reply.
+    A reply begins where the template begins it. A header there (a channel, as in harmony) belongs
+    to the prompt, since the model would otherwise open other parts, each with an end of its own.
+    Spaces before a reply or before its end belong to the reply.
 
     With the model's `processor`, the first prompt may hold an image. `template_kwargs` are
-    variables of the chat template; `end_ids` further tokens that end a reply.
+    variables for the chat template; `end_ids` are additional tokens that end a reply.
     """
 
     def __init__(
@@ -76,7 +75,10 @@ class Renderer:
         self.stop_ids = tuple(sorted({self.end_of_turn_id, tokenizer.eos_token_id} | special))
 
     def render(self, dialogue: Dialogue | Sequence[Message]) -> Rendered:
-        """All of a dialogue. One that ends with a user message ends where a reply would start."""
+        """Render a whole dialogue; if it ends with a user message, up to the start of a reply.
+
+        Raises InputError for more than one image, or one after the first reply.
+        """
         messages = dialogue.messages if isinstance(dialogue, Dialogue) else list(dialogue)
         first = next((i for i, m in enumerate(messages) if m.role == "assistant"), len(messages))
         images = [i for i, message in enumerate(messages) if message.image is not None]
@@ -85,7 +87,7 @@ class Renderer:
         memo = dialogue.memo if isinstance(dialogue, Dialogue) else {}
         if "prompt" not in memo:
             memo["prompt"] = self._prompt(messages[:first])
-        prompt, picture = memo["prompt"]
+        prompt, processed_image = memo["prompt"]
         ids = list(prompt)
         turn = [-1] * len(ids)
         trained: list[bool] = []
@@ -106,12 +108,14 @@ class Renderer:
                 ids += after
                 turn += [-1] * len(after)
                 position += 1
-        image_at = None if picture is None else first_image_token(self.processor, ids)
-        return Rendered(ids, turn, trained, prompt_ends, picture, image_at)
+        image_at = None
+        if processed_image is not None:
+            image_at = first_image_token(self.processor, ids)
+        return Rendered(ids, turn, trained, prompt_ends, processed_image, image_at)
 
     def require_images(self, what: str, path: str | None = None) -> None:
-        """Raises InputError if the model (of the checkpoint at `path`) cannot be shown images,
-        which `what` has.
+        """Raise InputError, on behalf of `what`, if the model (of the checkpoint `path`) reads no
+        images.
         """
         if self.processor_fault is not None:
             raise InputError(f"{what} shows images, but the {self.processor_fault}")
@@ -123,21 +127,21 @@ class Renderer:
             )
 
     def reply_text(self, token_ids: Sequence[int]) -> str:
-        """The text of sampled tokens, without the token that ended the turn."""
+        """Return the text of sampled tokens, without the stop token."""
         if token_ids and token_ids[-1] in self.stop_ids:
             token_ids = token_ids[:-1]
         return self.tokenizer.decode(token_ids, skip_special_tokens=False)
 
     def tokens_before(self, token_ids: Sequence[int], offset: int) -> int:
-        """How many of a reply's tokens end at or before a character offset of its text.
+        """Return how many of a reply's tokens end at or before a character offset of its text.
 
-        A token may hold a part of a character only, so tokens cannot be measured one by one; the
-        text of the first k of them grows with k, which a bisection needs.
+        A token may hold only a part of a character, so tokens cannot be measured one by one. The
+        text of the first k tokens grows with k, which makes bisection possible.
         """
         low, high = 0, len(token_ids)
         while low < high:
             middle = (low + high + 1) // 2
-            # What ends within a character ends with a replacement character, which does not count.
+            # A prefix that ends within a character decodes to a replacement character at its end.
             if len(self.reply_text(token_ids[:middle]).rstrip("\ufffd")) <= offset:
                 low = middle
             else:
@@ -150,8 +154,8 @@ class Renderer:
         text = f"{self._space_before}{message.text}{self._space_after}"
         return [*self._encode(text), self.end_of_turn_id]
 
-    def _prompt(self, messages: Sequence[Message]) -> tuple[Sequence[int], Picture | None]:
-        """The token ids up to the first reply, and the image among the messages."""
+    def _prompt(self, messages: Sequence[Message]) -> tuple[Sequence[int], ProcessedImage | None]:
+        """Return the token ids up to the first reply, and the image among the messages."""
         text = self._template(messages) + self._header
         images = [message.image for message in messages if message.image is not None]
         if not images:
@@ -160,24 +164,24 @@ class Renderer:
         return read_prompt(self.processor, text, images[0])
 
     def _template(self, messages: Sequence[Message], asks: bool = True) -> str:
-        """What the template writes for messages; if it `asks`, up to where a reply would start."""
+        """Apply the template to messages; with `asks`, up to the start of a reply."""
         plain = [{"role": m.role, "content": self._content(m)} for m in messages]
         return render_template(self.tokenizer, plain, asks, self.template_kwargs)
 
     def _content(self, message: Message) -> str | list[dict[str, str]]:
-        """A message's content in the form of chat templates; the image stands before the text."""
+        """Return a message's content as chat templates expect it, the image before the text."""
         text = [{"type": "text", "text": message.text}]
         if message.image is not None:
             return [{"type": "image"}, *text]
         return text if self._writes_parts else message.text
 
     def _keeps_text(self) -> bool:
-        """Whether the template writes what messages say; some look for parts of a content only."""
-        said = self._template([Message("user", "?"), Message("assistant", _SENTINEL)])
-        return _SENTINEL in said
+        """Return whether the template writes plain text contents; some write only content parts."""
+        text = self._template([Message("user", "?"), Message("assistant", _SENTINEL)])
+        return _SENTINEL in text
 
     def _render_after(self, user_text: str) -> tuple[int, ...]:
-        """The tokens from the end of a reply to the start of the next, around a user message."""
+        """Return the tokens between two replies: end of turn, user message, header."""
         text = self._template(
             [Message("user", "."), Message("assistant", _SENTINEL), Message("user", user_text)]
         )
@@ -187,12 +191,12 @@ class Renderer:
         return tuple(self.tokenizer(text, add_special_tokens=False)["input_ids"])
 
     def _find_start(self) -> tuple[str, str]:
-        """What the template writes between the prompt and the text of a reply: (a header, spaces).
-        Neither where it is text that the model may say or not, such as an empty thought.
+        """Return what the template writes between the prompt and a reply, as a header or as spaces.
+        Both are empty for text that is up to the model, such as an empty thought.
         """
-        said = [Message("user", "?"), Message("assistant", _SENTINEL)]
-        prompt = self._template(said[:1])
-        before = self._template(said, asks=False).partition(_SENTINEL)[0]
+        messages = [Message("user", "?"), Message("assistant", _SENTINEL)]
+        prompt = self._template(messages[:1])
+        before = self._template(messages, asks=False).partition(_SENTINEL)[0]
         between = before.removeprefix(prompt)
         if between == before:
             return "", ""
@@ -203,16 +207,16 @@ class Renderer:
         return (between, "") if is_header else ("", "")
 
     def _find_end_of_turn(self) -> tuple[int, str]:
-        """The token that ends a reply, and the spaces that the template writes before it."""
-        said = [Message("user", "."), Message("assistant", _SENTINEL), Message("user", _NEXT)]
-        text = self._template(said).rpartition(_SENTINEL)[2].partition(_NEXT)[0]
+        """Return the token that ends a reply, and the spaces that the template writes before it."""
+        messages = [Message("user", "."), Message("assistant", _SENTINEL), Message("user", _NEXT)]
+        text = self._template(messages).rpartition(_SENTINEL)[2].partition(_NEXT)[0]
         spaces = text[: len(text) - len(text.lstrip())]
         ids = self._encode_uncached(text)
         known = [i for i in ids if i in self.tokenizer.added_tokens_decoder]
-        if known and ids[0] == known[0]:  # it may take in spaces before it
+        if known and ids[0] == known[0]:  # the token may absorb spaces before it
             return known[0], ""
-        found = self._encode_uncached(text.lstrip())[:1]
-        if not known or found != (known[0],):
+        first = self._encode_uncached(text.lstrip())[:1]
+        if not known or first != (known[0],):
             raise InputError(
                 "the chat template does not end a reply with a special token "
                 f"(it writes {text[:20]!r}): set one that does"

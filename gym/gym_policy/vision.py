@@ -1,9 +1,8 @@
-"""Images for models with a vision part: what the processor makes of one, and what the forward pass
-and sampling take of a batch of them.
+"""Images for vision-language models: processing one, and the inputs that a batch of them gives to
+the forward pass and to sampling.
 
-Two kinds of models are told apart. Mllama (Llama-3.2-Vision) attends from some of its decoder
-layers to the image; in others the image's features stand in the token sequence, in the place of
-tokens that the processor leaves free for them (LLaVA and most others).
+There are two kinds of models. In Mllama (Llama-3.2-Vision), some decoder layers cross-attend to the
+image. In most others, such as LLaVA, image features replace placeholder tokens in the sequence.
 
 Axes: B dialogues, T positions, n images, S positions of an image's features, H the decoder's width.
 """
@@ -27,8 +26,8 @@ from gym_dialogue.errors import InputError
 from gym_dialogue.images import Image, open_image
 
 Images = Mapping[str, torch.Tensor]
-"""The images of a padded batch: `rows` (n,), the dialogue that each belongs to; `starts` (n,), the
-position of its first image token there; and the tensors of their pictures, joined."""
+"""The images of a padded batch: `rows` (n,), the dialogue of each; `starts` (n,), the position of
+its first image token there; and the joined tensors of the processed images."""
 
 FEATURES = "features"
 _PLACES = ("rows", "starts")
@@ -36,11 +35,11 @@ _ENCODED_TOGETHER = 16
 
 
 @dataclass
-class Picture:
-    """One image as a model takes it: the processor's tensors, with a first axis that batches join.
+class ProcessedImage:
+    """One image as a model takes it: the processor's tensors, to be joined along their first axis.
 
-    `features`, once computed, is the output of the vision tower, which outlives an update where the
-    tower is frozen. Equal images have equal digests.
+    `features` is the vision tower's output, once computed; with a frozen tower it stays valid over
+    updates. Equal images have equal digests.
     """
 
     tensors: dict[str, torch.Tensor]
@@ -48,10 +47,12 @@ class Picture:
     digest: bytes = b""
 
 
-def read_prompt(processor: ProcessorMixin, text: str, image: Image) -> tuple[list[int], Picture]:
-    """(token ids of a rendered prompt with one image in it, the image as the model takes it).
+def read_prompt(
+    processor: ProcessorMixin, text: str, image: Image
+) -> tuple[list[int], ProcessedImage]:
+    """Tokenize a rendered prompt that holds one image, and process the image.
 
-    Raises InputError where the prompt's template has left no place for the image.
+    Raises InputError if the chat template has left no place for the image.
     """
     if processor.image_token not in text:
         raise InputError(
@@ -60,52 +61,57 @@ def read_prompt(processor: ProcessorMixin, text: str, image: Image) -> tuple[lis
         )
     opened = open_image(image)
     images, names = [opened], processor.image_processor.model_input_names
-    if isinstance(processor, MllamaProcessor):  # one token an image: the text stays as it is
-        found = dict(processor.image_processor(images=images, return_tensors="pt"))
-        found["input_ids"] = processor.tokenizer([text], add_special_tokens=False)["input_ids"]
+    if isinstance(processor, MllamaProcessor):  # one token per image: the text stays as it is
+        inputs = dict(processor.image_processor(images=images, return_tensors="pt"))
+        inputs["input_ids"] = processor.tokenizer([text], add_special_tokens=False)["input_ids"]
         names = [name for name in names if name != "num_tiles"]
     else:
-        found = processor(images=images, text=[text], add_special_tokens=False, return_tensors="pt")
+        inputs = processor(
+            images=images, text=[text], add_special_tokens=False, return_tensors="pt"
+        )
     digest = hashlib.blake2b(str(opened.shape).encode(), digest_size=16)
     digest.update(np.ascontiguousarray(opened))
-    return list(map(int, found["input_ids"][0])), Picture(
-        {k: found[k] for k in names if k in found}, digest=digest.digest()
-    )
+    tensors = {name: inputs[name] for name in names if name in inputs}
+    token_ids = list(map(int, inputs["input_ids"][0]))
+    return token_ids, ProcessedImage(tensors, digest=digest.digest())
 
 
 def first_image_token(processor: ProcessorMixin, token_ids: Sequence[int]) -> int:
-    """The position of the first token that stands for an image."""
+    """Return the position of the first image token."""
     return token_ids.index(processor.tokenizer.convert_tokens_to_ids(processor.image_token))
 
 
 def attends_to_images(model: PreTrainedModel) -> bool:
-    """Whether decoder layers attend to the image, as in Mllama."""
+    """Return whether decoder layers cross-attend to images, as in Mllama."""
     return bool(getattr(model.config.get_text_config(), "cross_attention_layers", None))
 
 
 def image_token_id(model: PreTrainedModel) -> int | None:
-    """The token that stands for an image, if the model could say it. In a reply it would be taken
-    for a second image.
+    """Return the image token if the model has a logit for it, else None. It has to be suppressed
+    while sampling: in a reply it would count as a second image.
     """
     names = ("image_token_id", "image_token_index")
-    found = next((getattr(model.config, n) for n in names if hasattr(model.config, n)), None)
+    token = next((getattr(model.config, n) for n in names if hasattr(model.config, n)), None)
     vocabulary = model.config.get_text_config().vocab_size
-    return found if found is not None and found < vocabulary else None
+    return token if token is not None and token < vocabulary else None
 
 
-def join_pictures(
-    pictures: Sequence[Picture | None], starts: Sequence[int | None], device: Any
+def join_images(
+    images: Sequence[ProcessedImage | None], starts: Sequence[int | None], device: Any
 ) -> Images | None:
-    """The images of a batch, one or none a dialogue; None if there are none at all."""
-    rows = [row for row, picture in enumerate(pictures) if picture is not None]
+    """Join the images of a batch, at most one per dialogue; return None if there are none.
+
+    Raises InputError for images of different shapes.
+    """
+    rows = [row for row, image in enumerate(images) if image is not None]
     if not rows:
         return None
-    mine = [pictures[row] for row in rows]
-    tensors = [p.tensors for p in mine]
-    if all(p.features is not None for p in mine):
-        # Which tiles are padding is still asked for; the pixels are not.
+    present = [image for image in images if image is not None]
+    tensors = [image.tensors for image in present]
+    if all(image.features is not None for image in present):
+        # The mask of padding tiles is still needed; the pixels are not.
         kept = [{k: v for k, v in t.items() if k != "pixel_values"} for t in tensors]
-        tensors = [t | {FEATURES: p.features} for t, p in zip(kept, mine, strict=True)]
+        tensors = [t | {FEATURES: i.features} for t, i in zip(kept, present, strict=True)]
     try:
         joined = {name: torch.cat([t[name] for t in tensors]) for name in tensors[0]}
     except RuntimeError as error:
@@ -113,16 +119,15 @@ def join_pictures(
             f"images of a batch differ in shape ({error}): give all of them one resolution"
         ) from error
     places = {"rows": rows, "starts": [starts[row] for row in rows]}
-    found = {name: torch.tensor(value) for name, value in places.items()} | joined
-    return {name: tensor.to(device) for name, tensor in found.items()}
+    batch = {name: torch.tensor(value) for name, value in places.items()} | joined
+    return {name: tensor.to(device) for name, tensor in batch.items()}
 
 
 def image_inputs(
     model: PreTrainedModel, input_ids: torch.Tensor, images: Images | None
 ) -> dict[str, torch.Tensor]:
-    """What the forward pass of a model takes for the images of a batch, beside `input_ids` (B, T).
-    Gradients reach whatever of the vision part is trained. Raises InputError for a model without
-    one.
+    """Return the forward arguments for the images of a batch, beside `input_ids` (B, T). Gradients
+    reach the trained parameters of the vision part. Raises InputError for a text-only model.
     """
     if images is None:
         return {}
@@ -137,8 +142,8 @@ def image_inputs(
 def generate_inputs(
     model: PreTrainedModel, input_ids: torch.Tensor, images: Images | None, cache: Cache | None
 ) -> dict[str, torch.Tensor]:
-    """The same for `generate`. What the decoder's layers read of the image is put into `cache`
-    beforehand, so that it is there once for all tokens.
+    """Return the same for `generate`. The decoder's keys and values of the image are put into
+    `cache` beforehand, so that they are computed once and not for each token.
     """
     if images is None or not attends_to_images(model):
         return image_inputs(model, input_ids, images)
@@ -153,19 +158,21 @@ def generate_inputs(
     return {"cross_attention_mask": mask}
 
 
-def blank(picture: Picture, length: int) -> Images:
-    """A black image for a batch of T = `length` that has none, which is not seen: with it, every
-    rank of DeepSpeed runs the same layers. Of a model that attends to images.
+def blank(like: ProcessedImage, length: int) -> Images:
+    """Return a black image, with the shapes of `like`, for a batch of T = `length` without images.
+
+    No token attends to it. It makes all ranks of DeepSpeed run the same layers of a model that
+    cross-attends to images.
     """
-    tensors = {name: torch.zeros_like(t) for name, t in picture.tensors.items()}
+    tensors = {name: torch.zeros_like(t) for name, t in like.tensors.items()}
     for name in ("aspect_ratio_ids", "aspect_ratio_mask"):
-        tensors[name] = picture.tensors[name]
-    return join_pictures([Picture(tensors)], [length], "cpu")
+        tensors[name] = like.tensors[name]
+    return join_images([ProcessedImage(tensors)], [length], "cpu")
 
 
 def checkpoint_activations(model: PreTrainedModel) -> None:
-    """Let a backward pass compute each layer's activations again instead of keeping them; those of
-    Mllama's vision tower too, whose layers transformers leaves out.
+    """Turn on activation checkpointing for all layers, those of Mllama's vision tower included,
+    which transformers leaves out.
     """
     model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     if not attends_to_images(model):
@@ -185,29 +192,29 @@ def _checkpointed(layer: nn.Module, forward: Callable[..., Any]) -> Callable[...
     return run
 
 
-def encode_pictures(model: PreTrainedModel, pictures: Sequence[Picture]) -> None:
-    """Compute the features of pictures that have none yet, where the model keeps them apart from
-    its decoder. They are kept in main memory.
+def encode_images(model: PreTrainedModel, images: Sequence[ProcessedImage]) -> None:
+    """Compute the missing features of images and keep them in main memory. Does nothing for models
+    whose features are part of the token sequence.
     """
     if not attends_to_images(model):
         return
-    known = {p.digest: p.features for p in pictures if p.features is not None}
-    new = list({p.digest: p for p in pictures if p.digest not in known}.values())
-    # Some at a time: the tower's attention mask alone grows with the square of the positions.
+    known = {i.digest: i.features for i in images if i.features is not None}
+    new = list({i.digest: i for i in images if i.digest not in known}.values())
+    # In chunks: the tower's attention mask alone grows with the square of the positions.
     for first in range(0, len(new), _ENCODED_TOGETHER):
-        part = new[first : first + _ENCODED_TOGETHER]
-        joined = join_pictures(part, [0] * len(part), model.device)
+        chunk = new[first : first + _ENCODED_TOGETHER]
+        joined = join_images(chunk, [0] * len(chunk), model.device)
         with torch.no_grad():
-            found = _tower(model, joined).cpu()
-        for picture, features in zip(part, found.split(1), strict=True):
-            picture.features = known[picture.digest] = features.clone()
-    for picture in pictures:
-        if picture.features is None:
-            picture.features = known[picture.digest]
+            encoded = _tower(model, joined).cpu()
+        for image, features in zip(chunk, encoded.split(1), strict=True):
+            image.features = known[image.digest] = features.clone()
+    for image in images:
+        if image.features is None:
+            image.features = known[image.digest]
 
 
 def _tower(model: PreTrainedModel, images: Images) -> torch.Tensor:
-    """The vision tower's output (n, 1, tiles, patches, width)."""
+    """Return the vision tower's output (n, 1, tiles, patches, width)."""
     if FEATURES in images:
         return images[FEATURES]
     tower: nn.Module = model.model.vision_model
@@ -223,19 +230,19 @@ def _tower(model: PreTrainedModel, images: Images) -> torch.Tensor:
 def _cross_attention(
     model: PreTrainedModel, input_ids: torch.Tensor, images: Images
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """(states (B, S, H) that the decoder attends to, mask (B, T, 1, tiles)): a token attends to its
-    dialogue's image from the image token on.
+    """Return the states (B, S, H) that the decoder attends to, and the mask (B, T, 1, tiles): the
+    image token and all tokens after it attend to their dialogue's image.
 
     A dialogue without an image gets states of zeros. Keys, values and outputs are linear without
-    bias, so its tokens get zeros out of the layers that attend to images, which is what they get in
-    a batch without any image, where these layers are passed over.
+    bias, so cross-attention layers then add zeros: the same as in a batch without images, for which
+    these layers are skipped.
     """
     projector: nn.Linear = model.model.multi_modal_projector
     projected = projector(_tower(model, images).to(projector.weight.dtype))
     projected = projected.reshape(len(projected), -1, projected.shape[-1])
     batch, length = input_ids.shape
     tiles = images["aspect_ratio_mask"].shape[-1]
-    # An image that starts beyond the sequence is not there: it keeps ranks in step (`blank`).
+    # An image that starts beyond the sequence (see `blank`) must have no effect.
     projected = projected * (images["starts"] < length)[:, None, None]
     positions = torch.arange(length, device=input_ids.device)
     states = projected.new_zeros(batch, *projected.shape[1:])

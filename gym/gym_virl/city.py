@@ -365,7 +365,7 @@ class City:
                 where = side(headings[i], _bearing(way[i + 1], landmark.at))
                 sight = landmark_sight(landmark.name, where)
             milestones.append(Milestone(places[i + 1], sight, headings[i], compass(headings[i])))
-            landmarks.append(landmark and self.to_place(landmark.at))
+            landmarks.append(None if landmark is None else self.to_place(landmark.at))
         where = side(headings[-1], _bearing(way[-1], goal.at))
         sight = destination_sight(goal.name, where)
         milestones.append(Milestone(places[-1], sight, headings[-1], compass(headings[-1])))

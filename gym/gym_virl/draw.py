@@ -9,6 +9,7 @@ from __future__ import annotations
 import textwrap
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -193,6 +194,7 @@ def main(config: Config) -> None:
     if config.turns is not None:
         replies = read_replies(config.turns, config.seed, config.checkpoint)
         policy = RecordedPolicy(replies)
+    navigation: Any = env.unwrapped
     options = None if config.route_idx is None else {"route_idx": config.route_idx}
     (episode,) = rollout([env], policy, [Task(config.seed, (config.seed,), options)])
     if isinstance(policy, RecordedPolicy):
@@ -203,11 +205,11 @@ def main(config: Config) -> None:
             "positions that were reached"
         )
     try:
-        draw_episode(env.unwrapped, episode, config.position - 1, config.out)
+        draw_episode(navigation, episode, config.position - 1, config.out)
     except OSError as error:
         raise InputError(f"out {config.out}: cannot be written: {error.strerror}") from error
     print(
-        f"{config.out}: {env.unwrapped.route.name}, {len(episode.dialogues)} positions, "
+        f"{config.out}: {navigation.route.name}, {len(episode.dialogues)} positions, "
         f"{'reached the destination' if episode.is_success else 'failed'}"
     )
 

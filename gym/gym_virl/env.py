@@ -12,7 +12,7 @@ import numpy as np
 from gymnasium import spaces
 
 from gym_dialogue.checks import check_choice, is_integer
-from gym_dialogue.env import TEXT_CHARSET, DialogueEnv, Prompt, Verdict
+from gym_dialogue.env import MAX_REPLY_LENGTH, TEXT_CHARSET, DialogueEnv, Prompt, Verdict
 from gym_dialogue.errors import InputError
 from gym_dialogue.split import Split
 from gym_virl.city import KINDS, MAX_LEGS, MIN_LEGS, OWNERS, STYLES
@@ -208,7 +208,7 @@ class NavigationEnv(DialogueEnv):
         written = set().union(*(each.charset() for each in self.wordings))
         written |= self.atlas.foreign_characters(TEXT_CHARSET)
         charset = self._admit(written)
-        self.action_space = spaces.Text(self.action_space.max_length, min_length=0, charset=charset)
+        self.action_space = spaces.Text(MAX_REPLY_LENGTH, min_length=0, charset=charset)
 
     def _begin(self, options: dict[str, Any]) -> Prompt:
         number = options.pop("route_idx", None)

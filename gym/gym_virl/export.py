@@ -49,14 +49,14 @@ class Config:
     The table has all of them."""
 
 
-def _passed(route: Route, nearest: NearestPlace) -> set[int | None]:
+def _passed(route: Route, nearest: NearestPlace) -> set[int]:
     """Numbers of the places that are the nearest to somewhere on a route."""
     way = [route.start, *(milestone.place for milestone in route.milestones)]
-    found = set()
+    numbers = set()
     for a, b in pairwise(way):
         steps = max(1, round(distance(a, b) / _STEP))
-        found |= {nearest.find(between(a, b, i / steps), REACH) for i in range(steps + 1)}
-    return found - {None}
+        numbers |= {nearest.find(between(a, b, i / steps), REACH) for i in range(steps + 1)}
+    return {number for number in numbers if number is not None}
 
 
 def main(config: Config) -> None:
@@ -81,7 +81,7 @@ def main(config: Config) -> None:
         panoramas = city_panoramas(config.city, config.city_seed, width)
         table = dict(zip(panoramas.nearest.places, panoramas.ids, strict=True))
         write_table(out / "gps_pano_mapping.pkl", table)
-        wanted = range(len(table)) if config.panoramas == "all" else []
+        wanted = list(range(len(table))) if config.panoramas == "all" else []
         if config.panoramas == "routes":
             wanted = sorted({number for r in routes for number in _passed(r, panoramas.nearest)})
         for number in tqdm(wanted, unit="panorama", mininterval=1, disable=not wanted):

@@ -50,7 +50,9 @@ def is_place(value: object) -> bool:
 
 def is_heading(value: object) -> bool:
     """Whether a value is a number of degrees from -360 to 360."""
-    return type(value) in (int, float) and -360 <= value <= 360
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return False
+    return -360 <= value <= 360
 
 
 def distance(a: Place, b: Place) -> float:

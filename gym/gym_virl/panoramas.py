@@ -107,8 +107,8 @@ class PanoramaFiles:
         except ValueError as error:
             raise InputError(f"{where}: {path}: {error}") from error
         about = self.directory / f"{name}.metadata.json"
-        said = read_json(about, f"{where}: {about}")
-        rotation = said.get("rotation") if isinstance(said, dict) else None
+        content = read_json(about, f"{where}: {about}")
+        rotation: Any = content.get("rotation") if isinstance(content, dict) else None
         if not is_heading(rotation):
             raise InputError(f"{where}: {about}: has no number of degrees under the key rotation")
         return Panorama(pixels, from_north(rotation))

@@ -55,7 +55,7 @@ class Position:
 
     def action(self, absolute: bool) -> str:
         """The right action, by compass names or by relative ones."""
-        if self.kind != "turn":
+        if self.kind != "turn" or self.turn is None:
             return f"{self.kind}()"
         return f"turn_direction({self.turn[1 if absolute else 0]})"
 
@@ -97,11 +97,12 @@ def lay_rail(
             kept = rng.random(straight_line_length) >= drop_rate
             for number in np.flatnonzero(kept).tolist():
                 share = (number + 1) / straight_line_length
-                place: Place | None = between(way[leg], way[leg + 1], share)
+                place = between(way[leg], way[leg + 1], share)
                 if relocate is not None:
-                    place = relocate(place)
-                    if place is None or place == positions[-1].place:
+                    moved_place = relocate(place)
+                    if moved_place is None or moved_place == positions[-1].place:
                         continue
+                    place = moved_place
                     if min(distance(place, end) for end in ends) <= _CLEAR_OF_ENDS:
                         continue
                 positions.append(Position("forward", place, milestone.heading, 2 * leg + 1))

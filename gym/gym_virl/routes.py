@@ -169,7 +169,8 @@ def _read_milestone(block: dict[str, str], place: Place, where: str) -> Mileston
     if match is None:
         raise InputError(f"{where}, {_HEADING}: {text!r} does not start with a number of degrees")
     degrees = float(match["degrees"]) % 360
-    named = "".join(part or "" for part in _NAME.match(match["name"] or "").groups()).lower()
+    name = _NAME.match(match["name"] or "")
+    named = "".join(part or "" for part in name.groups()).lower() if name else ""
     sight = block.get("landmarks", "").strip().rstrip(".")
     return Milestone(
         place,
@@ -251,7 +252,7 @@ def _get(data: Any, key: str, kind: type, where: str) -> Any:
 
 
 def _place_of(data: dict[str, Any], where: str) -> Place:
-    place = data.get("relocated_geocode") or data.get("geocode")
+    place: Any = data.get("relocated_geocode") or data.get("geocode")
     _check_place(place, where)
     return tuple(place)
 

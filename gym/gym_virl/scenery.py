@@ -186,29 +186,37 @@ class Scenery:
                             corner_places.get((after, (row, column)), -1),
                         )
                     )
-        start, way = np.array(start), np.array(way)
-        length = np.linalg.norm(way, axis=1)
+        ways = np.array(way)
+        length = np.linalg.norm(ways, axis=1)
         num_lots = np.maximum(1, np.round(length / style.lot)).astype(np.int64)
         first_lot = np.concatenate([[0], np.cumsum(num_lots)[:-1]])
         total = int(num_lots.sum())
         lot_heights = rng.uniform(*style.heights, total).astype(np.float32)
         base = np.array(style.walls, dtype=np.float32)[rng.integers(len(style.walls), size=total)]
         lot_colors = base * rng.uniform(0.85, 1.12, (total, 1)).astype(np.float32)
-        outward = np.stack([way[:, 1], -way[:, 0]], axis=1) / length[:, None]
+        outward = np.stack([ways[:, 1], -ways[:, 0]], axis=1) / length[:, None]
         sun = np.array([math.sin(math.radians(style.sun)), math.cos(math.radians(style.sun))])
         light = (0.82 + 0.2 * (outward @ sun)).astype(np.float32)
         return _Walls(
-            start, way, length, light, first_lot, num_lots, lot_heights, lot_colors, np.array(front)
+            np.array(start),
+            ways,
+            length,
+            light,
+            first_lot,
+            num_lots,
+            lot_heights,
+            lot_colors,
+            np.array(front),
         )
 
-    def _corner_places(self) -> dict[tuple[tuple[int, int], tuple[int, int]], int]:
+    def _corner_places(self) -> dict[tuple[tuple[int, int], tuple[int, int] | None], int]:
         """Numbers of the places at corners, by (node in the lattice, block)."""
-        found = {}
+        numbers = {}
         for node, landmark in enumerate(self.city.corners):
             if landmark is not None:
-                found[self.city.place_in_lattice(node), landmark.block] = len(self.places)
+                numbers[self.city.place_in_lattice(node), landmark.block] = len(self.places)
                 self.places.append(landmark)
-        return found
+        return numbers
 
     def _street_place(self, here: tuple[int, int], after: tuple[int, int]) -> int:
         """The number of the place along a block's side; -1 at the rim, where no street is."""
@@ -334,7 +342,7 @@ def front_of(name: str, kind: str) -> np.ndarray:
 
 
 @lru_cache(maxsize=32)
-def _font(size: int) -> ImageFont.FreeTypeFont:
+def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
     return ImageFont.load_default(size)  # Pillow's own
 
 

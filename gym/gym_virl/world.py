@@ -33,6 +33,8 @@ class World:
 
     def nearest(self, place: Place) -> Place | None:
         """The nearest place that has a panorama, None if there is none within 20 m."""
+        if self.panoramas is None:
+            return None
         number = self.panoramas.nearest.find(place, REACH)
         return None if number is None else self.panoramas.nearest.places[number]
 
@@ -40,7 +42,9 @@ class World:
         """The panorama nearest to a place, None if there is none within 20 m. Raises InputError for
         one that cannot be read.
         """
-        number = self.panoramas and self.panoramas.nearest.find(place, REACH)
+        if self.panoramas is None:
+            return None
+        number = self.panoramas.nearest.find(place, REACH)
         return None if number is None else self.panoramas.load(number)
 
 
@@ -48,13 +52,13 @@ class CityRoutes(Sequence[Route]):
     """The first so many routes of a city, made when they are asked for. Their text is ASCII."""
 
     def __init__(self, city: City, count: int, max_legs: int):
-        self.city, self.count, self.max_legs = city, count, max_legs
+        self.city, self.num_routes, self.max_legs = city, count, max_legs
 
     def __len__(self) -> int:
-        return self.count
+        return self.num_routes
 
-    def __getitem__(self, number: int) -> Route:
-        if not 0 <= number < self.count:
+    def __getitem__(self, number: int) -> Route:  # type: ignore[override]  # no slices
+        if not 0 <= number < self.num_routes:
             raise IndexError(number)
         return _route_of(self.city.name, self.city.seed, number, self.max_legs)
 
@@ -81,20 +85,21 @@ def file_world(routes: str, directory: str | None, table: str | None) -> World:
 def _version(file: str | None) -> tuple[int, int] | None:
     """What tells one content of a file from the next; None where there is no file."""
     try:
-        found = None if file is None else os.stat(file)
+        status = None if file is None else os.stat(file)
     except OSError:  # reading it says so
         return None
-    return found and (found.st_mtime_ns, found.st_size)
+    return None if status is None else (status.st_mtime_ns, status.st_size)
 
 
 @lru_cache(maxsize=4)
 def _file_world(routes: str, directory: str | None, table: str | None, versions: Any) -> World:
-    if (directory is None) != (table is None):
+    if directory is None and table is None:
+        return World(read_routes(routes))
+    if directory is None or table is None:
         raise InputError(
             "panorama_dir and gps_to_pano_path: one is of no use without the other; give both"
         )
-    panoramas = None if directory is None else PanoramaFiles(Path(directory), Path(table))
-    return World(read_routes(routes), panoramas)
+    return World(read_routes(routes), PanoramaFiles(Path(directory), Path(table)))
 
 
 class Atlas:

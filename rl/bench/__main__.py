@@ -2,7 +2,7 @@
 
 from gym_command.command import run_command
 from rl.bench.command import main
-from rl.bench.config import Config
+from rl.bench.config import BenchConfig
 
 if __name__ == "__main__":
-    run_command(main, Config)
+    run_command(main, BenchConfig)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from rl.bench.config import Config, check_config
+from rl.bench.config import BenchConfig, check_config
 from rl.bench.end_to_end import bench_end_to_end
 from rl.bench.environments import bench_env, bench_navigation
 from rl.bench.learner import bench_learner
@@ -33,8 +33,8 @@ SECTIONS = {
 }
 
 
-def main(config: Config) -> None:
-    """The command."""
+def main(config: BenchConfig) -> None:
+    """Run the sections of the configuration, then print their ratios."""
     check_config(config)
     print(
         f"machine  {_processor()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads of "
@@ -50,7 +50,7 @@ def main(config: Config) -> None:
 
 
 def _processor() -> str:
-    """The processor's name, as Linux has it."""
+    """Return the processor's name as Linux reports it."""
     file = Path("/proc/cpuinfo")
     lines = file.read_text().splitlines() if file.is_file() else []
     names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))

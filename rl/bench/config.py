@@ -24,7 +24,7 @@ Section = Literal[
 
 
 @dataclass
-class Config:
+class BenchConfig:
     """Measure environments, sampling and learning, by ratios within one run."""
 
     model: str = ""
@@ -87,8 +87,8 @@ class Config:
     the vision tower's."""
 
 
-def check_config(config: Config) -> None:
-    """Raises InputError for values that measure nothing."""
+def check_config(config: BenchConfig) -> None:
+    """Raise InputError for values that leave nothing to measure."""
     for name, least in (
         ("turns", 1),
         ("single_turns", 1),
@@ -112,7 +112,7 @@ def check_config(config: Config) -> None:
 
 
 def seconds(function: Callable[..., object], *args: object) -> float:
-    """How long a call takes."""
+    """Return the seconds that a call takes."""
     began = time.perf_counter()
     function(*args)
     return time.perf_counter() - began

@@ -15,24 +15,24 @@ from accelerate import Accelerator
 from gym_command.run_dir import saved_checkpoints
 from gym_dialogue import rollout
 from gym_dialogue.make import EnvConfig, make_envs
-from gym_policy import ModelPolicy, Renderer, load_model, load_renderer
+from gym_policy import ModelPolicy, Renderer, load_renderer
 from rl.actor_critic import ActorCritic
-from rl.bench.config import Config
+from rl.bench.config import BenchConfig
+from rl.bench.device import load_on_device
 from rl.bench.table import Ratio
-from rl.config import Config as TrainConfig
+from rl.config import RLConfig
 from rl.experience import to_experience
 from rl.learner import Learner
-from rl.train import TaskStream
+from rl.tasks import TaskStream
 
 ACCUMULATED = 128
 
 
-def bench_end_to_end(config: Config) -> list[Ratio]:
-    """One PPO update of the tiny model."""
+def bench_end_to_end(config: BenchConfig) -> list[Ratio]:
+    """Measure one PPO update of a checkpoint."""
     path = saved_checkpoints(config.model)[-1]
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    settings = TrainConfig(
-        num_steps=config.turns,
+    settings = RLConfig(
+        turns_per_update=config.turns,
         num_envs=config.turns,
         max_new_tokens=config.max_new_tokens,
         minibatch_size=256,
@@ -42,7 +42,7 @@ def bench_end_to_end(config: Config) -> list[Ratio]:
         settings,
         config.single_turns,
         config.repeats,
-        lambda: ActorCritic(load_model(path).to(device), 1.0),
+        lambda: ActorCritic(load_on_device(path), 1.0),
         load_renderer(path),
     )
     what = ("sampling", "learning", "sampling and learning")
@@ -53,42 +53,45 @@ def bench_end_to_end(config: Config) -> list[Ratio]:
 
 
 def against_one_at_a_time(
-    settings: TrainConfig,
+    settings: RLConfig,
     single_turns: int,
     repeats: int,
     make_actor_critic: Callable[[], ActorCritic],
     renderer: Renderer,
 ) -> tuple[float, float, float]:
-    """Turns per second of an update (one reply to a hand, one epoch) over those of one at a time:
-    (sampling, learning, both), medians of `repeats` measurements in turn.
+    """Return the speedup of a batched update over one dialogue at a time: in sampling, learning and
+    both. Speedups are ratios of turns per second, medians of `repeats` alternating measurements. An
+    update has one reply per hand and one epoch.
     """
     batched = replace(settings, epochs=1, lr=1e-5, env=EnvConfig(kwargs={"verify_iter": 1}))
     single = replace(
         batched,
-        num_steps=single_turns,
+        turns_per_update=single_turns,
         num_envs=1,
         minibatch_size=ACCUMULATED,
         microbatch_size=1,
         sampler="generate",
     )
-    _update(replace(single, num_steps=1), 0, make_actor_critic(), renderer)  # what is made once
-    found: dict[str, list[np.ndarray]] = {"batched": [], "single": []}
+    warm_up = replace(single, turns_per_update=1)
+    _update(warm_up, 0, make_actor_critic(), renderer)
+    measured: dict[str, list[np.ndarray]] = {"batched": [], "single": []}
     for repeat in range(repeats):
         for name, how in (("batched", batched), ("single", single)):
-            found[name].append(_update(how, repeat + 1, make_actor_critic(), renderer))
-    rates = {name: np.median(runs, axis=0) for name, runs in found.items()}
+            measured[name].append(_update(how, repeat + 1, make_actor_critic(), renderer))
+    rates = {name: np.median(runs, axis=0) for name, runs in measured.items()}
     for name, (sampled, learned, both) in rates.items():
         print(
             f"update   {name}: {sampled:,.2f} turns/s sampled, {learned:,.2f} turns/s learned, "
             f"{both:,.2f} turns/s end to end"
         )
-    return tuple((rates["batched"] / rates["single"]).tolist())
+    sampling, learning, both = (rates["batched"] / rates["single"]).tolist()
+    return sampling, learning, both
 
 
 def _update(
-    settings: TrainConfig, number: int, actor_critic: ActorCritic, renderer: Renderer
+    settings: RLConfig, number: int, actor_critic: ActorCritic, renderer: Renderer
 ) -> np.ndarray:
-    """Turns per second (3,): sampled, learned, both."""
+    """Return turns per second (3,): sampled, learned, both."""
     policy = ModelPolicy(
         actor_critic.model,
         renderer,

@@ -1,4 +1,4 @@
-"""Sampling and learning against what the device could do, and an update against one dialogue at a
+"""Sampling and learning against the limits of the device, and an update against one dialogue at a
 time, on a Llama with random weights; all measured in the same run.
 """
 
@@ -14,24 +14,25 @@ from gym_command.run_dir import saved_checkpoints
 from gym_policy import load_renderer
 from gym_policy.completion import Decoding, Request
 from gym_policy.models.adapter import add_adapter
-from gym_policy.samplers.model_policy import make_sampler
+from gym_policy.samplers.model_policy import SamplerName, make_sampler
 from gym_policy.vision import checkpoint_activations
 from rl.actor_critic import ActorCritic
-from rl.bench.config import Config, seconds
+from rl.bench.config import BenchConfig, seconds
+from rl.bench.device import move
 from rl.bench.end_to_end import ACCUMULATED, against_one_at_a_time
 from rl.bench.shapes import find_shape
 from rl.bench.table import Ratio
-from rl.config import Config as TrainConfig
-from rl.config import LoraSettings
+from rl.config import LoraSettings, RLConfig
 
 LEARNED_TOKENS = 16_384
-SAMPLERS = ("cached", "static", "paged")
+SAMPLERS: tuple[SamplerName, ...] = ("cached", "static", "paged")
 
 
-def bench_limits(config: Config) -> list[Ratio]:
-    """Share of the memory bandwidth that decoding reaches (weights and cache are read once a
-    token), and of the matrix rate that learning reaches (6 operations a parameter and token); then
-    an update by adapters, many dialogues at once, over one at a time.
+def bench_limits(config: BenchConfig) -> list[Ratio]:
+    """Measure the share of the memory bandwidth that decoding reaches (weights and cache are read
+    once per token) and the share of the matrix rate that learning reaches (6 operations per
+    parameter and token); then the speedup of a batched update with adapters over one dialogue at a
+    time.
     """
     is_gpu = torch.cuda.is_available()
     device, dtype = ("cuda", torch.bfloat16) if is_gpu else ("cpu", torch.float32)
@@ -45,22 +46,22 @@ def bench_limits(config: Config) -> list[Ratio]:
         f"limits   {config.shape}: {parameters / 1e6:,.0f} M parameters in {dtype}; memory "
         f"{bandwidth / 1e9:,.0f} GB/s, matrices {rate / 1e12:,.2f} Tflop/s"
     )
-    found = []
+    ratios = []
     for name in SAMPLERS:
         for batch in config.limit_batches:
             share = _decode(config, model, name, batch, bandwidth)
             what = f"{config.shape}, {name}, batch {batch}: decoding, of the memory bandwidth"
-            found.append(Ratio("limits", what, share, "50 %", "%"))
+            ratios.append(Ratio("limits", what, share, "50 %", "%"))
     share = _learn(config, model, parameters, rate)
     what = f"{config.shape}: learning, of the matrix rate"
-    found.append(Ratio("limits", what, share, "40 %", "%"))
-    ratios = _update(config, model)
+    ratios.append(Ratio("limits", what, share, "40 %", "%"))
+    speedups = _update(config, model)
     for what, ratio, aim in zip(
-        ("sampling", "learning", "both"), ratios, ("", "", "20 x"), strict=True
+        ("sampling", "learning", "both"), speedups, ("", "", "20 x"), strict=True
     ):
         what = f"{config.shape}, by adapters: {what}, many against one at a time"
-        found.append(Ratio("limits", what, ratio, aim))
-    return found
+        ratios.append(Ratio("limits", what, ratio, aim))
+    return ratios
 
 
 def _synchronize() -> None:
@@ -69,7 +70,7 @@ def _synchronize() -> None:
 
 
 def _timed(function: Callable[[], object], times: int = 1) -> float:
-    """Seconds of a call, the mean of so many after a first."""
+    """Return the mean seconds of a call, after a first one that does not count."""
     function()
     _synchronize()
 
@@ -82,21 +83,21 @@ def _timed(function: Callable[[], object], times: int = 1) -> float:
 
 
 def _bandwidth(device: str) -> float:
-    """Bytes per second of copying a large tensor, read and written."""
+    """Return bytes per second, read and written, of copying a large tensor."""
     source = torch.zeros(1 << (30 if device == "cuda" else 27), dtype=torch.uint8, device=device)
     target = torch.empty_like(source)
     return 2 * source.numel() / _timed(lambda: target.copy_(source), times=10)
 
 
 def _matrix_rate(device: str, dtype: torch.dtype) -> float:
-    """Operations per second of a large matrix product."""
+    """Return operations per second of a large matrix product."""
     side = 8192 if device == "cuda" else 1024
     a, b = (torch.randn(side, side, device=device, dtype=dtype) for _ in range(2))
     return 2 * side**3 / _timed(lambda: a @ b, times=10)
 
 
 def _decode(
-    config: Config, model: LlamaForCausalLM, name: str, batch: int, bandwidth: float
+    config: BenchConfig, model: LlamaForCausalLM, name: SamplerName, batch: int, bandwidth: float
 ) -> float:
     shape: PreTrainedConfig = model.config
     rng = np.random.default_rng(0)
@@ -134,7 +135,7 @@ def _decode(
     return least / each
 
 
-def _learn(config: Config, model: LlamaForCausalLM, parameters: int, rate: float) -> float:
+def _learn(config: BenchConfig, model: LlamaForCausalLM, parameters: int, rate: float) -> float:
     critic = ActorCritic(model.train(), 1.0)
     critic.entropy_learns = False
     checkpoint_activations(model)
@@ -150,7 +151,7 @@ def _learn(config: Config, model: LlamaForCausalLM, parameters: int, rate: float
         critic.zero_grad()
 
     taken = _timed(step)
-    body = parameters - model.get_input_embeddings().weight.numel()
+    body = parameters - model.model.embed_tokens.weight.numel()
     done = 6 * (body * count * length + model.lm_head.weight.numel() * len(reply))
     print(
         f"limits   learning, {count} x {length} tokens with gradient checkpointing: "
@@ -160,13 +161,13 @@ def _learn(config: Config, model: LlamaForCausalLM, parameters: int, rate: float
     return done / taken / rate
 
 
-def _update(config: Config, model: LlamaForCausalLM) -> tuple[float, float, float]:
-    """What an update gains from many dialogues at once: in sampling, learning, both."""
+def _update(config: BenchConfig, model: LlamaForCausalLM) -> tuple[float, float, float]:
+    """Return the speedup of a batched update: in sampling, learning, both."""
     lora = LoraSettings(rank=config.lora_rank)
     adapter = add_adapter(model, config.shape, lora.rank, lora.alpha, 0.0, lora.targets)
-    critic = ActorCritic(model.to(model.device), 1.0, adapter=adapter)
-    settings = TrainConfig(
-        num_steps=config.limit_turns,
+    critic = ActorCritic(move(model, model.device), 1.0, adapter=adapter)
+    settings = RLConfig(
+        turns_per_update=config.limit_turns,
         num_envs=config.limit_turns,
         max_new_tokens=config.limit_reply,
         minibatch_size=ACCUMULATED,

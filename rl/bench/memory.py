@@ -1,4 +1,4 @@
-"""The most memory of the loss, against that of the transformer body alone."""
+"""Peak memory of the loss against that of the transformer body alone."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ from gym_policy.logprobs import LOGITS_AT_ONCE
 from gym_policy.models.load import auto_class
 from gym_policy.vision import checkpoint_activations
 from rl.actor_critic import ActorCritic
-from rl.bench.config import Config
+from rl.bench.config import BenchConfig
+from rl.bench.device import device_name, move
 from rl.bench.shapes import find_shape
 from rl.bench.table import Ratio
 
@@ -26,15 +27,15 @@ BATCH = 8
 
 
 class Live(TorchDispatchMode):
-    """Bytes of the tensors that are alive, and at most were. A module's weights do not count, nor
-    gradients that they have already.
+    """Tracks the bytes of live tensors, now and at the peak. A module's weights and their existing
+    gradients do not count.
     """
 
     def __init__(self, module: torch.nn.Module):
         super().__init__()
         self.now = self.peak = 0
-        own = [t for p in module.parameters() for t in (p, p.grad) if t is not None]
-        self._seen = {tensor.untyped_storage()._cdata for tensor in own}
+        weights = [t for p in module.parameters() for t in (p, p.grad) if t is not None]
+        self._seen = {tensor.untyped_storage()._cdata for tensor in weights}
 
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None):
         result = function(*args, **(kwargs or {}))
@@ -53,7 +54,7 @@ class Live(TorchDispatchMode):
 
 
 def tensors_of(critic: ActorCritic, tokens: int, vocabulary: int) -> tuple[torch.Tensor, ...]:
-    """Arguments of a pass over 8 sequences, every token of which is scored after the first."""
+    """Return the arguments of a pass over 8 sequences that scores all tokens but the first."""
     device = critic.model.device
     ids = torch.randint(0, vocabulary, (BATCH, tokens), device=device)
     rows = torch.arange(BATCH, device=device).unsqueeze(1) * tokens
@@ -62,8 +63,8 @@ def tensors_of(critic: ActorCritic, tokens: int, vocabulary: int) -> tuple[torch
 
 
 def loss_against_body(critic: ActorCritic, tokens: int, vocabulary: int) -> tuple[int, int]:
-    """(peak bytes of forward and backward pass with the loss on every token, the same of the body
-    alone), beside weights and their gradients, which are there in both.
+    """Return the peak bytes of a forward and backward pass with the loss on all tokens, and the
+    same of the body alone. Weights and their gradients, the same in both, do not count.
     """
     critic.entropy_learns = False  # as by default, where it has no coefficient
     for parameter in critic.parameters():
@@ -80,7 +81,7 @@ def loss_against_body(critic: ActorCritic, tokens: int, vocabulary: int) -> tupl
 
 
 def small_critic(vocabulary: int, device: str) -> ActorCritic:
-    """Of a Llama of 4 layers of 256, next to which logits are large."""
+    """Return an ActorCritic of 4 layers of width 256, small beside its logits."""
     config = LlamaConfig(
         vocab_size=vocabulary,
         hidden_size=256,
@@ -90,21 +91,21 @@ def small_critic(vocabulary: int, device: str) -> ActorCritic:
         num_key_value_heads=4,
         tie_word_embeddings=True,
     )
-    return ActorCritic(LlamaForCausalLM(config).to(device), 1.0, (8,))
+    return ActorCritic(move(LlamaForCausalLM(config), device), 1.0, (8,))
 
 
 def counted(architecture: PreTrainedConfig, tokens: int) -> tuple[int, int]:
-    """The same as loss_against_body for a model in bfloat16 with gradient checkpointing, as on a
-    GPU, by running it on tensors that have shapes but no memory: within a tenth of what real ones
-    take (rl/tests/test_memory.py).
+    """Return the same as loss_against_body for a model in bfloat16 with gradient checkpointing on a
+    GPU, by running it on fake tensors, which have no memory. The result is within a tenth of a
+    measurement (rl/tests/test_memory.py).
     """
     with torch.device("meta"):
         model = auto_class(architecture).from_config(architecture, dtype=torch.bfloat16)
         critic = ActorCritic(model, 1.0, (8,)).train()
     checkpoint_activations(model)
     with FakeTensorMode(allow_non_fake_inputs=True), _logits_of_a_gpu():
-        # Fused attention is chosen by device: tensors on meta would get the one that is not.
-        on_cpu: dict[torch.Tensor, torch.Tensor] = {}
+        # Attention kernels are chosen by device: meta tensors would get the one that is not fused.
+        on_cpu: dict[torch.Tensor, nn.Parameter] = {}
         for module in critic.modules():
             for name, parameter in module.named_parameters(recurse=False):
                 if parameter not in on_cpu:  # weights may be tied
@@ -117,39 +118,39 @@ def counted(architecture: PreTrainedConfig, tokens: int) -> tuple[int, int]:
 
 @contextmanager
 def _logits_of_a_gpu() -> Iterator[None]:
-    """On this processor as many logits at once as on a GPU."""
-    mine = LOGITS_AT_ONCE["cpu"]
+    """Score as many logits at once on the CPU as on a GPU."""
+    before = LOGITS_AT_ONCE["cpu"]
     LOGITS_AT_ONCE["cpu"] = LOGITS_AT_ONCE["cuda"]
     try:
         yield
     finally:
-        LOGITS_AT_ONCE["cpu"] = mine
+        LOGITS_AT_ONCE["cpu"] = before
 
 
-def bench_memory(config: Config) -> list[Ratio]:
-    """Peak memory of a microbatch of 8 sequences, all tokens of which are scored: measured on a
-    small body, and counted for real ones.
+def bench_memory(config: BenchConfig) -> list[Ratio]:
+    """Find the peak memory of a microbatch of 8 sequences with all tokens scored: measured on a
+    small model, counted for large ones.
     """
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = device_name()
     small = small_critic(config.vocabulary, device)
-    found = {
+    peaks = {
         "4 layers of 256, measured": loss_against_body(
             small, config.memory_tokens, config.vocabulary
         )
     }
     for name in config.memory_shapes:
         what = f"{name} in bfloat16 with gradient checkpointing, counted"
-        found[what] = counted(find_shape(name), config.memory_tokens)
+        peaks[what] = counted(find_shape(name), config.memory_tokens)
     whole = 4 * BATCH * config.memory_tokens * config.vocabulary
     print(
         f"memory   {BATCH} x {config.memory_tokens:,} tokens, vocabulary {config.vocabulary:,}: "
         f"all logits at once would be {whole / 2**30:.1f} GiB in float32"
     )
-    for what, (loss, body) in found.items():
+    for what, (loss, body) in peaks.items():
         print(f"memory   {what}: {loss / 2**30:.2f} GiB, {body / 2**30:.2f} GiB the body alone")
     return [
         Ratio(
             "memory", f"{what}: with the loss against the body alone", loss / body, "at most 1.3 x"
         )
-        for what, (loss, body) in found.items()
+        for what, (loss, body) in peaks.items()
     ]

@@ -18,10 +18,10 @@ from gym_dialogue import InputError, Message, Task, rollout
 from gym_dialogue.make import EnvConfig, make_envs
 from gym_policy import ModelPolicy, Renderer, load_model, load_renderer
 from rl.actor_critic import ActorCritic
-from rl.bench.config import Config
+from rl.bench.config import BenchConfig
+from rl.bench.device import load_on_device
 from rl.bench.table import Ratio
-from rl.config import Config as TrainConfig
-from rl.config import GRPOConfig
+from rl.config import GRPOConfig, RLConfig
 from rl.experience import to_experience
 from rl.learner import Learner
 
@@ -30,10 +30,11 @@ LR = 1e-5
 MICRO = 64
 
 
-def bench_peer(config: Config) -> list[Ratio]:
-    """Reply tokens that an update samples and learns from, per second, on both sides, taken in
-    turn: the same hands, one reply each, verified; one optimizer step on all of it, in microbatches
-    of one size, by AdamW at one learning rate, without a KL term.
+def bench_peer(config: BenchConfig) -> list[Ratio]:
+    """Measure the reply tokens per second that an update samples and learns from, here and in TRL.
+
+    Measurements alternate. Both sides get the same hands with one verified reply each, take one
+    AdamW step on all replies in equal microbatches at the same learning rate, and use no KL term.
     """
     try:
         import trl
@@ -45,9 +46,9 @@ def bench_peer(config: Config) -> list[Ratio]:
     path = saved_checkpoints(config.model)[-1]
     rates: dict[str, list[float]] = {"here": [], "trl": []}
     for repeat in range(config.repeats):
-        # What each update deals: the prompts of both sides.
-        deals = (repeat + 1) * 1_000_000 + np.arange(config.peer_updates * config.peer_prompts)
-        deals = deals.reshape(config.peer_updates, config.peer_prompts).tolist()
+        # The seeds of each update's hands, shared by both sides.
+        seeds = (repeat + 1) * 1_000_000 + np.arange(config.peer_updates * config.peer_prompts)
+        deals = seeds.reshape(config.peer_updates, config.peer_prompts).tolist()
         for name, measure in (("here", _here), ("trl", _trl)):
             tokens, taken = measure(config, path, deals)
             rates[name].append(tokens / taken)
@@ -63,15 +64,14 @@ def bench_peer(config: Config) -> list[Ratio]:
 
 
 def _microbatch(count: int) -> int:
-    """Replies in one pass: at most 64, and a whole number of passes."""
+    """Return the replies per pass: at most 64, in a whole number of passes."""
     return math.gcd(count, MICRO)
 
 
-def _here(config: Config, path: str, deals: list[list[int]]) -> tuple[int, float]:
-    """(reply tokens, seconds) of all updates but the first."""
+def _here(config: BenchConfig, path: str, deals: list[list[int]]) -> tuple[int, float]:
+    """Return (reply tokens, seconds) of all updates but the first."""
     count = config.peer_prompts * GROUP
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    settings = TrainConfig(
+    settings = RLConfig(
         algorithm="grpo",
         max_new_tokens=config.max_new_tokens,
         epochs=1,
@@ -81,12 +81,12 @@ def _here(config: Config, path: str, deals: list[list[int]]) -> tuple[int, float
         grpo=GRPOConfig(group_size=GROUP),
         env=EnvConfig(kwargs={"verify_iter": 1}),
     )
-    model, renderer = load_model(path).to(device), load_renderer(path)
+    model, renderer = load_on_device(path), load_renderer(path)
     policy = ModelPolicy(model, renderer, max_new_tokens=config.max_new_tokens)
     learner = Learner(
         settings,
         ActorCritic(model, 1.0),
-        Accelerator(cpu=device == "cpu"),
+        Accelerator(cpu=not torch.cuda.is_available()),
         renderer.tokenizer.pad_token_id,
     )
     envs = make_envs(settings.env, count)
@@ -102,11 +102,10 @@ def _here(config: Config, path: str, deals: list[list[int]]) -> tuple[int, float
     return tokens, time.perf_counter() - began
 
 
-def _trl(config: Config, path: str, deals: list[list[int]]) -> tuple[int, float]:
-    """The same by TRL's GRPOTrainer, with transformers sampling."""
+def _trl(config: BenchConfig, path: str, deals: list[list[int]]) -> tuple[int, float]:
+    """Return the same for TRL's GRPOTrainer, which samples with transformers."""
     from datasets import Dataset
     from transformers import TrainerCallback
-    from trl import GRPOConfig as PeerConfig
     from trl import GRPOTrainer
 
     renderer = load_renderer(path)
@@ -115,7 +114,6 @@ def _trl(config: Config, path: str, deals: list[list[int]]) -> tuple[int, float]
     for deal in (deal for dealt in deals for deal in dealt):
         text = env.reset(seed=deal)[0]["text"]
         rows.append({"prompt": _prompt(renderer, text), "env_seed": deal})
-    count = config.peer_prompts * GROUP
     moments: list[float] = []
     tokens: list[int] = []
 
@@ -132,32 +130,10 @@ def _trl(config: Config, path: str, deals: list[list[int]]) -> tuple[int, float]
             moments.append(time.perf_counter())
 
     with tempfile.TemporaryDirectory() as directory:
-        arguments = PeerConfig(
-            output_dir=directory,
-            per_device_train_batch_size=_microbatch(count),
-            gradient_accumulation_steps=count // _microbatch(count),
-            num_generations=GROUP,
-            max_completion_length=config.max_new_tokens,
-            num_iterations=1,
-            max_steps=config.peer_updates,
-            learning_rate=LR,
-            lr_scheduler_type="constant",
-            beta=0.0,
-            temperature=1.0,
-            top_k=0,
-            bf16=False,
-            gradient_checkpointing=False,
-            use_cpu=not torch.cuda.is_available(),
-            report_to="none",
-            save_strategy="no",
-            logging_strategy="no",
-            disable_tqdm=True,
-            shuffle_dataset=False,
-        )
         trainer = GRPOTrainer(
             model=load_model(path),
             reward_funcs=reward,
-            args=arguments,
+            args=_trl_arguments(config, directory),
             train_dataset=Dataset.from_list(rows),
             processing_class=renderer.tokenizer,
             callbacks=[Clock()],
@@ -166,12 +142,41 @@ def _trl(config: Config, path: str, deals: list[list[int]]) -> tuple[int, float]
     return sum(tokens[1:]), moments[-1] - moments[0]
 
 
+def _trl_arguments(config: BenchConfig, directory: str) -> Any:
+    """Return TRL's settings for the updates that `_here` takes."""
+    from trl import GRPOConfig as PeerConfig
+
+    count = config.peer_prompts * GROUP
+    return PeerConfig(
+        output_dir=directory,
+        per_device_train_batch_size=_microbatch(count),
+        gradient_accumulation_steps=count // _microbatch(count),
+        num_generations=GROUP,
+        max_completion_length=config.max_new_tokens,
+        num_iterations=1,
+        max_steps=config.peer_updates,
+        learning_rate=LR,
+        lr_scheduler_type="constant",
+        beta=0.0,
+        temperature=1.0,
+        top_k=0,
+        bf16=False,
+        gradient_checkpointing=False,
+        use_cpu=not torch.cuda.is_available(),
+        report_to="none",
+        save_strategy="no",
+        logging_strategy="no",
+        disable_tqdm=True,
+        shuffle_dataset=False,
+    )
+
+
 def _prompt(renderer: Renderer, text: str) -> str:
-    """A prompt as TRL wants it: in words, which its tokenizer reads as the tokens that are prompted
-    with here. Raises InputError where it would not.
+    """Return a prompt as text, which is what TRL takes. Raises InputError if the tokenizer does not
+    turn it back into the tokens that are used here.
     """
     ids = list(renderer.render([Message("user", text)]).token_ids)
-    prompt = renderer.tokenizer.decode(ids)
+    prompt: str = renderer.tokenizer.decode(ids)  # type: ignore[assignment]  # of one sequence
     if renderer.tokenizer(prompt)["input_ids"] != ids:
         raise InputError("section peer: this model's tokenizer does not read back what it wrote")
     return prompt

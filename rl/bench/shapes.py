@@ -1,4 +1,4 @@
-"""Llamas of real sizes, to be filled with random weights or none."""
+"""Configurations of Llamas of real sizes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SHAPES = {
         num_key_value_heads=8,
         head_dim=64,
         tie_word_embeddings=True,
-        rope_theta=500_000.0,
+        rope_parameters={"rope_type": "default", "rope_theta": 500_000.0},
     ),
     "llama-8b": LlamaConfig(
         vocab_size=128_256,
@@ -26,11 +26,11 @@ SHAPES = {
         num_attention_heads=32,
         num_key_value_heads=8,
         tie_word_embeddings=False,
-        rope_theta=500_000.0,
+        rope_parameters={"rope_type": "default", "rope_theta": 500_000.0},
     ),
 }
 
 
 def find_shape(name: str) -> PreTrainedConfig:
-    """A shape by name, or what a directory or the hub has. Raises InputError."""
+    """Return a shape by name, or the configuration of a directory or hub name."""
     return SHAPES.get(name) or load_architecture(name)

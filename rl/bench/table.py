@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Ratio:
-    """A section's result: how many times as much as what it is held against (unit `x`), or which
-    share of it (unit `%`), and what is aimed at, if anything.
+    """A section's result: a multiple of its baseline (unit `x`) or a share of it (unit `%`), and
+    the target, if there is one.
     """
 
     section: str
@@ -24,6 +24,6 @@ class Ratio:
 
 
 def print_table(ratios: Sequence[Ratio]) -> None:
-    """In Markdown."""
+    """Print ratios as a Markdown table."""
     print("\n| section | measured | ratio | aim |\n|---|---|---|---|")
     print("\n".join(map(str, ratios)))

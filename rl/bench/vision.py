@@ -1,4 +1,4 @@
-"""One update of a model that sees, with random weights of any size."""
+"""One update of a vision-language model with random weights."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import time
 
 import torch
 from accelerate import Accelerator
-from transformers import MllamaProcessor
+from transformers import MllamaProcessor, PreTrainedModel
 from transformers.models.mllama.image_processing_pil_mllama import MllamaImageProcessorPil
 
 from gym_command.run_dir import saved_checkpoints
@@ -19,30 +19,66 @@ from gym_policy.models.architecture import load_architecture
 from gym_policy.models.load import auto_class
 from gym_policy.vision import checkpoint_activations
 from rl.actor_critic import ActorCritic
-from rl.bench.config import Config
+from rl.bench.config import BenchConfig
+from rl.bench.device import move
 from rl.bench.table import Ratio
-from rl.config import Config as TrainConfig
-from rl.config import LoraSettings
+from rl.config import LoraSettings, RLConfig
 from rl.experience import to_experience
 from rl.learner import Learner
-from rl.train import TaskStream
+from rl.tasks import TaskStream
 
 
-def bench_vision(config: Config) -> list[Ratio]:
-    """One PPO update from images, by adapters on an architecture with random weights: turns per
-    second and, on a GPU, the most memory.
+def bench_vision(config: BenchConfig) -> list[Ratio]:
+    """Measure one PPO update from images with adapters on random weights: turns per second and, on
+    a GPU, the peak memory.
     """
     device = join_processes().device
-    dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
-    architecture = load_architecture(config.architecture)
+    model = _random_model(config.architecture, device)
+    vision = model.config.vision_config
+    side, tiles = vision.image_size, vision.max_num_tiles
+    settings = _settings(config, 2 * side if tiles > 1 else side)
+    renderer = _renderer(config.vision_tokenizer, side, tiles)
+    checkpoint_activations(model)
+    lora = settings.lora
+    adapter = add_adapter(
+        model, "random", lora.rank, lora.alpha, 0.0, lora.targets, settings.freeze
+    )
+    actor_critic = ActorCritic(move(model, device), 1.0, adapter=adapter)
+    turns, sampling, learning, gap = _update(settings, actor_critic, renderer)
+    parameters = sum(p.numel() for p in model.parameters())
+    both = sampling + learning
+    print(
+        f"vision   {parameters / 1e6:,.1f} M parameters in {_dtype(device)}, LoRA of rank "
+        f"{lora.rank}, {side} pixels x {tiles} tiles: {turns} turns in {both:.1f} s, "
+        f"{turns / both:.2f} turns/s ({turns / sampling:.2f} sampled, "
+        f"{turns / learning:.2f} learned); log-probabilities off by {gap:.1e} a token"
+    )
+    if device.type != "cuda":
+        return []
+    peak = torch.cuda.max_memory_allocated()
+    print(f"vision   at most {peak / 2**30:.1f} GiB of {torch.cuda.get_device_name()}")
+    return [Ratio("vision", "most memory, of 80 GB", peak / 80e9, "100 %", "%")]
+
+
+def _dtype(device: torch.device) -> torch.dtype:
+    return torch.bfloat16 if device.type == "cuda" else torch.float32
+
+
+def _random_model(name: str, device: torch.device) -> PreTrainedModel:
+    """Return a model with random weights for a directory's or hub name's configuration."""
+    architecture = load_architecture(name)
     torch.manual_seed(0)
     with torch.device(device):
-        model = auto_class(architecture).from_config(architecture, dtype=dtype).eval()
-    side, tiles = (getattr(architecture.vision_config, n) for n in ("image_size", "max_num_tiles"))
-    settings = TrainConfig(
+        return auto_class(architecture).from_config(architecture, dtype=_dtype(device)).eval()
+
+
+def _settings(config: BenchConfig, resolution: int) -> RLConfig:
+    """Return the settings of the measured update, with images of `resolution` pixels a side."""
+    return RLConfig(
         algorithm="ppo",
-        num_steps=config.vision_turns,
+        turns_per_update=config.vision_turns,
         num_envs=config.vision_batch,
+        sampling_batch=config.vision_batch,
         max_new_tokens=config.vision_new_tokens,
         epochs=1,
         minibatch_size=config.vision_batch,
@@ -51,30 +87,38 @@ def bench_vision(config: Config) -> list[Ratio]:
         lora=LoraSettings(rank=config.lora_rank),
         freeze=["vision"],
         gradient_checkpointing=True,
-        env=EnvConfig(
-            kwargs={"language_only": False, "resolution": 2 * side if tiles > 1 else side}
-        ),
+        env=EnvConfig(kwargs={"language_only": False, "resolution": resolution}),
     )
-    envs = make_envs(settings.env, settings.num_envs)
-    tokenizer = load_tokenizer(saved_checkpoints(config.vision_tokenizer)[-1])
+
+
+def _renderer(tokenizer_path: str, side: int, tiles: int) -> Renderer:
+    """Return a renderer of a checkpoint's tokenizer, with images in tiles of `side` pixels."""
+    tokenizer = load_tokenizer(saved_checkpoints(tokenizer_path)[-1])
     images = MllamaImageProcessorPil(size={"height": side, "width": side}, max_image_tiles=tiles)
     processor = MllamaProcessor(images, tokenizer, chat_template=tokenizer.chat_template)
-    renderer = Renderer(tokenizer, processor)
-    checkpoint_activations(model)
-    lora = settings.lora
-    adapter = add_adapter(
-        model, "random", lora.rank, lora.alpha, 0.0, lora.targets, settings.freeze
+    return Renderer(tokenizer, processor)
+
+
+def _update(
+    settings: RLConfig, actor_critic: ActorCritic, renderer: Renderer
+) -> tuple[int, float, float, float]:
+    """Run one update; return turns, seconds of sampling and of learning, and the gap between
+    sampled and scored log-probabilities.
+    """
+    model = actor_critic.model
+    learner = Learner(
+        settings,
+        actor_critic,
+        Accelerator(cpu=model.device.type == "cpu"),
+        renderer.tokenizer.pad_token_id,
     )
-    model.to(device)
-    actor_critic = ActorCritic(model, 1.0, adapter=adapter)
-    accelerator = Accelerator(cpu=device.type == "cpu")
-    learner = Learner(settings, actor_critic, accelerator, tokenizer.pad_token_id)
     policy = ModelPolicy(
         model,
         renderer,
         max_new_tokens=settings.max_new_tokens,
-        batch_size=config.vision_batch,
+        batch_size=settings.sampling_batch,
     )
+    envs = make_envs(settings.env, settings.num_envs)
     stream = TaskStream(settings, 1, 1, 0, 1)
     began = time.perf_counter()
     with learner.sampling():
@@ -83,16 +127,4 @@ def bench_vision(config: Config) -> list[Ratio]:
     stats = learner.learn(1, episodes, to_experience(episodes, renderer, keep_features=True))
     ended = time.perf_counter()
     turns = sum(len(episode.turns) for episode in episodes)
-    parameters = sum(p.numel() for p in model.parameters())
-    print(
-        f"vision   {parameters / 1e6:,.1f} M parameters in {dtype}, LoRA of rank {lora.rank}, "
-        f"{side} pixels x {tiles} tiles: {turns} turns in {ended - began:.1f} s, "
-        f"{turns / (ended - began):.2f} turns/s ({turns / (sampled - began):.2f} sampled, "
-        f"{turns / (ended - sampled):.2f} learned); log-probabilities off by "
-        f"{stats['logprob_gap']:.1e} a token"
-    )
-    if device.type == "cuda":
-        peak = torch.cuda.max_memory_allocated() / 2**30
-        print(f"vision   at most {peak:.1f} GiB of {torch.cuda.get_device_name()}")
-        return [Ratio("vision", "most memory, of 80 GB", peak * 2**30 / 80e9, "100 %", "%")]
-    return []
+    return turns, sampled - began, ended - sampled, stats["logprob_gap"]

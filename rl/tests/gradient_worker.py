@@ -41,11 +41,13 @@ def main(out, microbatch_size):
     with learner.sampling():
         episodes, _ = collect(envs, policy, learner, 1, 8)
     share = 8 // state.num_processes
-    mine = episodes[state.process_index * share : (state.process_index + 1) * share]
-    for episode in mine:  # rewards that differ from turn to turn
+    rank_episodes = episodes[state.process_index * share : (state.process_index + 1) * share]
+    for episode in rank_episodes:  # rewards that differ from turn to turn
         for index, turn in enumerate(episode.turns):
             object.__setattr__(turn, "reward", turn.reward + index * (episode.task.env_seed % 5))
-    stats = learner.learn(1, mine, to_experience(mine, policy.renderer, config.prefix_weight))
+    stats = learner.learn(
+        1, rank_episodes, to_experience(rank_episodes, policy.renderer, config.prefix_weight)
+    )
     moments = dict(_full_states(learner.inner, learner.optimizer))
     gradient = {
         name: moment.detach().cpu().double() / (1 - BETA1)

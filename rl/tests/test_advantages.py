@@ -58,17 +58,16 @@ def _alone(values, how):
 
 
 def test_nearly_equal_values_are_standardised_by_their_deviation():
-    """Issue 16.4a: every reply equally bad; the largest was 112,183 by E[x^2] - E[x]^2."""
+    """Every reply equally bad; the largest was 112,183 by E[x^2] - E[x]^2."""
     values = np.random.default_rng(0).normal(-3, 3e-4, 384)
-    found = standardised(values, _alone)
-    assert 2.5 < np.abs(found).max() < 5
-    assert found.mean() == pytest.approx(0, abs=1e-9)
-    assert found.std() == pytest.approx(1, abs=1e-3)
+    result = standardised(values, _alone)
+    assert 2.5 < np.abs(result).max() < 5
+    assert result.mean() == pytest.approx(0, abs=1e-9)
+    assert result.std() == pytest.approx(1, abs=1e-3)
 
 
 @pytest.mark.parametrize("value", [0.0, -3.0, 0.1, -2.7e5])
 def test_equal_values_have_no_advantage_whatever_rounding_leaves(value):
-    """Issue 16.4a."""
     equal = np.full(383, value)
     assert not standardised(equal, _alone).any()
     nearly = equal + np.abs(value) * np.random.default_rng(0).normal(0, 6e-8, 383)  # float32
@@ -79,25 +78,25 @@ def test_equal_values_have_no_advantage_whatever_rounding_leaves(value):
 
 
 def test_values_are_standardised_over_all_ranks():
-    """Issue 16.4a: what each of two ranks gets is its part of what one alone would."""
+    """What each of two ranks gets is its part of what one alone would."""
     values = np.random.default_rng(0).normal(5, 2, 40)
     parts = [values[:10], values[10:]]
 
     barrier, handed = threading.Barrier(2), [None, None]
 
     def one_rank(rank):
-        def over_ranks(mine, how):
-            handed[rank] = mine
+        def over_ranks(local, how):
+            handed[rank] = local
             barrier.wait()
-            found = np.max(handed, 0) if how == "max" else np.sum(handed, 0)
+            result = np.max(handed, 0) if how == "max" else np.sum(handed, 0)
             barrier.wait()
-            return found
+            return result
 
         return standardised(parts[rank], over_ranks)
 
     with ThreadPoolExecutor(2) as ranks:
-        found = np.concatenate(list(ranks.map(one_rank, range(2))))
-    np.testing.assert_allclose(found, standardised(values, _alone))
+        result = np.concatenate(list(ranks.map(one_rank, range(2))))
+    np.testing.assert_allclose(result, standardised(values, _alone))
 
 
 def test_explained_variance():

@@ -12,7 +12,7 @@ import torch
 from gym_command.launch import from_accelerate
 from gym_dialogue import InputError
 from rl import backend
-from rl.config import Config, LoraSettings
+from rl.config import LoraSettings, RLConfig
 from rl.testing import PATH, SMALL, command
 
 ROOT = Path(__file__).parents[2]
@@ -37,12 +37,12 @@ def _gradient(how, microbatch_size, out):
         timeout=300,
     )
     assert done.returncode == 0, done.stderr
-    found = torch.load(out, weights_only=True)
-    stats = json.loads(found["stats"])
-    norm = sum(float((part**2).sum()) for part in found["gradient"].values()) ** 0.5
+    saved = torch.load(out, weights_only=True)
+    stats = json.loads(saved["stats"])
+    norm = sum(float((part**2).sum()) for part in saved["gradient"].values()) ** 0.5
     assert stats["grad_norm"] > 1.5
     assert norm == pytest.approx(1.0, abs=1e-4)  # it was clipped, to the norm of the worker
-    return {name: part * stats["grad_norm"] for name, part in found["gradient"].items()}, stats
+    return {name: part * stats["grad_norm"] for name, part in saved["gradient"].items()}, stats
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +68,7 @@ def test_the_gradient_of_an_update_does_not_depend_on_how_it_is_spread(
     assert all(part.abs().max() > 1e-4 for name, part in expected.items() if "value" not in name)
     for name, part in expected.items():
         torch.testing.assert_close(gradient[name], part, atol=1e-5, rtol=0, msg=name)
-    for name in ("grad_norm", "policy_loss", "value_loss", "entropy", "kl"):
+    for name in ("grad_norm", "policy_loss", "value_loss", "entropy", "approx_kl"):
         assert stats[name] == pytest.approx(expected_stats[name], abs=1e-5), name
 
 
@@ -116,24 +116,24 @@ def test_accelerate_configurations_that_cannot_be_used_are_named(tmp_path):
 
 def test_what_a_machine_cannot_serve_is_one_line(monkeypatch):
     with pytest.raises(InputError, match="clearml is not installed"):
-        backend.make_accelerator(Config(model="x", trackers=["clearml"]))
+        backend.make_accelerator(RLConfig(model="x", trackers=["clearml"]))
     monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")
     monkeypatch.delenv("DS_ACCELERATOR", raising=False)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(InputError, match="use_cpu: true"):
-        backend.make_accelerator(Config(model="x"))
+        backend.make_accelerator(RLConfig(model="x"))
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
     with pytest.raises(InputError, match="2 processes on this machine, but 1 GPUs"):
-        backend.make_accelerator(Config(model="x"))
+        backend.make_accelerator(RLConfig(model="x"))
 
 
 def test_zero3_refuses_a_second_whole_model():
     with pytest.raises(InputError, match="ZeRO-3"):
-        backend.check_stage(Config(model="x", kl_coef=0.1), 3)
-    backend.check_stage(Config(model="x", kl_coef=0.1, lora=LoraSettings(rank=4)), 3)
-    backend.check_stage(Config(model="x", kl_coef=0.1), 2)
+        backend.check_stage(RLConfig(model="x", kl_coef=0.1), 3)
+    backend.check_stage(RLConfig(model="x", kl_coef=0.1, lora=LoraSettings(rank=4)), 3)
+    backend.check_stage(RLConfig(model="x", kl_coef=0.1), 2)
 
 
 def test_stage_0_of_deepspeed_is_refused(start, tmp_path):  # 16: 13
@@ -149,12 +149,12 @@ def test_stage_0_of_deepspeed_is_refused(start, tmp_path):  # 16: 13
         "without DeepSpeed distributed_type: MULTI_GPU"
     ]
     assert not run.exists()
-    backend.check_stage(Config(model="x"), None)
+    backend.check_stage(RLConfig(model="x"), None)
 
 
 def test_bfloat16_is_computed_in_and_not_trained_in(monkeypatch):
-    full = Config(model="x", dtype="bfloat16")
-    low_rank = Config(model="x", dtype="bfloat16", lora=LoraSettings(rank=4))
+    full = RLConfig(model="x", dtype="bfloat16")
+    low_rank = RLConfig(model="x", dtype="bfloat16", lora=LoraSettings(rank=4))
     monkeypatch.delenv("ACCELERATE_USE_DEEPSPEED", raising=False)
     assert (backend.load_dtype(full), backend.mixed_precision(full)) == ("float32", "bf16")
     assert (backend.load_dtype(low_rank), backend.mixed_precision(low_rank)) == ("bfloat16", "no")

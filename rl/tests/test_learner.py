@@ -23,7 +23,7 @@ from rl.actor_critic import ActorCritic, Scores
 from rl.config import GRPOConfig, LoraSettings, PPOConfig, check_config
 from rl.experience import Batch, collate, token_weights
 from rl.learner import TOLERATED_GAP, scheduled
-from rl.ppo import PPO, clipped_policy_sums, start_kl_sum, value_loss_sum
+from rl.ppo import PPO, clipped_policy_sums, ref_kl_sum, value_loss_sum
 from rl.testing import (
     Bandit,
     collect,
@@ -69,7 +69,7 @@ def _card_episodes(config, count=16, verify_iter=3):
                 "policy_loss": -0.038985,
                 "value_loss": 0.481886,
                 "entropy": 5.552632,
-                "kl": 0.010645,
+                "approx_kl": 0.010645,
                 "clip_fraction": 0.148438,
                 "grad_norm": 1.607576,
             },
@@ -79,7 +79,7 @@ def _card_episodes(config, count=16, verify_iter=3):
             {
                 "policy_loss": -0.03037,
                 "entropy": 5.55295,
-                "kl": 0.008625,
+                "approx_kl": 0.008625,
                 "clip_fraction": 0.132812,
                 "grad_norm": 1.017496,
             },
@@ -122,7 +122,7 @@ def _batch(advantages, old_logprobs, token_turn, old_values=0.0, returns=0.0, to
         token_weight=torch.tensor(token_weight or [1.0] * n),
         sampled_logprobs=torch.tensor(old_logprobs),
         old_logprobs=torch.tensor(old_logprobs),
-        start_logprobs=torch.zeros(n),
+        ref_logprobs=torch.zeros(n),
         old_values=torch.full((m,), old_values),
         advantages=torch.tensor(advantages),
         returns=torch.full((m,), returns),
@@ -145,7 +145,7 @@ def test_the_clipped_surrogate_by_hand():
     assert token["policy"].item() == pytest.approx(-expected, abs=1e-5)
     assert token["gap"].item() == pytest.approx(0.7, abs=1e-5)
     kl = 2 * (math.exp(0.1) - 1 - 0.1) + (math.exp(-0.5) - 1 + 0.5)
-    assert token["kl"].item() == pytest.approx(kl, abs=1e-5)
+    assert token["approx_kl"].item() == pytest.approx(kl, abs=1e-5)
 
 
 def test_the_importance_of_what_another_sampled_by_hand():
@@ -177,14 +177,14 @@ def test_importance_gives_the_gradient_of_what_is_learned(level):
     batch.sampled_logprobs, batch.old_logprobs = sampler, logits.detach().log_softmax(-1)
     (wanted,) = torch.autograd.grad((logits.softmax(-1) * advantage).sum(), logits)
 
-    def found(cap):
+    def result(cap):
         scores = Scores(logits.log_softmax(-1), torch.zeros(5), torch.zeros(5))
         sums = clipped_policy_sums(scores, batch, level, 0.2, 0.2, cap)
         return torch.autograd.grad(-sums["policy"], logits)[0]
 
-    torch.testing.assert_close(found(100.0), wanted)
+    torch.testing.assert_close(result(100.0), wanted)
     batch.sampled_logprobs = batch.old_logprobs
-    assert not torch.allclose(found(100.0), wanted, atol=0.01)
+    assert not torch.allclose(result(100.0), wanted, atol=0.01)
 
 
 class _Server:
@@ -204,10 +204,10 @@ class _Server:
         class Handler(BaseHTTPRequestHandler):
             def do_POST(self):
                 asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-                found = complete(*asked)
+                result = complete(*asked)
                 self.send_response(200)
                 self.end_headers()
-                self.wfile.write(json.dumps(found).encode())
+                self.wfile.write(json.dumps(result).encode())
 
             def log_message(self, *args):
                 pass
@@ -267,11 +267,11 @@ def test_scoring_in_parts_is_scoring_at_once(entropy_learns, monkeypatch):
     weights = torch.randn(2, 200)
 
     def score():
-        found = logprobs.score_states(head, states, targets, 0.7, 3, entropy_learns)
-        sum((w * f).sum() for w, f in zip(weights, found, strict=True)).backward()
+        result = logprobs.score_states(head, states, targets, 0.7, 3, entropy_learns)
+        sum((w * f).sum() for w, f in zip(weights, result, strict=True)).backward()
         gradients = [head.weight.grad.clone(), states.grad.clone()]
         head.weight.grad = states.grad = None
-        return [*found, *gradients]
+        return [*result, *gradients]
 
     at_once = score()
     monkeypatch.setitem(logprobs.LOGITS_AT_ONCE, "cpu", 50 * 70)
@@ -316,7 +316,7 @@ def test_learning_goes_on_in_smaller_microbatches():
 
 
 def test_scoring_goes_on_with_fewer_together():
-    found = []
+    result = []
     for limit in (100, 5):
         config = small_config("ppo", max_new_tokens=6, microbatch_size=8)
         _, learner, episodes, experiences = _card_episodes(config)
@@ -328,9 +328,9 @@ def test_scoring_goes_on_with_fewer_together():
             assert learner.microbatch_size == 8  # of learning, which had enough
         else:
             learner.learn(1, episodes, experiences)
-        found.append(np.concatenate([e.old_values for e in experiences]))
-    assert found[0].std() > 0
-    np.testing.assert_allclose(found[1], found[0], atol=1e-5)
+        result.append(np.concatenate([e.old_values for e in experiences]))
+    assert result[0].std() > 0
+    np.testing.assert_allclose(result[1], result[0], atol=1e-5)
 
 
 def test_an_optimizer_that_does_not_fit_is_not_tried_again():
@@ -380,9 +380,9 @@ def test_tokens_before_the_answer_count_for_less_by_hand():
 
 def test_the_kl_to_the_start_by_hand():
     batch = _batch([0.0], [0.0, 0.0], [0, 0])
-    batch.start_logprobs = torch.tensor([-1.0, -2.0])
-    found = start_kl_sum(_scores([-1.5, -2.0], [0.0]), batch).item()
-    assert found == pytest.approx(math.exp(0.5) - 0.5 - 1, abs=1e-6)
+    batch.ref_logprobs = torch.tensor([-1.0, -2.0])
+    result = ref_kl_sum(_scores([-1.5, -2.0], [0.0]), batch).item()
+    assert result == pytest.approx(math.exp(0.5) - 0.5 - 1, abs=1e-6)
 
 
 def test_the_kl_term_holds_the_policy_near_its_start():
@@ -390,11 +390,11 @@ def test_the_kl_term_holds_the_policy_near_its_start():
         config = small_config("ppo", max_new_tokens=3, lr=5e-3, epochs=4, kl_coef=coefficient)
         policy, learner, episodes, experiences = _card_episodes(config, count=4)
         if coefficient:
-            learner.start = copy.deepcopy(learner.inner).requires_grad_(False)
+            learner.reference = copy.deepcopy(learner.inner).requires_grad_(False)
         before = copy.deepcopy(policy.model)
         for update in range(1, 4):
             stats = learner.learn(update, episodes, experiences)
-        assert (stats.get("kl_start", 0) > 0) == (coefficient > 0)
+        assert (stats.get("ref_kl", 0) > 0) == (coefficient > 0)
         batch = collate(experiences, 0, "cpu")
         with torch.no_grad():
             start = ActorCritic(before, 1.0, (16,))(**batch.model_inputs)
@@ -442,7 +442,7 @@ def test_the_entropy_bonus_is_applied():
 
 def test_the_warm_up_moves_the_value_head_only_where_detached():
     ppo = PPOConfig(value_hidden=[16], value_warmup=1)
-    config = small_config("ppo", ppo=ppo, max_new_tokens=6, num_steps=16)
+    config = small_config("ppo", ppo=ppo, max_new_tokens=6, turns_per_update=16)
     policy, learner, episodes, experiences = _card_episodes(config)
     learner.actor_critic.detach_value = True
     body = copy.deepcopy(policy.model.state_dict())
@@ -579,7 +579,7 @@ def test_llama_vision_learns_from_text():
     ],
 )
 def test_values_that_describe_no_run_are_named(kwargs, word):
-    from rl.config import Config
+    from rl.config import RLConfig
 
     with pytest.raises(InputError, match=word):
-        check_config(Config(**kwargs))
+        check_config(RLConfig(**kwargs))

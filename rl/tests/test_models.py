@@ -14,7 +14,7 @@ from gym_command.command import parse_config, run_command
 from gym_dialogue import InputError
 from gym_policy import load_model
 from gym_policy.models.load import load_renderer
-from rl.config import Config
+from rl.config import RLConfig
 from rl.testing import SMALL, tiny_llama, tiny_tokenizer
 from rl.train import train
 
@@ -40,7 +40,7 @@ def _flags(start, run, *more):
 
 
 def test_template_arguments_are_those_of_the_run_in_its_evaluation(thinking, tmp_path, monkeypatch):
-    """Issue 16.3 and 16.1: the adapter on the head is evaluated, and resumed from."""
+    """The adapter on the head is evaluated, and resumed from."""
     run = tmp_path / "run"
     flags = _flags(
         thinking,
@@ -49,7 +49,7 @@ def test_template_arguments_are_those_of_the_run_in_its_evaluation(thinking, tmp
         "--lora.rank=2",
         "--lora.targets=[lm_head]",
     )
-    train(parse_config(Config, flags))
+    train(parse_config(RLConfig, flags))
     settings = yaml.safe_load((run / "config.yaml").read_text())
     assert settings["chat_template_kwargs"] == {"enable_thinking": False}
     prompts = []
@@ -77,16 +77,16 @@ def test_template_arguments_are_those_of_the_run_in_its_evaluation(thinking, tmp
     shutil.rmtree(last)
     again = [f"--config={run}/config.yaml", "--resume"]
     with pytest.raises(InputError, match=r"chat_template_kwargs\.enable_thinking=True"):
-        train(parse_config(Config, [*again, "--chat_template_kwargs.enable_thinking=true"]))
-    train(parse_config(Config, again))
+        train(parse_config(RLConfig, [*again, "--chat_template_kwargs.enable_thinking=true"]))
+    train(parse_config(RLConfig, again))
     repeated = load_model(str(last)).state_dict()
     assert all(torch.equal(trained[name], repeated[name]) for name in trained)
 
 
 def test_a_run_of_before_these_settings_goes_on(thinking, tmp_path):
-    """Issue 16.3: its configuration does not know them."""
+    """Its configuration does not know them."""
     run = tmp_path / "run"
-    config = parse_config(Config, _flags(thinking, run))
+    config = parse_config(RLConfig, _flags(thinking, run))
     config.save_every, config.num_updates = 1, 1
     train(config)
     file = run / "config.yaml"
@@ -94,6 +94,6 @@ def test_a_run_of_before_these_settings_goes_on(thinking, tmp_path):
     for name in ("chat_template_kwargs", "trust_remote_code"):
         del settings[name]
     file.write_text(yaml.safe_dump(settings))
-    train(parse_config(Config, [f"--config={file}", "--resume"]))
+    train(parse_config(RLConfig, [f"--config={file}", "--resume"]))
     assert len((run / "metrics.jsonl").read_text().splitlines()) == 1
     assert json.loads((run / "metrics.jsonl").read_text())["update"] == 1

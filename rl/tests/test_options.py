@@ -6,17 +6,17 @@ from typing import get_type_hints
 import pytest
 
 from evaluation.evaluate import CommandConfig
-from evaluation.study.config import Config as StudyConfig
+from evaluation.study.config import StudyConfig
 from gym_command.command import parse_config
 from gym_command.ranges import check_ranges
 from gym_dialogue import InputError
 from gym_dialogue.make import EnvConfig, make_envs
-from rl.config import Config as RLConfig
+from rl.config import RLConfig as RLConfig
 from rl.config import check_config
-from sft.rejection import Config as OwnConfig
-from sft.start import Config as StartConfig
+from sft.initial import InitialConfig
+from sft.rejection import RejectionConfig as OwnConfig
 
-COMMANDS = [RLConfig, StartConfig, OwnConfig, CommandConfig, StudyConfig]
+COMMANDS = [RLConfig, InitialConfig, OwnConfig, CommandConfig, StudyConfig]
 
 
 def _numbers(config_class, prefix=""):
@@ -57,12 +57,12 @@ def test_a_number_that_is_none_is_refused_by_name(config_class, name, kind):
         (RLConfig, "max_new_tokens=1073741824"),
         (RLConfig, "part_lr.vision=0"),
         (RLConfig, "monitor.temperature=-1"),
-        (StartConfig, "weight_decay=-1"),
-        (StartConfig, "adam_beta2=1"),
-        (StartConfig, "probe_every=0"),
-        (StartConfig, 'sources=[{"share": -1}]'),
-        (StartConfig, 'sources=[{"error_rate": 1.5}]'),
-        (StartConfig, 'sources=[{"env": {"kwargs": {"verify_iter": .inf}}}]'),
+        (InitialConfig, "weight_decay=-1"),
+        (InitialConfig, "adam_beta2=1"),
+        (InitialConfig, "probe_every=0"),
+        (InitialConfig, 'sources=[{"share": -1}]'),
+        (InitialConfig, 'sources=[{"error_rate": 1.5}]'),
+        (InitialConfig, 'sources=[{"env": {"kwargs": {"verify_iter": .inf}}}]'),
         (OwnConfig, "temperature=0"),
         (StudyConfig, 'known_arms=[{"name": "a", "package": "rl", "config": "c", "every": 0}]'),
     ],

@@ -18,9 +18,9 @@ from gym_policy.testing import tiny_mllama_processor
 from gym_virl import export
 from gym_virl.geo import COMPASS, RELATIVE
 from gym_virl.routes import read_routes
-from rl.config import Config as RLConfig
+from rl.config import RLConfig as RLConfig
 from rl.testing import ROOT, tiny_llama, tiny_mllama, tiny_tokenizer
-from sft.train import Config as SFTConfig
+from sft.config import SFTConfig
 
 RELEASED = Path("data/SFTvsRL_Data")
 NYC, MINI = (RELEASED / "VIRL_routes" / name for name in ("nyc_1k_routes", "VLN_mini"))

@@ -21,7 +21,7 @@ from gym_dialogue import InputError
 from gym_policy import load_model
 from gym_policy.training.checkpoint import SUMS_FILE
 from rl.checkpoint import newest_whole, prune
-from rl.config import Config
+from rl.config import RLConfig
 from rl.resume import resume_from
 from rl.train import train
 
@@ -30,7 +30,7 @@ PATH = f"{ROOT}:{ROOT / 'gym'}"
 KILLS = int(os.environ.get("KILLS", 2))  # moments at which a run is killed
 SETTINGS = {
     "num_updates": 4 + 2 * KILLS,
-    "num_steps": 8,
+    "turns_per_update": 8,
     "num_envs": 8,
     "max_new_tokens": 8,
     "epochs": 2,
@@ -138,7 +138,7 @@ def test_a_signal_saves_and_leaves(number, start, uninterrupted, tmp_path):  # 1
     process.send_signal(number)
     output, errors = process.communicate(timeout=300)
     assert process.returncode == 128 + number, errors
-    assert output.count("go on with --resume") == 1
+    assert output.count("--resume") == 1
     assert "Traceback" not in errors
     update = int(RunDir(run).saved_checkpoints()[-1].name[-6:])
     assert 1 <= update < SETTINGS["num_updates"]
@@ -146,7 +146,7 @@ def test_a_signal_saves_and_leaves(number, start, uninterrupted, tmp_path):  # 1
     process = _start(file, "--resume")
     output, errors = process.communicate(timeout=300)
     assert process.returncode == 0, errors
-    assert f"Going on from {run}/checkpoints/update-{update:06d}" in output
+    assert f"Resuming from {run}/checkpoints/update-{update:06d}" in output
     assert _metrics(run) == _metrics(uninterrupted)
 
 
@@ -157,8 +157,8 @@ def test_a_run_has_one_writer(start, tmp_path):  # 16: 14
         process = _start(file, "--resume", launcher=("-m", "gym_command.launch", "2"))
         _, errors = process.communicate(timeout=300)
     assert process.returncode == 2
-    said = "another process is writing it; wait for it, or stop it"
-    assert errors.strip() == f"error: run directory {run}: {said}"
+    message = "another process is writing to it; wait for it, or stop it"
+    assert errors.strip() == f"error: run directory {run}: {message}"
 
 
 def test_a_full_disk_is_one_line_and_loses_nothing(start, tmp_path):
@@ -181,14 +181,14 @@ def test_a_damaged_newest_checkpoint_falls_back_and_says_so(uninterrupted, tmp_p
     shutil.copytree(uninterrupted, run)
     *others, before, newest = RunDir(run).saved_checkpoints()
     (newest / "model.safetensors").write_bytes(b"0" * 100)
-    found, said = newest_whole(run)
-    assert found == before
-    assert len(said) == 1
-    assert "model.safetensors is damaged" in said[0]
+    checkpoint, warnings = newest_whole(run)
+    assert checkpoint == before
+    assert len(warnings) == 1
+    assert "model.safetensors is damaged" in warnings[0]
     (before / SUMS_FILE).unlink()
-    found, said = newest_whole(run)
-    assert found == others[-1]
-    assert len(said) == 2
+    checkpoint, warnings = newest_whole(run)
+    assert checkpoint == others[-1]
+    assert len(warnings) == 2
     for path in others:
         (path / "training" / "training_state.json").unlink()
     with pytest.raises(InputError, match="none of its checkpoints is whole"):
@@ -196,7 +196,7 @@ def test_a_damaged_newest_checkpoint_falls_back_and_says_so(uninterrupted, tmp_p
 
 
 def _parsed(run, *flags):
-    return parse_config(Config, [f"--config={run}/config.yaml", f"--run_dir={run}", *flags])
+    return parse_config(RLConfig, [f"--config={run}/config.yaml", f"--run_dir={run}", *flags])
 
 
 def test_a_run_keeps_the_start_the_last_and_the_best(uninterrupted, tmp_path):
@@ -232,9 +232,9 @@ def test_older_checkpoints_may_do_without_the_state(uninterrupted, tmp_path):
     load_model(str(before))
     assert newest_whole(run) == (newest, [])
     shutil.rmtree(newest)
-    found, said = newest_whole(run)
-    assert found == run / "checkpoints" / "update-000000"  # a run can go on from the start
-    assert all("keep_states" in line for line in said)
+    checkpoint, warnings = newest_whole(run)
+    assert checkpoint == RunDir(run).checkpoint(0)  # a run can resume from the initial one
+    assert all("keep_states" in line for line in warnings)
     (before / SUMS_FILE).unlink()
     prune(run, 0, 1)  # what is damaged is left as it is
 
@@ -250,7 +250,7 @@ def _in_the_earlier_layout(run):
 
 
 def test_a_checkpoints_folder_holds_the_weights_of_the_model_alone(uninterrupted):
-    """Issue 16.2: an inference server takes every *.safetensors in the folder for weights."""
+    """An inference server takes every *.safetensors in the folder for weights."""
     newest = RunDir(uninterrupted).saved_checkpoints()[-1]
     assert [file.name for file in newest.glob("*.safetensors")] == ["model.safetensors"]
     with safe_open(newest / "model.safetensors", "pt") as file:
@@ -266,7 +266,7 @@ def test_a_checkpoints_folder_holds_the_weights_of_the_model_alone(uninterrupted
 def test_checkpoints_of_the_earlier_layout_are_resumed_checked_and_pruned(
     start, uninterrupted, tmp_path
 ):
-    """Issue 16.2: the training state may lie beside the model."""
+    """The training state may lie beside the model."""
     run = tmp_path / "run"
     shutil.copytree(uninterrupted, run)
     shutil.rmtree(RunDir(run).saved_checkpoints()[-1])
@@ -281,8 +281,8 @@ def test_checkpoints_of_the_earlier_layout_are_resumed_checked_and_pruned(
     assert [
         len(list(path.glob("optimizer-*"))) for path in RunDir(copy).saved_checkpoints()[-2:]
     ] == [0, 1]
-    found, said = newest_whole(copy)
-    assert (found.name, said) == (last.name, [])
+    checkpoint, warnings = newest_whole(copy)
+    assert (checkpoint.name, warnings) == (last.name, [])
     (copy / "checkpoints" / last.name / "value_head.safetensors").write_bytes(b"0")
     assert "value_head.safetensors is damaged" in newest_whole(copy)[1][0]
     train(_parsed(run, "--resume"))
@@ -307,18 +307,18 @@ def test_a_resume_with_other_settings_is_refused(flags, word, uninterrupted):
 
 def test_run_directories_that_cannot_be_read_are_named(tmp_path):
     run = tmp_path / "run"
-    assert resume_from(Config(model="x", run_dir=str(run))) is None  # it starts
+    assert resume_from(RLConfig(model="x", run_dir=str(run))) is None  # it starts
     run.mkdir()
     for content in ("", "a: [", "- 1"):
         (run / "config.yaml").write_text(content)
-        assert resume_from(Config(model="x", run_dir=str(run))) is None
+        assert resume_from(RLConfig(model="x", run_dir=str(run))) is None
     (run / "checkpoints" / "update-000000").mkdir(parents=True)
     with pytest.raises(InputError, match=r"has checkpoints, but no config\.yaml that can be read"):
-        resume_from(Config(model="x", run_dir=str(run)))
+        resume_from(RLConfig(model="x", run_dir=str(run)))
     file = tmp_path / "file"
     file.write_text("")
     with pytest.raises(InputError, match="cannot be read"):
-        resume_from(Config(model="x", run_dir=str(file)))
+        resume_from(RLConfig(model="x", run_dir=str(file)))
 
 
 def test_a_finished_run_prints_its_table_again(uninterrupted, capsys):
@@ -334,3 +334,18 @@ def test_the_initial_checkpoint_of_a_resumed_run_stays_as_it_was(uninterrupted, 
     before = initial.read_text()
     train(_parsed(run, "--resume"))
     assert initial.read_text() == before
+
+
+def test_a_lost_evaluation_of_the_initial_checkpoint_is_played_by_that_checkpoint(
+    uninterrupted, tmp_path
+):
+    run = tmp_path / "run"
+    shutil.copytree(uninterrupted, run)
+    for file in (RunDir(run).evaluation(0), RunDir(run).summary_file):
+        file.unlink()
+    train(_parsed(run, "--resume"))
+    expected = RunDir(uninterrupted).evaluation(0).read_text()
+    assert RunDir(run).evaluation(0).read_text() == expected
+    assert RunDir(uninterrupted).evaluation(SETTINGS["num_updates"]).read_text() != expected
+    summary = RunDir(run).summary_file.read_text()
+    assert summary == RunDir(uninterrupted).summary_file.read_text()

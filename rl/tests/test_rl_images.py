@@ -17,8 +17,8 @@ from gym_policy import Renderer, load_model
 from gym_policy.models.load import save_renderer
 from gym_policy.parts import Part, part_of
 from rl.bench.command import main as bench
-from rl.bench.config import Config as BenchConfig
-from rl.config import Config
+from rl.bench.config import BenchConfig
+from rl.config import RLConfig
 from rl.testing import SMALL, THAT_SEE, command, deepspeed, tiny_tokenizer
 from rl.train import train
 
@@ -67,7 +67,7 @@ def _changed(run):
 def test_a_run_in_images(kind, flags, trained, seeing, tmp_path):
     run, task = tmp_path / "run", str(seeing / "task.yaml")
     flags = [f"--model={seeing / kind}", f"--run_dir={run}", f"--task={task}", *flags]
-    train(parse_config(Config, [*SMALL, *IMAGES, *flags]))
+    train(parse_config(RLConfig, [*SMALL, *IMAGES, *flags]))
     table = (run / "table.txt").read_text()
     assert "visual_ood" in table
     assert "recognition in the first reply, sampled" in table
@@ -90,7 +90,7 @@ def test_a_run_in_images(kind, flags, trained, seeing, tmp_path):
 def test_a_run_in_images_over_zero3(seeing, tmp_path):
     run = tmp_path / "run"
     flags = [f"--model={seeing / 'mllama'}", f"--run_dir={run}", f"--task={seeing / 'task.yaml'}"]
-    flags += [*SMALL, *IMAGES, "--num_steps=4", "--num_envs=4", "--eval_every=0"]
+    flags += [*SMALL, *IMAGES, "--turns_per_update=4", "--num_envs=4", "--eval_every=0"]
     flags += ["--gradient_checkpointing", "--eval.decoding=[sampled]"]
     done = command("gym_command.launch", deepspeed(3), "rl.train", *flags)
     assert done.returncode == 0, done.stderr
@@ -111,15 +111,15 @@ def test_an_architecture_with_random_weights_is_measured(seeing, capsys):
             vision_new_tokens=4,
         )
     )
-    said = capsys.readouterr().out
-    assert "28 pixels x 2 tiles" in said
-    assert float(said.split("off by ")[1].split()[0]) < 1e-4
+    printed = capsys.readouterr().out
+    assert "28 pixels x 2 tiles" in printed
+    assert float(printed.split("off by ")[1].split()[0]) < 1e-4
 
 
 def test_a_text_model_given_images_leaves_no_run_behind(start, tmp_path):
     run = tmp_path / "run"
     with pytest.raises(InputError, match=r"shows images, and the model .* reads text only"):
-        train(parse_config(Config, [f"--model={start}", f"--run_dir={run}", *SMALL, *IMAGES]))
+        train(parse_config(RLConfig, [f"--model={start}", f"--run_dir={run}", *SMALL, *IMAGES]))
     assert not run.exists()
     with pytest.raises(InputError, match="suite id shows images, and the model"):
         evaluate(CommandConfig([str(start)], "gp_vl", run_dir=str(run)))

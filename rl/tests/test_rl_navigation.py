@@ -61,8 +61,8 @@ def test_a_run_on_routes(views, tmp_path):
     ):
         assert block in table
     summary = json.loads((run / "summary.json").read_text())
-    found = summary["checkpoints"]["update-000001"]["sampled"]["id"]["metrics"]
-    assert {"first_reply/turn", "first_reply/forward", "first_reply/stop"} <= set(found)
+    metrics = summary["checkpoints"]["update-000001"]["sampled"]["id"]["metrics"]
+    assert {"first_reply/turn", "first_reply/forward", "first_reply/stop"} <= set(metrics)
     played = json.loads((run / "dialogues.jsonl").read_text().splitlines()[0])["dialogues"]
     assert len(played) > 2
     assert "O_1: " in played[1][0]["content"]

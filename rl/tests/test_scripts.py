@@ -219,7 +219,7 @@ def test_a_checkpoint_may_be_named_by_its_variable():
 
 @needs_environment
 @pytest.mark.parametrize(
-    ("said", "processes"),
+    ("variables", "processes"),
     [
         ({}, "3"),
         ({"CUDA_VISIBLE_DEVICES": "0,2"}, "2"),
@@ -227,10 +227,10 @@ def test_a_checkpoint_may_be_named_by_its_variable():
         ({"ACCELERATE_CONFIG": "some.yaml"}, "some.yaml"),
     ],
 )
-def test_an_evaluation_as_the_papers_takes_every_gpu(said, processes, tmp_path):
+def test_an_evaluation_as_the_papers_takes_every_gpu(variables, processes, tmp_path):
     smi = tmp_path / "nvidia-smi"
     smi.write_text("#!/bin/sh\nprintf 'GPU 0: A\\n  MIG 1g: B\\nGPU 1: A\\nGPU 2: A\\n'\n")
     smi.chmod(0o755)
     path = {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
-    assert _sourced("use_all_gpus; spread", **path, **said).stdout == processes
+    assert _sourced("use_all_gpus; spread", **path, **variables).stdout == processes
     assert _sourced("spread", **path).stdout == "1"

@@ -63,15 +63,15 @@ def study(start, tmp_path_factory):
             break
         time.sleep(0.2)
     first.send_signal(signal.SIGTERM)
-    said, _ = first.communicate(timeout=300)
+    printed, _ = first.communicate(timeout=300)
     again = command("evaluation.study", f"--config={settings}")
-    return directory / "study", settings, first.returncode, said, again
+    return directory / "study", settings, first.returncode, printed, again
 
 
 def test_an_interrupted_study_goes_on(study):
-    directory, _, code, said, again = study
+    directory, _, code, printed, again = study
     assert code == 143
-    assert "run the study again to go on" in said
+    assert "run the study again to go on" in printed
     assert again.returncode == 0, again.stderr
     steps = [json.loads(line) for line in (directory / "steps.jsonl").read_text().splitlines()]
     kinds = [step["kind"] for step in steps]
@@ -81,25 +81,25 @@ def test_an_interrupted_study_goes_on(study):
 
 def test_what_a_study_leaves(study):
     directory, _, _, _, again = study
-    found = json.loads((directory / "results.json").read_text())
-    assert found["finished"]
+    results = json.loads((directory / "results.json").read_text())
+    assert results["finished"]
     updates = {"sft": [0, 1, 2], "rl": [0, 1, 2, 3]}
-    assert {arm: found["arms"][arm]["updates"] for arm in updates} == updates
+    assert {arm: results["arms"][arm]["updates"] for arm in updates} == updates
     for arm in ("sft", "rl"):
-        flops = found["arms"][arm]["flops"]
+        flops = results["arms"][arm]["flops"]
         assert flops[0] == 0
         assert flops == sorted(set(flops))
-        assert len(found["curves"][arm]["sampled"]["rule_ood"]["first_reply"]) == len(flops)
-    assert len(found["replies"]["rl"]["sampled"]["id"]) == 2
-    assert all(point["forward_per_reply"] > -1e-6 for point in found["divergence"])
-    assert len(found["divergence"]) == 5
+        assert len(results["curves"][arm]["sampled"]["rule_ood"]["first_reply"]) == len(flops)
+    assert len(results["replies"]["rl"]["sampled"]["id"]) == 2
+    assert all(point["forward_per_reply"] > -1e-6 for point in results["divergence"])
+    assert len(results["divergence"]) == 5
     seed = directory / "seed0"
     played = {
         update: read_measured(Place(directory, 0, "rl").measured(update)).records["sampled"]["id"]
         for update in (1, 3)
     }
     assert (len(played[1]), len(played[3])) == (3, 4)
-    assert [r["env_seed"] for r in played[1]] == [r["env_seed"] for r in played[3][:3]]
+    assert [r.env_seed for r in played[1]] == [r.env_seed for r in played[3][:3]]
     files = seed.glob("rl/run/checkpoints/*/training/optimizer-*")
     states = {path.parents[1].name for path in files}
     assert states == {"update-000002", "update-000003"}

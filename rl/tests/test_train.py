@@ -14,9 +14,10 @@ from evaluation.play import EvalConfig
 from gym_command.command import parse_config, run_command
 from gym_dialogue import InputError, Task
 from gym_policy import load_model, load_tokenizer
-from rl.config import Config
+from rl.config import RLConfig
+from rl.tasks import TaskStream
 from rl.testing import SMALL, command, deepspeed, tiny_llama, tiny_tokenizer
-from rl.train import TaskStream, train
+from rl.train import train
 
 
 @pytest.mark.parametrize(("algorithm", "processes"), [("ppo", 1), ("ppo", 2), ("grpo", 2)])
@@ -59,7 +60,7 @@ def test_an_optional_suite_with_nothing_to_play_is_no_part_of_a_run(start, tmp_p
     file.write_text(yaml.safe_dump({"task": "few", "suites": [gone, {"name": "id"}]}))
     flags = [f"--model={start}", f"--run_dir={tmp_path}/run", *SMALL, f"--task={file}"]
     with pytest.raises(InputError, match=r"must be one of eval/id/sampled$"):
-        train(parse_config(Config, [*flags, "--best_by=eval/gone/sampled"]))
+        train(parse_config(RLConfig, [*flags, "--best_by=eval/gone/sampled"]))
     assert "suite gone: left out: no hand of 4 cards that makes 989" in capsys.readouterr().out
 
 
@@ -89,7 +90,7 @@ def test_bad_input_is_one_line_and_code_2(flags, word, start, tmp_path, monkeypa
     argv = ["train", f"--model={start}", f"--run_dir={tmp_path}/run", *SMALL, *flags]
     monkeypatch.setattr("sys.argv", argv)
     with pytest.raises(SystemExit) as stop:
-        run_command(train, Config)
+        run_command(train, RLConfig)
     assert stop.value.code == 2
     lines = capsys.readouterr().err.strip().splitlines()
     assert len(lines) == 1
@@ -112,7 +113,7 @@ def test_a_run_of_every_kind_is_evaluated_and_goes_on(how, flags, start, tmp_pat
 
     def play(*more, how=how):
         if how is None:  # in this process, which is quicker
-            train(parse_config(Config, [*flags, *more]))
+            train(parse_config(RLConfig, [*flags, *more]))
             return capsys.readouterr().out
         done = command("gym_command.launch", how, "rl.train", *flags, *more)
         assert done.returncode == 0, done.stderr
@@ -121,7 +122,7 @@ def test_a_run_of_every_kind_is_evaluated_and_goes_on(how, flags, start, tmp_pat
     play()
     table = (run / "table.txt").read_text()
     metrics = (run / "metrics.jsonl").read_text()
-    assert json.loads(metrics.splitlines()[1])["kl_start"] > 0
+    assert json.loads(metrics.splitlines()[1])["ref_kl"] > 0
     is_adapter = "--lora.rank=4" in flags
     last = run / "checkpoints" / "update-000002"
     assert (last / "adapter_config.json").is_file() == is_adapter
@@ -136,7 +137,7 @@ def test_a_run_of_every_kind_is_evaluated_and_goes_on(how, flags, start, tmp_pat
     shutil.rmtree(last)
     (run / "evaluations" / "update-000002.json").unlink()
     # The state of ZeRO-2 also goes on without DeepSpeed.
-    assert "Going on from" in play("--resume", how="2" if how == deepspeed(2) else how)
+    assert "Resuming from" in play("--resume", how="2" if how == deepspeed(2) else how)
     assert _without_times(run / "metrics.jsonl") == _without_times(metrics)
 
 
@@ -144,20 +145,20 @@ def test_an_adapter_does_not_go_on_over_another_base(start, tmp_path):
     base, run = tmp_path / "base", tmp_path / "run"
     shutil.copytree(start, base)
     flags = [f"--model={base}", f"--run_dir={run}", *SMALL, "--lora.rank=2", "--num_updates=1"]
-    train(parse_config(Config, flags))
+    train(parse_config(RLConfig, flags))
     tiny_llama(tiny_tokenizer(), seed=1).save_pretrained(base)
     with pytest.raises(InputError, match="another base"):
-        train(parse_config(Config, [*flags, "--resume"]))
+        train(parse_config(RLConfig, [*flags, "--resume"]))
 
 
 def test_a_run_goes_on_without_its_start(start, tmp_path, capsys):
     base, run = tmp_path / "base", tmp_path / "run"
     shutil.copytree(start, base)
     flags = [f"--model={base}", f"--run_dir={run}", *SMALL, "--num_updates=1"]
-    train(parse_config(Config, flags))
+    train(parse_config(RLConfig, flags))
     shutil.rmtree(base)
-    train(parse_config(Config, [*flags, "--resume"]))
-    assert "Going on from" in capsys.readouterr().out
+    train(parse_config(RLConfig, [*flags, "--resume"]))
+    assert "Resuming from" in capsys.readouterr().out
 
 
 def _without_times(metrics):
@@ -178,7 +179,7 @@ def test_bad_input_is_one_line_on_two_processes_too(start, tmp_path):
 
 
 def test_an_update_plays_whole_groups_with_streams_of_their_own():
-    config = Config(seed=3, num_steps=10)
+    config = RLConfig(seed=3, turns_per_update=10)
     streams = [TaskStream(config, 4, 1, rank, 2) for rank in range(2)]
     tasks = [list(stream) for stream in streams]
     assert [len(part) for part in tasks] == [12, 12]
@@ -210,8 +211,8 @@ def test_the_benchmark_runs(start):
     parts = "env,navigation,rollout,learner,memory,end_to_end,limits"
     done = command("rl.bench", f"--sections=[{parts}]", *flags)
     assert done.returncode == 0, done.stderr
-    for said in ("1,000 deals", "a grid of four views", "are padding", "GiB the body alone"):
-        assert said in done.stdout
+    for line in ("1,000 deals", "a grid of four views", "are padding", "GiB the body alone"):
+        assert line in done.stdout
     rows = [line.strip("| ").split(" | ") for line in done.stdout.splitlines() if line[:2] == "| "]
     assert {row[0] for row in rows[1:]} == set(parts.split(",")) - {"navigation"}
     measured = {what: ratio for _, what, ratio, *_ in rows[1:]}

@@ -17,11 +17,11 @@ from gym_dialogue.data import read_dialogues
 from gym_dialogue.images import save_image
 from gym_dialogue.make import EnvConfig, make_envs, with_prompt_file
 from gym_policy import Renderer, load_model, load_tokenizer
+from sft.config import SFTConfig
 from sft.data import DialogueItems, SourceConfig, hold_back, make_dialogues, write_jsonl
-from sft.start import Config as StartConfig
-from sft.start import make_start
+from sft.initial import InitialConfig, make_initial
 from sft.tiny import build_model, build_tokenizer
-from sft.train import Config, train
+from sft.train import train
 
 WORDING = {
     "prompt": [
@@ -207,7 +207,7 @@ def _metrics(run):
 def test_training_on_such_a_file_and_evaluating_what_is_kept_back(start, tmp_path):
     model, data = start
     shared = {"model": model, "data_file": data, "num_steps": 10, "batch_size": 8, "lr": 3e-3}
-    run = train(Config(run_dir=str(tmp_path / "a"), validation=0.25, save_every=4, **shared))
+    run = train(SFTConfig(run_dir=str(tmp_path / "a"), validation=0.25, save_every=4, **shared))
     found = _metrics(run)
     assert list(found) == [0, 4, 8, 10]
     assert found[10]["eval_loss"] < 0.8 * found[0]["eval_loss"]
@@ -216,14 +216,14 @@ def test_training_on_such_a_file_and_evaluating_what_is_kept_back(start, tmp_pat
     log.Reload()
     assert [e.step for e in log.Scalars("eval/loss")] == [0, 4, 8, 10]
     assert {"eval/token_accuracy", "train/loss"} <= set(log.Tags()["scalars"])
-    plain = train(Config(run_dir=str(tmp_path / "b"), **shared))
+    plain = train(SFTConfig(run_dir=str(tmp_path / "b"), **shared))
     assert _metrics(plain) == {}
 
 
 def test_the_token_accuracy_is_that_of_the_model(start, tmp_path):
     path, data = start
     run = train(
-        Config(
+        SFTConfig(
             model=path,
             data_file=data,
             run_dir=str(tmp_path / "a"),
@@ -269,7 +269,7 @@ def test_faults_in_what_is_given_leave_no_run_behind(start, wording, tmp_path):
         ),
     ):
         with pytest.raises(InputError, match=word):
-            train(Config(model=model, run_dir=str(tmp_path / "run"), **kwargs))
+            train(SFTConfig(model=model, run_dir=str(tmp_path / "run"), **kwargs))
         assert not (tmp_path / "run").exists()
 
 
@@ -302,8 +302,8 @@ def test_a_wording_comes_back_from_the_dialogues_it_made(wording, tmp_path):
 
 def test_a_start_knows_the_content_of_its_wording(wording, tmp_path):
     def make(**kwargs):
-        return make_start(
-            StartConfig(
+        return make_initial(
+            InitialConfig(
                 cache=str(tmp_path / "cache"),
                 num_dialogues=60,
                 num_steps=2,

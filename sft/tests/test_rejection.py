@@ -18,11 +18,10 @@ from gym_policy.testing import (
     tiny_tokenizer,
 )
 from sft import rejection
+from sft.config import SFTConfig
 from sft.data import SourceConfig
-from sft.rejection import Config, main, sample_own
-from sft.start import Config as StartConfig
-from sft.start import make_start
-from sft.train import Config as TrainConfig
+from sft.initial import InitialConfig, make_initial
+from sft.rejection import RejectionConfig, main, sample_right_replies
 from sft.train import train
 
 
@@ -51,8 +50,8 @@ def policy():
 
 
 def test_right_first_replies_are_kept_and_all_that_was_sampled_is_counted(policy, tmp_path):
-    config = Config(model="x", num_dialogues=30, batch_size=16, group_size=2)
-    found = sample_own(policy, config, tmp_path)
+    config = RejectionConfig(model="x", num_dialogues=30, batch_size=16, group_size=2)
+    found = sample_right_replies(policy, config, tmp_path)
     dialogues = list(read_dialogues(tmp_path / "data.jsonl"))
     assert len(dialogues) == found["dialogues"] == 30
     (env,) = make_envs(config.env, 1)
@@ -74,13 +73,15 @@ def test_right_first_replies_are_kept_and_all_that_was_sampled_is_counted(policy
     shortest = min(len(render(dialogue).token_ids) for dialogue in dialogues)
     assert found["tokens"] > 0.9 * shortest * found["replies"] > found["reply_tokens"]
     first = (tmp_path / "data.jsonl").read_text()
-    sample_own(policy, config, tmp_path)
+    sample_right_replies(policy, config, tmp_path)
     assert (tmp_path / "data.jsonl").read_text() == first
 
 
 def test_every_position_of_a_route_is_a_dialogue(policy, tmp_path):
     env = EnvConfig("gym_virl/Navigation-v0", {"max_legs": 2})
-    found = sample_own(policy, Config(env=env, num_dialogues=20, batch_size=8), tmp_path)
+    found = sample_right_replies(
+        policy, RejectionConfig(env=env, num_dialogues=20, batch_size=8), tmp_path
+    )
     assert found["replies"] > found["episodes"]
     dialogues = list(read_dialogues(tmp_path / "data.jsonl"))
     assert len(dialogues) == 20
@@ -92,25 +93,25 @@ def test_images_go_to_files(tmp_path):
     renderer = Renderer(tokenizer, tiny_mllama_processor(tokenizer))
     policy = _Sometimes(tiny_mllama(tokenizer), renderer)
     env = EnvConfig(kwargs={"language_only": False, "resolution": 56})
-    sample_own(policy, Config(env=env, num_dialogues=5, batch_size=4), tmp_path)
+    sample_right_replies(policy, RejectionConfig(env=env, num_dialogues=5, batch_size=4), tmp_path)
     images = [prompt.image for prompt, _ in read_dialogues(tmp_path / "data.jsonl")]
     assert len(set(images)) == 5
     assert all(open_image(image).shape == (56, 56, 3) for image in images)
 
 
 def test_the_number_of_tries_is_bounded(policy, tmp_path):
-    config = Config(num_dialogues=1000, batch_size=8, max_episodes=20)
-    found = sample_own(policy, config, tmp_path)
+    config = RejectionConfig(num_dialogues=1000, batch_size=8, max_episodes=20)
+    found = sample_right_replies(policy, config, tmp_path)
     assert found["episodes"] == 20
     assert 0 < found["dialogues"] == found["verified"] < 20
     mute = ModelPolicy(policy.model, policy.renderer, max_new_tokens=2)
     with pytest.raises(InputError, match="none of 8 first replies"):
-        sample_own(mute, replace(config, max_episodes=8), tmp_path)
+        sample_right_replies(mute, replace(config, max_episodes=8), tmp_path)
 
 
 def test_the_command_makes_data_that_training_takes(tmp_path, monkeypatch, capsys):
-    start = make_start(
-        StartConfig(
+    start = make_initial(
+        InitialConfig(
             cache=str(tmp_path / "cache"),
             sources=[SourceConfig()],
             num_dialogues=60,
@@ -121,16 +122,18 @@ def test_the_command_makes_data_that_training_takes(tmp_path, monkeypatch, capsy
     )
     monkeypatch.setattr(rejection, "ModelPolicy", _Sometimes)
     made = main(
-        Config(model=str(start), run_dir=str(tmp_path / "own"), num_dialogues=8, batch_size=8)
+        RejectionConfig(
+            model=str(start), run_dir=str(tmp_path / "own"), num_dialogues=8, batch_size=8
+        )
     )
     assert "first replies" in capsys.readouterr().out
     said = json.loads((made / "own.json").read_text())
     assert said["model"] == str(start)
     assert said["parameters"] == load_model(str(start)).num_parameters()
     with pytest.raises(InputError, match="already holds a run"):
-        main(Config(model=str(start), run_dir=str(made)))
+        main(RejectionConfig(model=str(start), run_dir=str(made)))
     train(
-        TrainConfig(
+        SFTConfig(
             model=str(start),
             run_dir=str(tmp_path / "run"),
             data_file=str(made / "data.jsonl"),
@@ -139,4 +142,4 @@ def test_the_command_makes_data_that_training_takes(tmp_path, monkeypatch, capsy
         )
     )
     with pytest.raises(InputError, match="model: name"):
-        main(Config())
+        main(RejectionConfig())

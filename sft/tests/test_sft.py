@@ -17,7 +17,8 @@ from gym_dialogue import InputError, Message
 from gym_dialogue.data import read_dialogues
 from gym_dialogue.make import EnvConfig, make_envs
 from gym_policy import Renderer, load_model, load_tokenizer
-from sft import start as sft_start
+from sft import initial as sft_initial
+from sft.config import SFTConfig
 from sft.data import (
     DialogueItems,
     PadRight,
@@ -27,10 +28,9 @@ from sft.data import (
     make_dialogues,
     write_jsonl,
 )
-from sft.start import Config as StartConfig
-from sft.start import make_start
+from sft.initial import InitialConfig, make_initial
 from sft.tiny import build_tokenizer
-from sft.train import Config, train
+from sft.train import train
 
 
 def _source(error_rate=0.0, share=1.0, **kwargs):
@@ -81,6 +81,16 @@ def test_the_same_seed_makes_the_same_data():
     first = make_dialogues([_source(0.5)], 30, seed=3, show_progress=False)
     assert first == make_dialogues([_source(0.5)], 30, seed=3, show_progress=False)
     assert first != make_dialogues([_source(0.5)], 30, seed=4, show_progress=False)
+
+
+def test_dialogues_of_a_fine_tuning_are_not_those_of_its_initial_checkpoint():
+    streams = InitialConfig.DATA_STREAM, SFTConfig.DATA_STREAM
+    made = [
+        make_dialogues([_source(0.5)], 200, seed=0, show_progress=False, stream=stream)
+        for stream in streams
+    ]
+    prompts = [{d["messages"][0]["content"] for d in dialogues} for dialogues in made]
+    assert len(prompts[0] & prompts[1]) < 0.1 * len(prompts[0])
 
 
 def test_order_uses_every_item_and_groups_lengths():
@@ -158,7 +168,7 @@ def test_loss_falls_on_prompts_if_asked_to():
     ("rule", "steps"), [({}, 6), ({"stop_at": 0.0}, 2), ({"stop_above": 0.0}, 2)]
 )
 def test_a_start_is_done_where_it_should_be(rule, steps, tmp_path):
-    config = StartConfig(
+    config = InitialConfig(
         cache=str(tmp_path / "cache"),
         sources=[_source()],
         num_dialogues=50,
@@ -169,12 +179,12 @@ def test_a_start_is_done_where_it_should_be(rule, steps, tmp_path):
         max_new_tokens=4,
         **rule,
     )
-    lines = (make_start(config) / "metrics.jsonl").read_text().splitlines()
+    lines = (make_initial(config) / "metrics.jsonl").read_text().splitlines()
     assert max(json.loads(line)["update"] for line in lines) == steps
 
 
 def test_a_start_is_made_once_and_then_trained_on(tmp_path):
-    config = StartConfig(
+    config = InitialConfig(
         cache=str(tmp_path / "cache"),
         sources=[_source()],
         num_dialogues=200,
@@ -182,15 +192,15 @@ def test_a_start_is_made_once_and_then_trained_on(tmp_path):
         batch_size=16,
         lr=3e-3,
     )
-    start = make_start(config)
+    start = make_initial(config)
     model, tokenizer = load_model(str(start)), load_tokenizer(str(start))
     assert model.num_parameters() == pytest.approx(0.9e6, rel=0.1)
     assert model.config.vocab_size == len(tokenizer)
     changed = (start / "model.safetensors").stat().st_mtime_ns
-    assert make_start(config) == start
+    assert make_initial(config) == start
     assert (start / "model.safetensors").stat().st_mtime_ns == changed
     run = train(
-        Config(
+        SFTConfig(
             model=str(start),
             run_dir=str(tmp_path / "run"),
             sources=[_source()],
@@ -212,10 +222,10 @@ def test_a_start_is_made_once_and_then_trained_on(tmp_path):
 
 
 def test_of_launchers_that_want_the_same_start_one_makes_it(tmp_path, monkeypatch):  # 16: 14
-    config = StartConfig(
+    config = InitialConfig(
         cache=str(tmp_path / "cache"), sources=[_source()], num_dialogues=60, num_steps=1
     )
-    made = make_start(config)
+    made = make_initial(config)
     aside = made.rename(tmp_path / "aside")
     with contextlib.ExitStack() as other:
         other.enter_context(locked(made.with_name(f"{made.name}.lock")))
@@ -225,20 +235,20 @@ def test_of_launchers_that_want_the_same_start_one_makes_it(tmp_path, monkeypatc
             aside.rename(made)
             other.close()
 
-        monkeypatch.setattr(sft_start, "print", other_ends, raising=False)
-        monkeypatch.setattr(sft_start, "_make_start", None)
-        assert make_start(config) == made
+        monkeypatch.setattr(sft_initial, "print", other_ends, raising=False)
+        monkeypatch.setattr(sft_initial, "_make_initial", None)
+        assert make_initial(config) == made
     assert [path.name for path in (tmp_path / "cache").iterdir()] == [made.name]
 
 
 def test_bad_numbers_are_named():
     for kwargs, word in (({}, "model"), ({"model": "x", "lr": 0.0}, "lr")):
         with pytest.raises(InputError, match=word):
-            train(Config(**kwargs))
+            train(SFTConfig(**kwargs))
 
 
 def test_a_shipped_start_is_found_by_its_recipe(tmp_path):
-    config = StartConfig(
+    config = InitialConfig(
         cache=str(tmp_path / "cache"),
         shipped=str(tmp_path / "shipped"),
         ship=True,
@@ -248,18 +258,18 @@ def test_a_shipped_start_is_found_by_its_recipe(tmp_path):
         batch_size=16,
         lr=3e-3,
     )
-    made = make_start(config)
+    made = make_initial(config)
     (shipped,) = (tmp_path / "shipped").iterdir()
     assert load_model(str(shipped)).dtype == torch.float32
     sizes = [(path / "model.safetensors").stat().st_size for path in (shipped, made)]
     assert sizes[0] < 0.6 * sizes[1]
-    assert make_start(replace(config, ship=False)) == shipped
-    assert make_start(replace(config, ship=False, seed=1)) != shipped
+    assert make_initial(replace(config, ship=False)) == shipped
+    assert make_initial(replace(config, ship=False, seed=1)) != shipped
 
 
 @pytest.mark.parametrize("task", ["gp_vl", "virl_vl"])
 def test_what_comes_with_the_project_is_found_for_its_recipe(task):
     root = Path(__file__).parents[2]
     file = root / "sft" / "configs" / f"{task}_start.yaml"
-    config = replace(parse_config(StartConfig, [f"--config={file}"]), model="tiny")
-    assert (root / "assets" / "start" / sft_start._name(config) / "config.json").is_file()
+    config = replace(parse_config(InitialConfig, [f"--config={file}"]), model="tiny")
+    assert (root / "assets" / "start" / sft_initial._name(config) / "config.json").is_file()

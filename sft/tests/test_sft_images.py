@@ -20,6 +20,7 @@ from gym_dialogue.images import MAX_PIXELS, open_image, save_image
 from gym_dialogue.make import EnvConfig
 from gym_policy import load_model, load_renderer
 from gym_policy.parts import part_of
+from sft.config import SFTConfig
 from sft.data import (
     DialogueItems,
     PadRight,
@@ -29,9 +30,8 @@ from sft.data import (
     make_dialogues,
     write_jsonl,
 )
-from sft.start import Config as StartConfig
-from sft.start import make_start
-from sft.train import Config, train
+from sft.initial import InitialConfig, make_initial
+from sft.train import train
 
 ROOT = Path(__file__).parents[2]
 SEEN = {"language_only": False, "resolution": 56, "face_cards_color": "black", "verify_iter": 3}
@@ -47,8 +47,8 @@ TEXT = SourceConfig(EnvConfig(kwargs={"verify_iter": 3}))
 @pytest.fixture(scope="module")
 def start(tmp_path_factory):
     """A start that has seen images and text; it has learned next to nothing."""
-    return make_start(
-        StartConfig(
+    return make_initial(
+        InitialConfig(
             cache=str(tmp_path_factory.mktemp("cache")),
             sources=[_source(0.5), _source(recognition_only=True), TEXT],
             num_dialogues=120,
@@ -105,7 +105,7 @@ def test_batches_taken_together_are_of_similar_length():
 @pytest.mark.parametrize("freeze", [[], ["vision"]])
 def test_training_on_images(freeze, start, tmp_path):
     run = train(
-        Config(
+        SFTConfig(
             model=str(start),
             run_dir=str(tmp_path / "run"),
             task="gp_vl",
@@ -137,9 +137,9 @@ def test_an_image_of_a_llava_record_is_seen_and_its_marker_is_not(start, tmp_pat
     (messages,) = read_dialogues(file)
     assert (messages[0].text, messages[0].image) == ("Which cards?", tmp_path / "a.png")
     rendered = load_renderer(str(start)).render(messages)
-    assert rendered.picture is not None
+    assert rendered.processed_image is not None
     without = replace(messages[0], image=None)
-    assert load_renderer(str(start)).render([without, *messages[1:]]).picture is None
+    assert load_renderer(str(start)).render([without, *messages[1:]]).processed_image is None
 
 
 def _broken(path):
@@ -191,8 +191,8 @@ def test_only_the_first_user_message_may_have_an_image(tmp_path):
 
 
 def test_a_text_model_given_images_leaves_no_run_behind(tmp_path):
-    text_start = make_start(
-        StartConfig(
+    text_start = make_initial(
+        InitialConfig(
             cache=str(tmp_path / "cache"), sources=[TEXT], num_dialogues=40, num_steps=1,
             batch_size=8, lr=1e-3,
         )
@@ -200,13 +200,13 @@ def test_a_text_model_given_images_leaves_no_run_behind(tmp_path):
     run = tmp_path / "run"
     settings = {"model": str(text_start), "run_dir": str(run), "sources": [_source()]}
     with pytest.raises(InputError, match=r"shows images, and the model .* reads text only"):
-        train(Config(num_dialogues=8, **settings))
+        train(SFTConfig(num_dialogues=8, **settings))
     assert not run.exists()
 
 
 def test_batches_without_images_keep_deepspeed_in_step(start, tmp_path):
     run = tmp_path / "run"
-    settings = Config(
+    settings = SFTConfig(
         model=str(start),
         run_dir=str(run),
         sources=[_source(share=0.2), TEXT],

@@ -22,10 +22,12 @@ from gym_policy.compute import num_parameters
 from gym_policy.models.load import save_renderer
 from gym_policy.testing import tiny_llama, tiny_tokenizer
 from gym_policy.training.checkpoint import publish
-from sft import train as sft_train
+from sft import fit as sft_fit
+from sft.config import SFTConfig
 from sft.data import DialogueItems, SourceConfig, TrainingOrder
 from sft.resume import Saved, resume_from
-from sft.train import Config, train
+from sft.run_files import RunFiles
+from sft.train import train
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +48,7 @@ def config(start, tmp_path):
 
 
 def _settings(start):
-    return Config(
+    return SFTConfig(
         model=start,
         sources=[SourceConfig(EnvConfig(kwargs={"verify_iter": 2}), 1, 0.5)],
         num_dialogues=40,
@@ -78,14 +80,14 @@ def _same(first, second):
 
 def _at_step(monkeypatch, step, act):
     """Have something happen while a step is taken."""
-    step_end = sft_train._RunFiles.on_step_end
+    step_end = RunFiles.on_step_end
 
     def on_step_end(self, args, state, control, **kwargs):
         if state.global_step == step:
             act()
         step_end(self, args, state, control, **kwargs)
 
-    monkeypatch.setattr(sft_train._RunFiles, "on_step_end", on_step_end)
+    monkeypatch.setattr(RunFiles, "on_step_end", on_step_end)
 
 
 def test_tokens_and_compute_are_those_of_the_dialogues_learned_from(config):
@@ -121,7 +123,7 @@ def test_a_run_that_is_killed_goes_on_to_the_same_end(config, monkeypatch, tmp_p
     # The newest two can be gone on from.
     assert [path.parent.name[-1] for path in _states(run)] == ["3", "6"]
     train(replace(config, resume=True))
-    assert "Going on from" in capsys.readouterr().out
+    assert "Resuming from" in capsys.readouterr().out
     assert _same(_weights(run, 8), _weights(whole, 8))
     assert not _same(_weights(run, 8), _weights(whole, 6))
     assert _metrics(run) == _metrics(whole)
@@ -143,7 +145,7 @@ def test_a_signal_saves_and_leaves(number, config, monkeypatch, tmp_path, capsys
             train(config)
     assert left.value.code == 128 + number
     assert signal.getsignal(signal.SIGINT) == signal.default_int_handler
-    assert "saved after step 5; go on with --resume" in capsys.readouterr().out
+    assert "Interrupted: saved after step 5. Resume with --resume." in capsys.readouterr().out
     run = train(replace(config, resume=True))
     assert _same(_weights(run, 8), _weights(whole, 8))
     assert _metrics(run)[-1] == _metrics(whole)[-1]
@@ -298,7 +300,7 @@ def test_training_that_diverges_is_one_line_and_leaves_no_such_weights(config, s
     for again in ([], ["--resume"]):
         monkeypatch.setattr("sys.argv", ["sft", *_flags(diverges), *again])
         with pytest.raises(SystemExit) as stop:
-            run_command(train, Config)
+            run_command(train, SFTConfig)
         assert stop.value.code == 2
     run = Path(config.run_dir)
     for checkpoint in RunDir(run).saved_checkpoints():
@@ -319,7 +321,7 @@ def test_dialogues_that_the_model_cannot_take_are_one_line(config, start):
     config = replace(config, validation=0.0)
     dialogues = [[Message("user", "?"), Message("assistant", "a" * 3000)]]
     with pytest.raises(InputError, match=r"dialogue 1 to learn from has 30\d\d tokens, and .*2048"):
-        sft_train.fit(model, renderer, dialogues, config, Path(config.run_dir))
+        sft_fit.fit(model, renderer, dialogues, config, Path(config.run_dir))
     model.resize_token_embeddings(200)
     with pytest.raises(InputError, match="dialogue 1 to learn from has the token"):
-        sft_train.fit(model, renderer, dialogues, config, Path(config.run_dir))
+        sft_fit.fit(model, renderer, dialogues, config, Path(config.run_dir))

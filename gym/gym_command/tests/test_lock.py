@@ -46,7 +46,7 @@ def test_a_directory_has_one_writer_for_as_long_as_that_lives(end, tmp_path):  #
     with _python(_HOLD, run) as other:
         assert other.stdout.readline() == "held\n"
         with (
-            pytest.raises(InputError, match="run: another process is writing it"),
+            pytest.raises(InputError, match="run: another process is writing to it"),
             sole_writer(run),
         ):
             pass

@@ -39,7 +39,7 @@ class Journal:
         except BlockingIOError:
             self._file.close()
             raise InputError(
-                f"{path}: another process is writing it; wait for it, or stop it"
+                f"{path}: another process is writing to it; wait for it, or stop it"
             ) from None
         try:
             self._read(path)

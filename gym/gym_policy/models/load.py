@@ -18,6 +18,7 @@ from transformers import (
     PreTrainedModel,
     ProcessorMixin,
 )
+from transformers.models.auto.auto_factory import _BaseAutoModelClass
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 from transformers.utils import cached_file
 
@@ -232,7 +233,7 @@ def _checked(model: PreTrainedModel, path: str) -> PreTrainedModel:
     return model
 
 
-def auto_class(config: PreTrainedConfig) -> type:
+def auto_class(config: PreTrainedConfig) -> type[_BaseAutoModelClass]:
     """The auto class that loads all of a model: language models, or those with a vision part."""
     has_vision = hasattr(config, "vision_config")
     return AutoModelForImageTextToText if has_vision else AutoModelForCausalLM

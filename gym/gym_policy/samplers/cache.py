@@ -1,7 +1,7 @@
 """A key-value cache that grows in place.
 
-The cache that `generate` makes by itself copies all keys and values for every token; on two CPU
-cores that took more time than the matrix products of a tiny model.
+The default cache of `generate` copies all keys and values for each new token. On two CPU cores this
+took longer than the matrix products of a tiny model.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from transformers.cache_utils import DynamicLayer
 class GrowingLayer(DynamicLayer):
     """Keys and values (B, heads, length, head_dim) as views of larger buffers."""
 
-    SPARE = 64  # positions that are allocated beyond those needed
+    SPARE = 64  # positions allocated ahead
 
     _buffers: tuple[torch.Tensor, torch.Tensor] | None = None
 
@@ -22,9 +22,7 @@ class GrowingLayer(DynamicLayer):
     def of(
         cls, keys: torch.Tensor, values: torch.Tensor, length: int | None = None
     ) -> GrowingLayer:
-        """A layer with these as its buffers, of which `length` positions are in use: all of them by
-        default.
-        """
+        """Return a layer with these buffers; `length` positions are in use (default: all)."""
         layer = cls()
         layer.lazy_initialization(keys, values)
         layer._buffers = (keys, values)
@@ -49,7 +47,7 @@ class GrowingLayer(DynamicLayer):
         return self.keys, self.values
 
     def keep_rows(self, rows: torch.Tensor) -> None:
-        """Drop all rows of the batch but these (n,)."""
+        """Keep only these rows (n,) of the batch."""
         length = self.get_seq_length()
         self._buffers = tuple(
             _larger(part[rows], part, length, length + self.SPARE)
@@ -67,8 +65,8 @@ def _larger(old: torch.Tensor, like: torch.Tensor, length: int, capacity: int) -
 
 
 def make_cache(config: PreTrainedConfig) -> Cache | None:
-    """An empty cache for a model in which every layer attends to all earlier tokens, or to an
-    image; None, which leaves the choice to `generate`, for any other.
+    """Return an empty cache for a model whose layers attend to all earlier tokens or to an image.
+    For other models return None, which leaves the choice to `generate`.
     """
     text = config.get_text_config()
     types = set(getattr(text, "layer_types", None) or ["full_attention"])

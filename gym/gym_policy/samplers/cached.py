@@ -1,14 +1,16 @@
-"""Sampling with keys and values that outlive a call: those of a prompt that several requests share
-are computed once, and those of a dialogue's earlier turns, or of whatever an episode's next prompt
-begins with, are not computed again. Rows that have ended leave the batch.
+"""Sampling with keys and values that outlive a call.
 
-Axes: R requests, U prompts that are computed, B rows still being sampled, L columns of the cache.
+A prompt shared by several requests is computed once. Earlier turns of a dialogue, or whatever else
+an episode's next prompt begins with, are not computed again. Finished rows leave the batch.
+
+Axes: rows of a batch, L columns of the cache, V words in the vocabulary.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,36 +20,36 @@ from gym_policy.completion import Completion, Decoding, Request
 from gym_policy.logprobs import choose_tokens
 from gym_policy.samplers.cache import GrowingLayer, make_cache
 from gym_policy.vision import (
-    Picture,
+    ProcessedImage,
     attends_to_images,
-    encode_pictures,
+    encode_images,
     generate_inputs,
-    join_pictures,
+    join_images,
 )
 
 _KEPT = "keys and values"
-_WORTH = 0.25  # share of a prompt that has to be known for it to be taken up
-_ENDED = 0.25  # share of ended rows from which on they are taken out of the batch
-_SIMILAR = 1.5  # longest to shortest of the prompts that are computed together
+_WORTH = 0.25  # share of a prompt that must be cached for the cache to be used
+_ENDED = 0.25  # share of finished rows at which they leave the batch
+_SIMILAR = 1.5  # ratio of the longest to the shortest prompt computed together
 
 
 @dataclass
 class _Kept:
-    """What is known of a prompt: the tokens that it began with (n,), and where their keys and
-    values are: columns (n,) of one row of `layers`, each (rows, heads, L, head_dim).
+    """Keys and values of a prompt's first tokens (n,): in columns (n,) of one row of `layers`, each
+    (rows, heads, L, head_dim).
     """
 
     token_ids: np.ndarray
     layers: list[tuple[torch.Tensor, torch.Tensor] | None]
     row: int
     columns: np.ndarray
-    picture: Picture | None
+    processed_image: ProcessedImage | None
 
 
 @dataclass
 class _Prompt:
-    """A prompt to compute, and the requests that begin with it; the first `known` of its tokens
-    are in `kept`.
+    """A prompt to compute, and the numbers of the requests that have it; `kept` holds the first
+    `known` of its tokens.
     """
 
     request: Request
@@ -63,9 +65,9 @@ class _Prompt:
 
 @dataclass
 class _Filled:
-    """A batch whose prompts have been computed: `valid` (rows, L), which columns of the cache count
-    for a row; `logits` (rows, V) of what comes next; `sees` (rows, 1, 1, tiles) or None, the mask
-    of images.
+    """A batch of computed prompts: `valid` (rows, L) masks the columns of the cache that belong to
+    a row, `logits` (rows, V) are those of the next token, `sees` (rows, 1, 1, tiles) is the mask of
+    images or None.
     """
 
     cache: Cache
@@ -75,9 +77,10 @@ class _Filled:
 
 
 class CachedSampler:
-    """Samples from a transformers model in which every layer attends to all earlier tokens, or to
-    an image (`takes`). With `keeps`, keys and values stay, on the model's device, until an episode
-    ends: about twice the memory. An episode's weights have to stay the same, as in a rollout.
+    """Samples from models whose layers attend to all earlier tokens or to an image (see `takes`).
+
+    With `keeps`, keys and values stay on the device until an episode ends, which about doubles
+    their memory. The weights must not change during an episode.
     """
 
     def __init__(self, model: PreTrainedModel, keeps: bool = True):
@@ -87,22 +90,24 @@ class CachedSampler:
 
     @staticmethod
     def takes(model: PreTrainedModel) -> bool:
-        """Whether this sampler can serve a model."""
+        """Return whether this sampler can serve a model."""
         sees = hasattr(model.config, "vision_config")
         return make_cache(model.config) is not None and (attends_to_images(model) or not sees)
 
     def sample(self, requests: Sequence[Request], decoding: Decoding) -> list[Completion]:
-        """One completion of each request, in order."""
-        found: dict[int, Completion] = {}
-        for has in (False, True):
-            numbers = [i for i, r in enumerate(requests) if (r.picture is not None) is has]
+        """Return one completion per request, in order."""
+        completions: dict[int, Completion] = {}
+        for has in (False, True):  # requests with an image and those without do not mix
+            numbers = [i for i, r in enumerate(requests) if (r.processed_image is not None) is has]
             if numbers:
                 part = self._sample([requests[i] for i in numbers], decoding)
-                found |= zip(numbers, part, strict=True)
-        return [found[number] for number in range(len(requests))]
+                completions |= zip(numbers, part, strict=True)
+        return [completions[number] for number in range(len(requests))]
 
     def _sample(self, requests: Sequence[Request], decoding: Decoding) -> list[Completion]:
-        encode_pictures(self.model, [r.picture for r in requests if r.picture is not None])
+        encode_images(
+            self.model, [r.processed_image for r in requests if r.processed_image is not None]
+        )
         prompts = sorted(_prompts(requests), key=lambda prompt: prompt.to_compute)
         groups: list[list[_Prompt]] = []
         for prompt in prompts:
@@ -112,7 +117,7 @@ class CachedSampler:
                 groups.append([prompt])
         filled = [self._fill(group) for group in groups]
         for request in requests:
-            request.shared.pop(_KEPT, None)  # taken up, or of no use
+            request.shared.pop(_KEPT, None)  # used by now, or of no use
         order = [number for group in groups for prompt in group for number in prompt.numbers]
         repeats = [[len(prompt.numbers) for prompt in group] for group in groups]
         batch = _join(filled, repeats, self.cross_layers)
@@ -121,8 +126,8 @@ class CachedSampler:
         return [completions[row] for row in np.argsort(order)]
 
     def _fill(self, prompts: Sequence[_Prompt]) -> _Filled:
-        """Compute prompts together: each row of the cache is what is known of one, then the rest,
-        both to the right of their padding.
+        """Compute prompts together. A row of the cache holds a prompt's known tokens and then the
+        rest, each padded on the left.
         """
         device = self.model.device
         known, width = max(p.known for p in prompts), max(p.to_compute for p in prompts)
@@ -142,9 +147,9 @@ class CachedSampler:
         cache = make_cache(self.model.config)
         if known:
             self._recall(cache, prompts, known)
-        images = join_pictures([p.request.picture for p in prompts], starts, device)
-        seen = generate_inputs(self.model, input_ids, images, cache)
-        del images  # the cache holds what is needed of them
+        images = join_images([p.request.processed_image for p in prompts], starts, device)
+        image_arguments = generate_inputs(self.model, input_ids, images, cache)
+        del images  # the cache holds their keys and values
         output = self.model(
             input_ids=input_ids,
             attention_mask=valid.long(),
@@ -152,14 +157,16 @@ class CachedSampler:
             past_key_values=cache,
             use_cache=True,
             logits_to_keep=1,
-            **seen,
+            **image_arguments,
         )
-        sees = seen.get("cross_attention_mask")
+        sees = image_arguments.get("cross_attention_mask")
         sees = None if sees is None else sees[:, -1:]
         return _Filled(cache, valid, output.logits[:, -1], sees)
 
     def _recall(self, cache: Cache, prompts: Sequence[_Prompt], known: int) -> None:
-        """Put what is known of prompts into an empty cache, to the right of `known` columns."""
+        """Fill an empty cache with the known tokens of prompts, aligned at the right of `known`
+        columns.
+        """
         device = self.model.device
         sources: dict[int, list[int]] = {}
         for number, prompt in enumerate(prompts):
@@ -189,120 +196,142 @@ class CachedSampler:
     def _decode(
         self, requests: Sequence[Request], batch: _Filled, decoding: Decoding
     ) -> list[Completion]:
-        """Sample every row to its end, one token of each at a time."""
-        device = self.model.device
-        tokens: list[list[int]] = [[] for _ in requests]
-        logprobs: list[list[float]] = [[] for _ in requests]
-        rows = np.arange(len(requests))  # which request is in which row of the batch
-        start = batch.valid.shape[1]
-        room = batch.valid.new_ones(len(requests), decoding.max_new_tokens)
-        valid = torch.cat([batch.valid, room], dim=1).long()
-        first = torch.tensor([len(r.token_ids) for r in requests], device=device)
-        uniforms = None
-        if not decoding.greedy:
-            drawn = np.stack([r.uniforms for r in requests])
-            uniforms = torch.from_numpy(drawn).to(device)
-        cache, logits, sees = batch.cache, batch.logits, batch.sees
-        is_live = np.ones(len(requests), bool)
+        """Sample all rows to their ends, one token of each at a time."""
+        rows = _Rows(requests, batch, decoding)
+        logits = batch.logits
         for step in range(decoding.max_new_tokens):
-            draws = None if uniforms is None else uniforms[:, step]
-            chosen, scores = choose_tokens(
-                logits, decoding.temperature, decoding.forbidden, draws, decoding.top_p
-            )
-            said, scored = chosen.tolist(), scores.tolist()
-            for row in np.flatnonzero(is_live):
-                number = rows[row]
-                tokens[number].append(said[row])
-                logprobs[number].append(scored[row])
-                is_live[row] = said[row] not in decoding.stop_ids
-            if step == decoding.max_new_tokens - 1 or not is_live.any():
+            chosen = rows.choose(logits, step, decoding)
+            if step == decoding.max_new_tokens - 1 or not rows.is_live.any():
                 break
-            if np.mean(~is_live) >= _ENDED:
-                ended = np.flatnonzero(~is_live)
-                self._keep(requests, cache, ended, rows, batch.valid, start, tokens, True)
-                left = torch.from_numpy(np.flatnonzero(is_live)).to(device)
-                for layer in cache.layers:
-                    if layer.is_initialized:
-                        layer.keep_rows(left)
-                rows, is_live = rows[is_live], is_live[is_live]
-                chosen, first, valid = chosen[left], first[left], valid[left]
-                uniforms = None if uniforms is None else uniforms[left]
-                sees = None if sees is None else sees[left]
+            if np.mean(~rows.is_live) >= _ENDED:
+                self._keep(rows, np.flatnonzero(~rows.is_live), copies=True)
+                chosen = chosen[rows.drop_ended()]
             logits = self.model(
                 input_ids=chosen.unsqueeze(1),
-                attention_mask=valid[:, : start + step + 1],
-                position_ids=(first + step).unsqueeze(1),
-                past_key_values=cache,
+                **rows.arguments(step),
                 use_cache=True,
                 logits_to_keep=1,
-                **({} if sees is None else {"cross_attention_mask": sees}),
             ).logits[:, -1]
-        self._keep(requests, cache, np.arange(len(rows)), rows, batch.valid, start, tokens, False)
-        return [Completion(*both) for both in zip(tokens, logprobs, strict=True)]
+        self._keep(rows, np.arange(len(rows.numbers)), copies=False)
+        return [Completion(*both) for both in zip(rows.tokens, rows.logprobs, strict=True)]
 
-    def _keep(
-        self,
-        requests: Sequence[Request],
-        cache: Cache,
-        ended: np.ndarray,
-        rows: np.ndarray,
-        valid: torch.Tensor,
-        start: int,
-        tokens: Sequence[Sequence[int]],
-        copies: bool,
-    ) -> None:
-        """Leave keys and values of rows that have `ended` for the episodes' next prompts; as a copy
-        where the batch goes on without them. The last token of a reply has none yet.
+    def _keep(self, rows: _Rows, ended: np.ndarray, copies: bool) -> None:
+        """Store the keys and values of `ended` rows (n,) for the next prompts of their episodes; as
+        copies if the batch continues without them. The last token of a reply has none yet.
         """
         if not self.keeps:
             return
         index = torch.from_numpy(ended).to(self.model.device)
         layers: list[tuple[torch.Tensor, torch.Tensor] | None] = []
-        for number, layer in enumerate(cache.layers):
-            if number in self.cross_layers:  # of an image: quickly made again, and large
+        for number, layer in enumerate(rows.cache.layers):
+            if number in self.cross_layers:  # those of images are large and quickly recomputed
                 layers.append(None)
             elif copies:
                 layers.append((layer.keys[index], layer.values[index]))
             else:
                 layers.append((layer.keys, layer.values))
-        columns = valid.cpu().numpy()
+        columns = rows.prompt_columns.cpu().numpy()
         for row, place in enumerate(ended):
-            number = rows[place]
-            request, reply = requests[number], tokens[number][:-1]
+            number = rows.numbers[place]
+            request, reply = rows.requests[number], rows.tokens[number][:-1]
+            reply_columns = rows.start + np.arange(len(reply))
             request.shared[_KEPT] = _Kept(
                 np.concatenate([request.token_ids, reply]).astype(np.int64),
                 layers,
                 row,
-                np.concatenate([np.flatnonzero(columns[number]), start + np.arange(len(reply))]),
-                request.picture,
+                np.concatenate([np.flatnonzero(columns[number]), reply_columns]),
+                request.processed_image,
             )
 
 
+class _Rows:
+    """The rows of a batch while replies are sampled, with the tokens and log-probabilities of each
+    request so far.
+    """
+
+    def __init__(self, requests: Sequence[Request], batch: _Filled, decoding: Decoding):
+        device, count = batch.valid.device, len(requests)
+        self.requests = requests
+        self.tokens: list[list[int]] = [[] for _ in requests]
+        self.logprobs: list[list[float]] = [[] for _ in requests]
+        self.numbers = np.arange(count)  # the request of each row
+        self.is_live = np.ones(count, bool)
+        self.cache, self.sees = batch.cache, batch.sees
+        self.prompt_columns, self.start = batch.valid, batch.valid.shape[1]
+        room = batch.valid.new_ones(count, decoding.max_new_tokens)
+        self._valid = torch.cat([batch.valid, room], dim=1).long()
+        self._first = torch.tensor([len(r.token_ids) for r in requests], device=device)
+        self._uniforms = None
+        if not decoding.greedy:
+            uniforms = np.stack([r.uniforms for r in requests])
+            self._uniforms = torch.from_numpy(uniforms).to(device)
+
+    def choose(self, logits: torch.Tensor, step: int, decoding: Decoding) -> torch.Tensor:
+        """Choose the next token of each row, (rows,), and record it for live rows."""
+        uniforms = None if self._uniforms is None else self._uniforms[:, step]
+        chosen, scores = choose_tokens(
+            logits, decoding.temperature, decoding.suppressed, uniforms, decoding.top_p
+        )
+        tokens, logprobs = chosen.tolist(), scores.tolist()
+        for row in np.flatnonzero(self.is_live):
+            number = self.numbers[row]
+            self.tokens[number].append(tokens[row])
+            self.logprobs[number].append(logprobs[row])
+            self.is_live[row] = tokens[row] not in decoding.stop_ids
+        return chosen
+
+    def drop_ended(self) -> torch.Tensor:
+        """Drop finished rows; return the indices (n,) of those that are left."""
+        left = torch.from_numpy(np.flatnonzero(self.is_live)).to(self._valid.device)
+        for layer in self.cache.layers:
+            if layer.is_initialized:
+                layer.keep_rows(left)
+        self.numbers, self.is_live = self.numbers[self.is_live], self.is_live[self.is_live]
+        self._first, self._valid = self._first[left], self._valid[left]
+        self._uniforms = None if self._uniforms is None else self._uniforms[left]
+        self.sees = None if self.sees is None else self.sees[left]
+        return left
+
+    def arguments(self, step: int) -> dict[str, Any]:
+        """Return the forward arguments, beside its ids, for the token chosen at a step."""
+        arguments = {
+            "attention_mask": self._valid[:, : self.start + step + 1],
+            "position_ids": (self._first + step).unsqueeze(1),
+            "past_key_values": self.cache,
+        }
+        if self.sees is not None:
+            arguments["cross_attention_mask"] = self.sees
+        return arguments
+
+
 def _prompts(requests: Sequence[Request]) -> list[_Prompt]:
-    """The prompts of requests, equal ones once, with what is known of each."""
-    found: dict[tuple, _Prompt] = {}
+    """Return the prompts of requests, equal ones once, with what is known of each."""
+    prompts: dict[tuple, _Prompt] = {}
     for number, request in enumerate(requests):
         prompt = _Prompt(request, [number], np.asarray(request.token_ids))
         kept: _Kept | None = request.shared.get(_KEPT)
         if kept is not None:
             prompt.kept, prompt.known = kept, _known(request, prompt.token_ids, kept)
-        picture = None if request.picture is None else request.picture.digest
-        key = (tuple(request.token_ids), picture)
+        key: tuple = (tuple(request.token_ids), _digest(request.processed_image))
         if prompt.known:
             key = (*key, number)
-        if key in found:
-            found[key].numbers.append(number)
+        if key in prompts:
+            prompts[key].numbers.append(number)
         else:
-            found[key] = prompt
-    return list(found.values())
+            prompts[key] = prompt
+    return list(prompts.values())
+
+
+def _digest(image: ProcessedImage | None) -> bytes | None:
+    return None if image is None else image.digest
 
 
 def _known(request: Request, token_ids: np.ndarray, kept: _Kept) -> int:
-    """How many tokens a prompt begins with whose keys and values are kept; 0 where taking them up
-    would not pay. The last token is computed in any case, for what comes next.
+    """Return how many tokens at the start of a prompt have kept keys and values, or 0 if using them
+    would not pay. The last token is always computed, for the logits of the next one.
     """
-    mine, its = (None if p is None else p.digest for p in (request.picture, kept.picture))
-    if mine != its:  # Mllama lets even the tokens before an image see something of it: its mean
+    # In Mllama even tokens before an image are affected by it, through its mean.
+    if _digest(request.processed_image) != _digest(kept.processed_image):
         return 0
     length = min(len(token_ids) - 1, len(kept.token_ids))
     differs = np.flatnonzero(token_ids[:length] != kept.token_ids[:length])
@@ -313,46 +342,58 @@ def _known(request: Request, token_ids: np.ndarray, kept: _Kept) -> int:
 def _join(
     filled: Sequence[_Filled], repeats: Sequence[Sequence[int]], cross_layers: set[int]
 ) -> _Filled:
-    """Several batches as one, every row as often as `repeats` says, aligned at the right."""
+    """Join batches into one, with each row repeated as `repeats` says, aligned at the right."""
     if len(filled) == 1 and all(count == 1 for count in repeats[0]):
         return filled[0]
-    device = filled[0].valid.device
-    counts = [torch.tensor(counts, device=device) for counts in repeats]
-    width = max(part.valid.shape[1] for part in filled)
-    total = sum(map(sum, repeats))
-
-    def repeated(tensors: Sequence[torch.Tensor]) -> torch.Tensor:
-        pairs = zip(tensors, counts, strict=True)
-        return torch.cat([tensor.repeat_interleave(count, dim=0) for tensor, count in pairs])
-
-    def aligned(tensors: Sequence[torch.Tensor], axis: int, room: int) -> torch.Tensor:
-        shape = [total, *tensors[0].shape[1:]]
-        shape[axis] = width + room
-        whole = tensors[0].new_zeros(shape)
-        first = 0
-        for tensor, count in zip(tensors, counts, strict=True):
-            rows = slice(first, first + int(count.sum()))
-            place = whole[rows].narrow(axis, width - tensor.shape[axis], tensor.shape[axis])
-            place.copy_(tensor.repeat_interleave(count, dim=0))
-            first = rows.stop
-        return whole
-
+    layout = _Layout(filled, repeats)
     layers = []
     for number, parts in enumerate(zip(*(part.cache.layers for part in filled), strict=True)):
-        both = [[part.keys for part in parts], [part.values for part in parts]]
-        if not parts[0].is_initialized:  # of images, where there are none
-            layers.append(GrowingLayer())
-        elif number in cross_layers:  # as long in all
-            layers.append(GrowingLayer.of(*map(repeated, both)))
-        else:
-            buffers = [aligned(tensors, 2, GrowingLayer.SPARE) for tensors in both]
-            layers.append(GrowingLayer.of(*buffers, width))
-        for part in parts:  # the memory of one layer after the other
+        layers.append(layout.layer(parts, is_cross=number in cross_layers))
+        for part in parts:  # free the memory of one layer before the next is joined
             part.keys = part.values = part._buffers = None
-        del both
     return _Filled(
         Cache(layers=layers),
-        aligned([part.valid for part in filled], 1, 0),
-        repeated([part.logits for part in filled]),
-        None if filled[0].sees is None else repeated([part.sees for part in filled]),
+        layout.aligned([part.valid for part in filled], axis=1),
+        layout.repeated([part.logits for part in filled]),
+        None if filled[0].sees is None else layout.repeated([part.sees for part in filled]),
     )
+
+
+class _Layout:
+    """How the rows of several batches lie in the one that joins them."""
+
+    def __init__(self, filled: Sequence[_Filled], repeats: Sequence[Sequence[int]]):
+        device = filled[0].valid.device
+        self.counts = [torch.tensor(counts, device=device) for counts in repeats]
+        self.width = max(part.valid.shape[1] for part in filled)
+        self.sizes = [sum(counts) for counts in repeats]
+
+    def repeated(self, tensors: Sequence[torch.Tensor]) -> torch.Tensor:
+        """Repeat the rows of each batch's tensor and concatenate them."""
+        pairs = zip(tensors, self.counts, strict=True)
+        return torch.cat([tensor.repeat_interleave(count, dim=0) for tensor, count in pairs])
+
+    def aligned(self, tensors: Sequence[torch.Tensor], axis: int, room: int = 0) -> torch.Tensor:
+        """Do the same with tensors of different lengths along `axis`: aligned at the right, before
+        `room` free columns.
+        """
+        shape = [sum(self.sizes), *tensors[0].shape[1:]]
+        shape[axis] = self.width + room
+        whole = tensors[0].new_zeros(shape)
+        first = 0
+        for tensor, count, size in zip(tensors, self.counts, self.sizes, strict=True):
+            rows, length = whole[first : first + size], tensor.shape[axis]
+            place = rows.narrow(axis, self.width - length, length)
+            place.copy_(tensor.repeat_interleave(count, dim=0))
+            first += size
+        return whole
+
+    def layer(self, parts: Sequence[GrowingLayer], is_cross: bool) -> GrowingLayer:
+        """Join one layer of each batch's cache."""
+        both = [part.keys for part in parts], [part.values for part in parts]
+        if not parts[0].is_initialized:  # a cross-attention layer without images
+            return GrowingLayer()
+        if is_cross:  # equally long in all batches
+            return GrowingLayer.of(*map(self.repeated, both))
+        buffers = [self.aligned(tensors, 2, GrowingLayer.SPARE) for tensors in both]
+        return GrowingLayer.of(*buffers, self.width)

@@ -1,4 +1,4 @@
-"""The policy that is a language model: renders dialogues, has replies sampled, and checks them."""
+"""The policy that is a language model: renders dialogues, samples replies, and checks them."""
 
 from __future__ import annotations
 
@@ -28,10 +28,12 @@ SamplerName = Literal["cached", "cached_once", "generate", "static", "paged"]
 
 
 def make_sampler(name: SamplerName, model: PreTrainedModel) -> Sampler:
-    """A sampler by name: `cached` (the default) reuses keys and values over the turns of an episode
-    and `cached_once` within a call only, which takes half the memory; `generate` and `static` are
-    transformers' `generate`, with a cache that grows or does not; `paged` is its continuous
-    batching. A model that `cached` cannot serve gets `generate`. Raises InputError.
+    """Return a sampler by name.
+
+    `cached` (the default) reuses keys and values over the turns of an episode; `cached_once` only
+    within a call, in half the memory. `generate` and `static` are transformers' `generate` with a
+    growing and a fixed cache; `paged` is its continuous batching. A model that `cached` cannot
+    serve gets `generate`. Raises InputError if the sampler cannot serve the model.
     """
     if name in ("cached", "cached_once") and CachedSampler.takes(model):
         return CachedSampler(model, keeps=name == "cached")
@@ -43,11 +45,11 @@ def make_sampler(name: SamplerName, model: PreTrainedModel) -> Sampler:
 class ModelPolicy(Policy):
     """A causal language model that answers dialogues, many at once.
 
-    Sampling is from softmax(logits / temperature), with no top-k, but for the token that stands for
-    an image, which is never said; `greedy` takes the most likely token instead. `top_p` below 1
-    leaves the least likely tokens out: for evaluation only, as no learner scores that. Replies end
-    at the model's end of turn, or after `max_new_tokens`. At most `batch_size` dialogues go through
-    the model together. `sampler` is a name of `make_sampler`, or anything that samples.
+    Tokens are drawn from softmax(logits / temperature) without top-k; the image token is
+    suppressed. `greedy` takes the most likely token instead. `top_p` below 1 is for evaluation
+    only, as learners do not score truncated distributions. Replies end with the model's end of
+    turn, or after `max_new_tokens`. At most `batch_size` dialogues share a forward pass. `sampler`
+    is a name for `make_sampler`, or a Sampler.
     """
 
     def __init__(
@@ -79,7 +81,7 @@ class ModelPolicy(Policy):
 
     @contextmanager
     def sampling(self) -> Iterator[None]:
-        """Evaluation mode and no gradients while replies are sampled."""
+        """Switch to evaluation mode without gradients while replies are sampled."""
         was_training = self.model.training
         self.model.eval()
         try:
@@ -89,11 +91,11 @@ class ModelPolicy(Policy):
             self.model.train(was_training)
 
     def act(self, dialogues: Sequence[Dialogue]) -> list[Reply]:
-        """One reply to each dialogue, in order, with its token ids and log-probabilities. Raises
-        InputError for a sampler's reply that is none, and for a prompt that the model cannot take.
+        """Return one reply per dialogue, in order, with token ids and log-probabilities. Raises
+        InputError for an invalid reply of the sampler, and for a prompt that the model cannot take.
         """
         requests = [self._request(dialogue) for dialogue in dialogues]
-        # Prompts of similar length share a batch, so that little of it is padding.
+        # Prompts of similar length share a batch, which keeps padding short.
         order = sorted(range(len(requests)), key=lambda i: len(requests[i].token_ids))
         replies: list[Reply | None] = [None] * len(requests)
         vocabulary = self.model.config.get_text_config().vocab_size
@@ -103,20 +105,20 @@ class ModelPolicy(Policy):
                 rows = order[start : start + self.batch_size]
                 batch = [requests[i] for i in rows]
                 try:
-                    found = self.sampler.sample(batch, self.decoding)
+                    completions = self.sampler.sample(batch, self.decoding)
                 except RuntimeError as error:
                     if not is_out_of_memory(error):
                         raise
                     self._use_less(batch, error)
                     continue
-                check_completions(found, batch, self.decoding, vocabulary)
-                for i, completion in zip(rows, found, strict=True):
+                check_completions(completions, batch, self.decoding, vocabulary)
+                for i, completion in zip(rows, completions, strict=True):
                     replies[i] = self._reply(completion)
                 start += len(rows)
         return replies
 
     def _use_less(self, batch: Sequence[Request], error: RuntimeError) -> None:
-        """Go on with half as many dialogues together. Raises InputError where it is one."""
+        """Halve the batch size after running out of memory. Raises InputError if it is 1."""
         if len(batch) == 1:
             raise InputError(
                 "out of memory while sampling a single reply: lower max_new_tokens, or use a "
@@ -127,7 +129,7 @@ class ModelPolicy(Policy):
             request.shared.clear()
         release_memory()
         warnings.warn(
-            f"out of memory while sampling {len(batch)} dialogues together: going on with "
+            f"out of memory while sampling {len(batch)} dialogues together: continuing with "
             f"{self.batch_size}; lower sampling_batch (in an evaluation batch_size), or set "
             "sampler=cached_once",
             stacklevel=3,
@@ -140,7 +142,7 @@ class ModelPolicy(Policy):
         if not self.decoding.greedy:
             uniforms = dialogue.rng(_SAMPLING_STREAM).random(self.decoding.max_new_tokens)
         at = prompt.image_at
-        return Request(prompt.token_ids, uniforms, prompt.picture, at, dialogue.shared)
+        return Request(prompt.token_ids, uniforms, prompt.processed_image, at, dialogue.shared)
 
     def _reply(self, completion: Completion) -> Reply:
         text = self.renderer.reply_text(completion.token_ids)

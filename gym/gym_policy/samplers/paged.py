@@ -1,5 +1,5 @@
-"""Sampling with transformers' continuous batching: a scheduler over a paged cache, which fills the
-place of a reply that has ended with the next prompt.
+"""Sampling with transformers' continuous batching: a scheduler over a paged cache that replaces a
+finished reply by the next prompt.
 """
 
 from __future__ import annotations
@@ -13,26 +13,26 @@ from gym_dialogue.errors import InputError
 from gym_policy.completion import Completion, Decoding, Request
 from gym_policy.out_of_memory import is_out_of_memory
 
-_PAGE = 32  # tokens of a page of the cache on a CPU
-_TOGETHER = 2048  # tokens of a forward pass there, whose mask is as wide as the whole cache
+_PAGE = 32  # tokens per page of the cache on a CPU
+_TOGETHER = 2048  # tokens per forward pass there; its mask is as wide as the whole cache
 
 
 class PagedSampler:
-    """Samples with `generate_batch`, for models of text. What it draws depends on the whole call,
-    and its kernels are not those that learning uses.
+    """Samples from text-only models with `generate_batch`. Draws depend on all requests of a call,
+    and its kernels differ from those that learning uses.
 
-    The paged cache lives for one call, so that nothing in it outlasts a change of the weights.
-    Greedy replies have the log-probabilities of temperature 1.
+    The paged cache lives for one call, so nothing in it outlasts a change of the weights. Greedy
+    replies have the log-probabilities of temperature 1.
     """
 
     def __init__(self, model: PreTrainedModel):
         if hasattr(model.config, "vision_config"):
-            raise InputError("sampler=paged: serves models of text only; use cached")
+            raise InputError("sampler=paged: serves text-only models; use cached")
         self.model = model
 
     def sample(self, requests: Sequence[Request], decoding: Decoding) -> list[Completion]:
-        """One completion of each request, in order. Raises InputError where transformers could not
-        go on, and OutOfMemoryError where that was for lack of memory.
+        """Return one completion per request, in order. Raises InputError if transformers stops
+        early, and OutOfMemoryError if memory has run out.
         """
         seed = None
         if not decoding.greedy:
@@ -50,24 +50,24 @@ class PagedSampler:
             return_logprobs=True, seed=seed, **self._size(requests, decoding)
         )
         try:
-            found = self.model.generate_batch(
+            outputs = self.model.generate_batch(
                 [list(request.token_ids) for request in requests],
                 generation_config=generation,
                 continuous_batching_config=batching,
             )
-        except MemoryError as error:  # what transformers foresees for the cache
+        except MemoryError as error:  # transformers could not size the cache
             raise torch.OutOfMemoryError(str(error)) from error
-        errors = [f.error for f in found.values() if f.error is not None]
+        errors = [output.error for output in outputs.values() if output.error is not None]
         if any(is_out_of_memory(RuntimeError(error)) for error in errors):
             raise torch.OutOfMemoryError(errors[0])
-        if errors or len(found) < len(requests):
+        if errors or len(outputs) < len(requests):
             why = errors[0] if errors else "its log says why"
             raise InputError(f"sampler=paged: continuous batching ended early ({why}); use cached")
-        return [Completion(f.generated_tokens, f.logprobs) for f in found.values()]
+        return [Completion(o.generated_tokens, o.logprobs) for o in outputs.values()]
 
     def _size(self, requests: Sequence[Request], decoding: Decoding) -> dict[str, int]:
-        """The size of the paged cache: on a GPU transformers finds what fits; on a CPU it would
-        take most of the memory, and gets what the call needs.
+        """Return the size of the paged cache. On a GPU transformers fits it to the memory; on a CPU
+        it would take most of it, so the cache is sized for the call.
         """
         if self.model.device.type != "cpu":
             return {}

@@ -238,7 +238,7 @@ def test_nothing_is_taken_up_under_another_image():
             prompt = renderer.render([Message("user", "Make 24.", image)])
             at = None if image is None else len(before) + prompt.image_at
             ids = [*before, *prompt.token_ids]
-            now.append(Request(ids, rng.random(24), prompt.picture, at, mine))
+            now.append(Request(ids, rng.random(24), prompt.processed_image, at, mine))
         computed.clear()
         found = sampler.sample(now, decoding())
         assert computed[0] == (1 if is_known and None not in shown else len(now[0].token_ids))
@@ -390,12 +390,12 @@ def test_sampling_goes_on_with_fewer_together():
         return sample(requests, decoding)
 
     policy.sampler.sample = little_memory
-    with pytest.warns(UserWarning, match="going on with 2; lower sampling_batch"):
+    with pytest.warns(UserWarning, match="continuing with 2; lower sampling_batch"):
         found = policy.act(dialogues)
     assert [r.token_ids for r in found] == [r.token_ids for r in wanted]
     limit = 0
     with (
-        pytest.warns(UserWarning, match="going on with 1"),
+        pytest.warns(UserWarning, match="continuing with 1"),
         pytest.raises(InputError, match="max_new_tokens"),
     ):
         policy.act(dialogues)

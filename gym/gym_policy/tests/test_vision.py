@@ -31,14 +31,14 @@ from gym_policy.training.freezing import freeze_unreached
 from gym_policy.vision import (
     blank,
     checkpoint_activations,
-    encode_pictures,
+    encode_images,
     image_inputs,
     image_token_id,
-    join_pictures,
+    join_images,
 )
 
 
-def picture(seed, wide=False):
+def draw_image(seed, wide=False):
     shape = (SIDE, 2 * SIDE if wide else SIDE, 3)
     return np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
 
@@ -69,7 +69,9 @@ def scored(policy, dialogues):
     width = max(len(r.token_ids) for r in rendered)
     pad = policy.renderer.tokenizer.pad_token_id
     ids = torch.tensor([r.token_ids + [pad] * (width - len(r.token_ids)) for r in rendered])
-    images = join_pictures([r.picture for r in rendered], [r.image_at for r in rendered], "cpu")
+    images = join_images(
+        [r.processed_image for r in rendered], [r.image_at for r in rendered], "cpu"
+    )
     with torch.no_grad():
         logits = policy.model(input_ids=ids, **image_inputs(policy.model, ids, images)).logits
     found = []
@@ -84,12 +86,12 @@ def scored(policy, dialogues):
 @pytest.mark.parametrize("keeps_features", [True, False])
 def test_sampled_and_recomputed_logprobs_agree_over_three_turns(kind, keeps_features):
     policy = make_policy(kind)
-    images = [picture(1), None, picture(2, wide=kind == "mllama"), None, picture(3)]
+    images = [draw_image(1), None, draw_image(2, wide=kind == "mllama"), None, draw_image(3)]
     dialogues = played(policy, images)
     for dialogue in dialogues:
-        picture_of = policy.renderer.render(dialogue).picture
-        if picture_of is not None and not keeps_features:
-            picture_of.features = None
+        processed = policy.renderer.render(dialogue).processed_image
+        if processed is not None and not keeps_features:
+            processed.features = None
     for dialogue, logprobs in zip(dialogues, scored(policy, dialogues), strict=True):
         sampled = [p for m in dialogue.messages if m.reply for p in m.reply.logprobs]
         np.testing.assert_allclose(logprobs, sampled, atol=1e-4)
@@ -102,7 +104,7 @@ def _said(dialogue):
 
 @pytest.mark.parametrize("kind", THAT_SEE)
 def test_a_dialogue_does_not_depend_on_the_others_of_its_batch(kind):
-    images = [picture(1), None, picture(2)]
+    images = [draw_image(1), None, draw_image(2)]
     together = played(make_policy(kind), images)
     alone = [played(make_policy(kind), [images[0]])[0], played(make_policy(kind), [None, None])[1]]
     for mine, other in zip(alone, together, strict=False):
@@ -114,7 +116,7 @@ def test_a_dialogue_does_not_depend_on_the_others_of_its_batch(kind):
 def test_sampled_and_recomputed_logprobs_agree_in_bfloat16():
     policy = make_policy("mllama")
     policy.model.to(torch.bfloat16)
-    dialogues = played(policy, [picture(1), None, picture(2, wide=True)])
+    dialogues = played(policy, [draw_image(1), None, draw_image(2, wide=True)])
     for dialogue, logprobs in zip(dialogues, scored(policy, dialogues), strict=True):
         np.testing.assert_allclose(logprobs, _said(dialogue)[1], atol=0.1)
 
@@ -123,12 +125,12 @@ def test_sampled_and_recomputed_logprobs_agree_in_bfloat16():
 def test_another_image_changes_what_is_said(kind):
     policy = make_policy(kind)
     rendered = [
-        policy.renderer.render([Message("user", "Make 24.", picture(seed))]) for seed in (1, 2)
+        policy.renderer.render([Message("user", "Make 24.", draw_image(seed))]) for seed in (1, 2)
     ]
     logits = []
     for r in rendered:
         ids = torch.tensor([r.token_ids])
-        images = join_pictures([r.picture], [r.image_at], "cpu")
+        images = join_images([r.processed_image], [r.image_at], "cpu")
         with torch.no_grad():
             logits.append(policy.model(input_ids=ids, **image_inputs(policy.model, ids, images)))
     gap = (logits[0].logits - logits[1].logits)[0, -1].abs().max()
@@ -139,7 +141,7 @@ def test_another_image_changes_what_is_said(kind):
 def test_mllama_sees_what_its_own_processor_and_forward_make_of_an_image():
     policy = make_policy("mllama")
     tokenizer, processor = policy.renderer.tokenizer, policy.renderer.processor
-    image = picture(5, wide=True)
+    image = draw_image(5, wide=True)
     rendered = policy.renderer.render([Message("user", "Look.", image)])
     ids = torch.tensor([rendered.token_ids])
     own = processor(
@@ -148,7 +150,7 @@ def test_mllama_sees_what_its_own_processor_and_forward_make_of_an_image():
         add_special_tokens=False,
         return_tensors="pt",
     )
-    images = join_pictures([rendered.picture], [rendered.image_at], "cpu")
+    images = join_images([rendered.processed_image], [rendered.image_at], "cpu")
     with torch.no_grad():
         expected = policy.model(**own).logits
         found = policy.model(input_ids=ids, **image_inputs(policy.model, ids, images)).logits
@@ -164,7 +166,7 @@ def test_an_image_is_encoded_once_an_episode(monkeypatch):
         lambda module, args, kwargs, output: seen.append(len(kwargs["pixel_values"])),
         with_kwargs=True,
     )
-    dialogues = played(policy, [picture(1), None, picture(2)])
+    dialogues = played(policy, [draw_image(1), None, draw_image(2)])
     freeze_parts(policy.model, ["vision"])
     scored(policy, dialogues)
     hook.remove()
@@ -175,9 +177,9 @@ def test_gradients_reach_the_vision_part_unless_it_is_frozen():
     for frozen in ([], ["vision"], ["vision", "projector"]):
         policy = make_policy("mllama")
         freeze_parts(policy.model, frozen)
-        rendered = policy.renderer.render([Message("user", "Look.", picture(1))])
+        rendered = policy.renderer.render([Message("user", "Look.", draw_image(1))])
         ids = torch.tensor([rendered.token_ids])
-        images = join_pictures([rendered.picture], [rendered.image_at], "cpu")
+        images = join_images([rendered.processed_image], [rendered.image_at], "cpu")
         logits = policy.model(input_ids=ids, **image_inputs(policy.model, ids, images)).logits
         logits[0, -1].logsumexp(-1).backward()
         reached = {
@@ -207,7 +209,7 @@ def test_what_an_image_does_not_pass_through_is_frozen():
     model = tiny_llava(tokenizer)
     model.config.vision_feature_layer = -2  # the tower's last layer is then without effect
     renderer = Renderer(tokenizer, tiny_llava_processor(tokenizer))
-    freeze_unreached(model, renderer.render([Message("user", "Look.", picture(1))]))
+    freeze_unreached(model, renderer.render([Message("user", "Look.", draw_image(1))]))
     frozen = {name for name, p in model.named_parameters() if not p.requires_grad}
     assert not any("vision_tower" in name and "layers.0" in name for name in frozen)
     assert all(part_of(name) == "vision" for name in frozen)
@@ -221,7 +223,7 @@ def test_a_saved_checkpoint_sees_the_same(kind, tmp_path):
     loaded = ModelPolicy(
         load_model(str(tmp_path)), load_renderer(str(tmp_path)), max_new_tokens=6, greedy=True
     )
-    texts = [[m.text for m in played(p, [picture(1)])[0].messages] for p in (policy, loaded)]
+    texts = [[m.text for m in played(p, [draw_image(1)])[0].messages] for p in (policy, loaded)]
     assert texts[0] == texts[1]
 
 
@@ -229,7 +231,7 @@ def test_a_text_model_refuses_images():
     tokenizer = tiny_tokenizer(with_images=True)
     policy = ModelPolicy(tiny_llama(tokenizer), Renderer(tokenizer))
     with pytest.raises(InputError, match="shows images, and the model reads text only"):
-        policy.act([Dialogue([Message("user", "Look.", picture(1))])])
+        policy.act([Dialogue([Message("user", "Look.", draw_image(1))])])
 
 
 def test_a_text_model_with_a_stray_processor_refuses_images():
@@ -237,7 +239,7 @@ def test_a_text_model_with_a_stray_processor_refuses_images():
     renderer = Renderer(tokenizer, tiny_llava_processor(tokenizer))
     policy = ModelPolicy(tiny_llama(tokenizer), renderer)
     with pytest.raises(InputError, match="model type llama: reads text only"):
-        policy.act([Dialogue([Message("user", "Look.", picture(1))])])
+        policy.act([Dialogue([Message("user", "Look.", draw_image(1))])])
 
 
 def test_a_checkpoint_without_its_processor_refuses_images(tmp_path):
@@ -266,11 +268,11 @@ def test_a_processor_in_the_files_of_2024(tmp_path):
     config["processor_class"] = "MllamaProcessor"
     (tmp_path / "preprocessor_config.json").write_text(json.dumps(config))
     rendered = [
-        renderer.render([Message("user", "Look.", picture(1))])
+        renderer.render([Message("user", "Look.", draw_image(1))])
         for renderer in (policy.renderer, load_renderer(str(tmp_path)))
     ]
     assert rendered[0].token_ids == rendered[1].token_ids
-    pixels = [r.picture.tensors["pixel_values"] for r in rendered]
+    pixels = [r.processed_image.tensors["pixel_values"] for r in rendered]
     torch.testing.assert_close(*pixels)
 
 
@@ -283,23 +285,24 @@ def test_a_template_without_a_place_for_images():
     )
     renderer = Renderer(tokenizer, processor)
     with pytest.raises(InputError, match="no place for an image"):
-        renderer.render([Message("user", "Look.", picture(1))])
+        renderer.render([Message("user", "Look.", draw_image(1))])
 
 
 def test_images_of_different_shapes_in_one_batch():
     policy = make_policy("llava")
-    pictures = [
-        policy.renderer.render([Message("user", "Look.", picture(i))]).picture for i in range(2)
+    processed = [
+        policy.renderer.render([Message("user", "Look.", draw_image(i))]).processed_image
+        for i in range(2)
     ]
-    pictures[0].tensors["pixel_values"] = pictures[0].tensors["pixel_values"][..., :14]
+    processed[0].tensors["pixel_values"] = processed[0].tensors["pixel_values"][..., :14]
     with pytest.raises(InputError, match="one resolution"):
-        join_pictures(pictures, [0, 0], "cpu")
+        join_images(processed, [0, 0], "cpu")
 
 
 def test_features_are_not_made_where_they_stand_in_the_token_sequence():
     policy = make_policy("llava")
-    seen = policy.renderer.render([Message("user", "Look.", picture(1))]).picture
-    encode_pictures(policy.model, [seen])
+    seen = policy.renderer.render([Message("user", "Look.", draw_image(1))]).processed_image
+    encode_images(policy.model, [seen])
     assert seen.features is None
 
 
@@ -319,7 +322,7 @@ def test_a_template_that_knows_parts_only_loses_no_text():
     text = tokenizer.decode(renderer.render(messages).token_ids)
     expected = "<|user|>Make 24.<|end|><|assistant|>6<|end|><|user|>No.<|end|><|assistant|>"
     assert text == expected
-    shown = renderer.render([replace(messages[0], image=picture(1)), *messages[1:]])
+    shown = renderer.render([replace(messages[0], image=draw_image(1)), *messages[1:]])
     assert tokenizer.decode(shown.token_ids) == expected.replace("Make", "<|image|>Make")
 
 
@@ -345,7 +348,7 @@ def test_a_template_that_refuses_images_is_bad_input():
     tokenizer.chat_template = "{% for m in messages %}{{ m['content'] + '<|end|>' }}{% endfor %}"
     renderer = Renderer(tokenizer, tiny_mllama_processor(tokenizer))
     with pytest.raises(InputError, match="does not take messages of user and an image"):
-        renderer.render([Message("user", "Look.", picture(1))])
+        renderer.render([Message("user", "Look.", draw_image(1))])
 
 
 @pytest.mark.parametrize("places", [(0, 1), (2,)])
@@ -354,9 +357,9 @@ def test_no_image_is_dropped(places):
     messages = [Message("system", "a"), Message("user", "b"), Message("assistant", "c")]
     messages = [*messages[:2], messages[2], Message("user", "d")]
     if places == (2,):
-        messages[3] = replace(messages[3], image=picture(1))
+        messages[3] = replace(messages[3], image=draw_image(1))
     else:
-        messages[:2] = [replace(m, image=picture(1)) for m in messages[:2]]
+        messages[:2] = [replace(m, image=draw_image(1)) for m in messages[:2]]
     with pytest.raises(InputError, match="one image, before the first reply"):
         renderer.render(messages)
 
@@ -364,7 +367,7 @@ def test_no_image_is_dropped(places):
 def _gradients(model, rendered, images=None):
     ids = torch.tensor([rendered.token_ids])
     if images is None:
-        images = join_pictures([rendered.picture], [rendered.image_at], "cpu")
+        images = join_images([rendered.processed_image], [rendered.image_at], "cpu")
     model.zero_grad()
     logits = model(input_ids=ids, **image_inputs(model, ids, images)).logits
     logits[0, -1].logsumexp(-1).backward()
@@ -374,7 +377,7 @@ def _gradients(model, rendered, images=None):
 def test_activations_of_the_vision_tower_are_computed_again():
     policy = make_policy("mllama")
     model = policy.model.train()
-    rendered = policy.renderer.render([Message("user", "Look.", picture(1, wide=True))])
+    rendered = policy.renderer.render([Message("user", "Look.", draw_image(1, wide=True))])
     expected = _gradients(model, rendered)
     kept = []
     with torch.autograd.graph.saved_tensors_hooks(
@@ -390,16 +393,16 @@ def test_activations_of_the_vision_tower_are_computed_again():
         lambda t: kept.append(t.numel()) or t, lambda t: t
     ):
         tower = model.model.vision_model
-        tower(**{k: v for k, v in rendered.picture.tensors.items() if k != "num_tiles"})
+        tower(**{k: v for k, v in rendered.processed_image.tensors.items() if k != "num_tiles"})
     assert sum(kept) < 0.5 * before
 
 
 def test_a_blank_image_changes_nothing_but_takes_part():
     policy = make_policy("mllama")
-    shown = policy.renderer.render([Message("user", "Look.", picture(1))])
+    shown = policy.renderer.render([Message("user", "Look.", draw_image(1))])
     text = policy.renderer.render([Message("user", "Make 24.")])
     ids = torch.tensor([text.token_ids])
-    images = blank(shown.picture, ids.shape[1])
+    images = blank(shown.processed_image, ids.shape[1])
     with torch.no_grad():
         expected = policy.model(input_ids=ids).logits
         found = policy.model(input_ids=ids, **image_inputs(policy.model, ids, images)).logits

@@ -1,6 +1,4 @@
-"""What of a model text, or text with an image, passes through: the rest is not trained on it; and
-whether it comes out as expected.
-"""
+"""Freezing the parameters that inputs do not reach, and checking how a model computes logits."""
 
 from __future__ import annotations
 
@@ -11,22 +9,24 @@ from transformers import PreTrainedModel
 
 from gym_dialogue.errors import InputError
 from gym_policy.renderer import Rendered
-from gym_policy.vision import image_inputs, join_pictures
+from gym_policy.vision import image_inputs, join_images
 
 
 def freeze_unreached(model: PreTrainedModel, example: Rendered | None = None) -> int:
-    """Freeze the parameters without effect on what is said to text (the vision part of a model that
-    is fed text only), so that no optimizer state is spent on them; or to text and to an `example`
-    with an image. Returns how many parameters.
+    """Freeze the parameters that affect neither the logits of text nor those of an `example` with
+    an image, so that they take no optimizer state. Return their number.
+
+    For text alone, these are the parameters of the vision part.
     """
     with torch.enable_grad():
         reached = _leaves(model(input_ids=some_tokens(model), use_cache=False).logits)
-        if example is not None and example.picture is not None:
+        if example is not None and example.processed_image is not None:
             ids = torch.tensor([example.token_ids], device=model.device)
-            picture = replace(example.picture, features=None)
-            images = join_pictures([picture], [example.image_at], model.device)
-            seen = image_inputs(model, ids, images)
-            reached |= _leaves(model(input_ids=ids, use_cache=False, **seen).logits)
+            # Without features, so that the vision tower takes part.
+            processed_image = replace(example.processed_image, features=None)
+            images = join_images([processed_image], [example.image_at], model.device)
+            arguments = image_inputs(model, ids, images)
+            reached |= _leaves(model(input_ids=ids, use_cache=False, **arguments).logits)
     frozen = [p for p in model.parameters() if id(p) not in reached and p.requires_grad]
     for parameter in frozen:
         parameter.requires_grad_(False)
@@ -34,16 +34,16 @@ def freeze_unreached(model: PreTrainedModel, example: Rendered | None = None) ->
 
 
 def _leaves(result: torch.Tensor) -> set[int]:
-    """Ids of the parameters that a result has a gradient for. The graph is walked, not computed:
-    gradients would take as much memory as the model.
+    """Return ids of the parameters that a result depends on. The autograd graph is walked, without
+    computing gradients, which would take as much memory as the model.
     """
     leaves: set[int] = set()
-    waiting, met = [result.grad_fn], set()
+    waiting, visited = [result.grad_fn], set()
     while waiting:
         node = waiting.pop()
-        if node is None or node in met:
+        if node is None or node in visited:
             continue
-        met.add(node)
+        visited.add(node)
         if hasattr(node, "variable"):
             leaves.add(id(node.variable))
         waiting += [following for following, _ in node.next_functions]
@@ -51,15 +51,15 @@ def _leaves(result: torch.Tensor) -> set[int]:
 
 
 def some_tokens(model: PreTrainedModel) -> torch.Tensor:
-    """Eight token ids (1, 8) to try a model with."""
+    """Return eight token ids (1, 8) to try a model with."""
     vocabulary = model.config.get_text_config().vocab_size
     return torch.arange(8, device=model.device).unsqueeze(0) % vocabulary
 
 
 @torch.no_grad()
 def check_linear_head(model: PreTrainedModel) -> None:
-    """Raises InputError if logits are not the output embeddings of the body's last hidden state
-    (some architectures scale or cap them), which all that scores tokens by them relies on.
+    """Raise InputError unless the logits are the output layer applied to the body's last hidden
+    state, as scoring assumes. Some architectures scale or cap them.
     """
     ids = some_tokens(model)
     body = getattr(model, model.base_model_prefix)

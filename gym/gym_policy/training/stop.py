@@ -1,4 +1,4 @@
-"""A run that is asked to end."""
+"""Requests to end a run."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ from gym_command.launch import ASKING
 
 
 class StopRequest:
-    """Whether the run has been asked to end: by SIGTERM, Slurm's notice of the end of its time, or
-    by Ctrl-C. It listens within `with stop`.
+    """Records whether the run has been asked to end, within `with stop`: by Ctrl-C, or by SIGTERM,
+    with which Slurm announces the end of a job's time.
 
-    `immediately` is True while there is nothing that a checkpoint does not hold already; the
-    process then leaves at once, otherwise where the training loop asks.
+    While `immediately` is True, all progress is in a checkpoint and the process exits at once.
+    Otherwise the training loop checks for the request and exits after saving.
     """
 
     def __init__(self) -> None:
         self.received = 0
-        """The number of the signal."""
+        """The number of the signal, 0 if there was none."""
         self.immediately = True
         self._before: dict[int, Any] = {}
 
     @property
     def exit_code(self) -> int:
-        """What the shell makes of the signal: 143, or 130 for Ctrl-C."""
+        """The exit code by shell convention: 143 for SIGTERM, 130 for Ctrl-C."""
         return 128 + self.received
 
     def __enter__(self) -> StopRequest:
@@ -42,12 +42,12 @@ class StopRequest:
     def _receive(self, number: int, frame: object) -> None:
         self.received = number
         if self.immediately:
-            if os.environ.get("RANK", "0") == "0":  # print may be what was interrupted
-                os.write(2, b"\nAsked to end; go on with --resume\n")
+            if os.environ.get("RANK", "0") == "0":  # print() may be what was interrupted
+                os.write(2, b"\nInterrupted. Resume with --resume.\n")
             raise SystemExit(self.exit_code)
 
     def agreed(self, accelerator: Accelerator) -> bool:
-        """Whether any rank has been asked; every rank asks together and gets the same answer."""
-        mine = torch.tensor([float(self.received)], device=accelerator.device)
-        self.received = int(accelerator.gather(mine).max())
+        """Return whether any rank has been asked to end. All ranks call this together."""
+        received = torch.tensor([float(self.received)], device=accelerator.device)
+        self.received = int(accelerator.gather(received).max())
         return self.received > 0

@@ -1,4 +1,4 @@
-"""Makes a start checkpoint: a model after a light SFT, which plays a task, but not well.
+"""Makes an initial checkpoint: a model after a light SFT, which plays a task, but not well.
 
 At tiny scale a Llama of about a million parameters, the embedded stand-in for a pretrained model,
 learns from scratch, under the task's usual rule and under others; at small scale a pretrained model
@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from accelerate import PartialState
@@ -38,6 +38,9 @@ from gym_policy import ModelPolicy, Renderer, load_model, load_renderer
 from gym_policy.distributed import join_processes
 from gym_policy.models.load import save_renderer
 from gym_policy.training.checkpoint import writing
+from sft.config import SFTConfig, check_config
+from sft.fit import fit
+from sft.prepare import load_initial, prepare_run
 from sft.tiny import (
     INITIALIZER_RANGE,
     build_model,
@@ -45,8 +48,6 @@ from sft.tiny import (
     build_tokenizer,
     build_vision_model,
 )
-from sft.train import Config as TrainConfig
-from sft.train import check_config, fit, load_start, prepare_run
 
 _PROBE_STREAM = 0x920B
 _RECIPE = 1  # raised when the code of this recipe changes what it makes
@@ -54,11 +55,13 @@ _DATA = 2  # the same of the dialogues, but what comes with the project was made
 
 
 @dataclass
-class Config(TrainConfig):
-    """Make a start checkpoint, unless the cache has it; prints its directory.
+class InitialConfig(SFTConfig):
+    """Make an initial checkpoint, unless the cache has it; print its directory.
 
     Without a `model` to start from, a tiny one is made from scratch.
     """
+
+    DATA_STREAM: ClassVar[tuple[int, ...]] = ()
 
     cache: str = ".cache/start"
     """Directory of the cache."""
@@ -72,7 +75,7 @@ class Config(TrainConfig):
     stop_at_recognition: NotNegative = 0.0
     """With images, training goes on until this share of what is to be seen is read right too."""
     stop_above: NotNegative = 1.0
-    """Training stops at this share of first replies, whatever is read: a start is to leave room."""
+    """Training stops at this share of first replies, whatever is read, to leave room above it."""
     probe_every: Count = 20
     """Steps between looks at that share."""
     probe_episodes: Length = 256
@@ -99,7 +102,7 @@ class _StopAtSuccess(TrainerCallback):
     hands with the same weights, so all of them stop together.
     """
 
-    def __init__(self, config: Config, policy: ModelPolicy):
+    def __init__(self, config: InitialConfig, policy: ModelPolicy):
         self.config, self.policy = config, policy
         source = with_prompt_file(config.sources[0].env, config.prompt_file)
         single = EnvConfig(source.id, source.kwargs | {"verify_iter": 1})
@@ -121,12 +124,12 @@ class _StopAtSuccess(TrainerCallback):
         recognition = sum(recognized) / len(recognized) if recognized else None
         if state.is_world_process_zero:
             record = {"success": success}
-            said = f"step {step}: {100 * success:.0f} % of first replies right"
+            line = f"step {step}: {100 * success:.0f} % of first replies right"
             if recognition is not None:
                 record["recognition"] = recognition
-                said += f", {100 * recognition:.0f} % of what is to be seen read right"
+                line += f", {100 * recognition:.0f} % of what is to be seen read right"
             RunDir(self.config.run_dir).append_metrics(step, record)
-            print(said)
+            print(line)
         sees = recognition is None or recognition >= self.config.stop_at_recognition
         if (success >= self.config.stop_at and sees) or success >= self.config.stop_above:
             control.should_training_stop = True
@@ -134,8 +137,8 @@ class _StopAtSuccess(TrainerCallback):
             control.should_evaluate = self.config.validation > 0
 
 
-def make_start(config: Config) -> Path:
-    """The directory of the start checkpoint, made now if it is not in the cache."""
+def make_initial(config: InitialConfig) -> Path:
+    """Return the directory of the initial checkpoint; make it if it is not in the cache."""
     config.model = config.model or "tiny"
     pretrained = None if config.model == "tiny" else saved_checkpoints(config.model)[-1]
     check_config(config)
@@ -145,24 +148,24 @@ def make_start(config: Config) -> Path:
     final = Path(config.cache) / _name(config, state.num_processes, _DATA)
     shipped = Path(config.shipped) / _name(config)
 
-    def found() -> Path | None:  # as rank 0 sees it
+    def existing() -> Path | None:  # as rank 0 sees it
         made = [next((p for p in (shipped, final) if (p / "config.json").is_file()), None)]
         return broadcast_object_list(made)[0]
 
     def on_wait() -> None:
         print(f"Waiting for another process, which makes {final}")
 
-    if not config.ship and (path := found()):
+    if not config.ship and (path := existing()):
         return path
-    # Of launchers that want the same start, one makes it, and the others wait and use it.
+    # Of launchers that want the same checkpoint, one makes it, and the others wait and use it.
     with locked(final.with_name(f"{final.name}.lock"), on_wait) if is_main else nullcontext():
-        if not config.ship and (path := found()):
+        if not config.ship and (path := existing()):
             return path
-        return _make_start(config, pretrained, state, final, shipped)
+        return _make_initial(config, pretrained, state, final, shipped)
 
 
-def _make_start(
-    config: Config, pretrained: str | None, state: PartialState, final: Path, shipped: Path
+def _make_initial(
+    config: InitialConfig, pretrained: str | None, state: PartialState, final: Path, shipped: Path
 ) -> Path:
     work = final.with_name(final.name + ".partial")
     if state.is_main_process:
@@ -172,7 +175,7 @@ def _make_start(
     dialogues = prepare_run(config)
     if pretrained is not None:
         given = config.chat_template_kwargs, config.trust_remote_code
-        renderer, model = load_renderer(pretrained, *given), load_start(config, pretrained)
+        renderer, model = load_renderer(pretrained, *given), load_initial(config, pretrained)
     else:
         renderer, model = _build(dialogues, config)
     policy = ModelPolicy(model, renderer, max_new_tokens=config.max_new_tokens)
@@ -197,7 +200,7 @@ def _make_start(
 
 
 def _build(
-    dialogues: Sequence[Sequence[Message]], config: Config
+    dialogues: Sequence[Sequence[Message]], config: InitialConfig
 ) -> tuple[Renderer, PreTrainedModel]:
     """A tiny model with random weights for dialogues; one that sees, if any has an image."""
     texts = (message.text for messages in dialogues for message in messages)
@@ -216,33 +219,33 @@ def _build(
     return Renderer(tokenizer, build_processor(tokenizer, resolution)), model
 
 
-def _name(config: Config, *made_by: int) -> str:
-    """What a start is called: task, seed, and a hash of its recipe and what else it was made by."""
+def _name(config: InitialConfig, *made_by: int) -> str:
+    """Return its directory name: task, seed, a hash of the recipe and of what else made it."""
     text = json.dumps([_RECIPE, *made_by, _recipe(config)], sort_keys=True)
     digest = hashlib.sha256(text.encode()).hexdigest()[:10]
     return f"{config.task}-seed{config.seed}-{digest}"
 
 
-def _recipe(config: Config) -> dict[str, Any]:
-    """All that decides what is made: every setting, and what is in the files that they name."""
+def _recipe(config: InitialConfig) -> dict[str, Any]:
+    """Return all that decides what is made: every setting, and the content of the files named."""
     places = ("cache", "shipped", "ship", "run_dir", "resume", "trust_remote_code")
     recipe = {k: v for k, v in asdict(config).items() if k not in places}
     for name in ("data_file", "prompt_file"):
         if recipe[name] is not None:
             recipe[name] = hashlib.sha256(Path(recipe[name]).read_bytes()).hexdigest()
     # Settings that came later leave the name of a recipe as it was where they are not used.
-    usual = asdict(Config())
+    usual = asdict(InitialConfig())
     return {k: v for k, v in recipe.items() if k in _FIRST_SETTINGS or v != usual[k]}
 
 
-def main(config: Config) -> None:
+def main(config: InitialConfig) -> None:
     """The command: prints the checkpoint's directory on standard output, all else on error."""
     with contextlib.redirect_stdout(sys.stderr):
-        final = make_start(config)
+        final = make_initial(config)
     if PartialState().is_main_process:
         print(final)
     PartialState().destroy_process_group()
 
 
 if __name__ == "__main__":
-    run_command(main, Config)
+    run_command(main, InitialConfig)

@@ -1,0 +1,188 @@
+"""Worked solutions: a formula step by step, written and checked.
+
+A step joins two of the numbers that are left, and says which are left then:
+
+    10-8=2 left 6,9,2; 9*2=18 left 6,18; 18+6=24
+
+The last step leaves one number, the target. Numbers are exact; one that is negative or a fraction
+has parentheses: `(8/3)`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from functools import lru_cache
+from itertools import permutations
+
+import numpy as np
+
+from gym_cards.formula import APPLY, evaluate, find_faults, numbers_in, tokenize
+from gym_cards.solver import solve
+
+_MAX_ENUMERATED = 4  # numbers; of more, one solution is taken apart
+_LARGEST = 199  # of a number on the way, where solutions are enumerated
+_NUMBER = r"(?:\d+|\(-?\d+(?:/\d+)?\))"
+_STEP = re.compile(
+    rf"\s*(?P<a>{_NUMBER})\s*(?P<symbol>[-+*/])\s*(?P<b>{_NUMBER})\s*=\s*(?P<c>{_NUMBER})"
+    r"(?:\s*left\s+(?P<left>[-\d/(),\s]*))?\s*"
+)
+
+
+@dataclass(frozen=True)
+class Step:
+    """`a symbol b = c`, after which `left` are left, c among them."""
+
+    a: Fraction
+    symbol: str
+    b: Fraction
+    c: Fraction
+    left: tuple[Fraction, ...]
+
+    def __str__(self) -> str:
+        a, b, c = map(_written, (self.a, self.b, self.c))
+        left = f" left {','.join(map(_written, self.left))}" if len(self.left) > 1 else ""
+        return f"{a}{self.symbol}{b}={c}{left}"
+
+
+def _written(number: Fraction) -> str:
+    return str(number) if number.denominator == 1 and number >= 0 else f"({number})"
+
+
+def _number(text: str) -> Fraction:
+    return Fraction(text.strip("()"))
+
+
+def write_steps(steps: Sequence[Step]) -> str:
+    """Return steps as a reply has them."""
+    return "; ".join(map(str, steps))
+
+
+def read_steps(text: str) -> list[Step] | None:
+    """Return the steps of a text; None where it is no list of steps."""
+    steps = []
+    for part in text.split(";"):
+        match = _STEP.fullmatch(part)
+        if match is None:
+            return None
+        try:
+            a, b, c = (_number(match[name]) for name in "abc")
+            listed = re.split(r"[,\s]+", (match["left"] or match["c"]).strip())
+            left = tuple(map(_number, listed))
+        except (ValueError, ZeroDivisionError):
+            return None
+        steps.append(Step(a, match["symbol"], b, c, left))
+    return steps
+
+
+def are_right(text: str | None, formula: str | None, numbers: Sequence[int], target: int) -> bool:
+    """Return whether steps lead from the numbers to the target, each legal (it joins two numbers
+    that are left), computed right and with the right numbers left, and whether the formula makes
+    the same of the same numbers.
+    """
+    steps = None if text is None else read_steps(text)
+    if not steps:
+        return False
+    left = [Fraction(number) for number in numbers]
+    for step in steps:
+        if not _is_right(step, left):
+            return False
+        left = list(step.left)
+    tokens = tokenize(formula or "")
+    of_the_hand = sorted(numbers_in(tokens)) == sorted(map(str, numbers))
+    is_legal = of_the_hand and not any(find_faults(tokens))
+    return left == [target] and is_legal and evaluate(tokens) == target
+
+
+def _is_right(step: Step, left: list[Fraction]) -> bool:
+    rest = list(left)
+    for number in (step.a, step.b):
+        if number not in rest:
+            return False
+        rest.remove(number)
+    if step.symbol == "/" and step.b == 0:
+        return False
+    is_computed = APPLY[step.symbol](step.a, step.b) == step.c
+    return is_computed and sorted([*rest, step.c]) == sorted(step.left)
+
+
+def draw_steps(numbers: Sequence[int], target: int, rng: np.random.Generator) -> list[Step]:
+    """Draw one of the step by step solutions of a hand that has one: of four numbers at most, any
+    whose numbers on the way are whole, from 0 to 199; else the solver's, taken apart.
+    """
+    ways: tuple[tuple[Step, ...], ...] = ()
+    if len(numbers) <= _MAX_ENUMERATED:
+        ways = _ways(tuple(sorted(numbers)), target)
+    if ways:
+        return list(ways[rng.integers(len(ways))])
+    return steps_of(solve(numbers, target) or "", numbers)
+
+
+@lru_cache(maxsize=16384)
+def _ways(numbers: tuple[int, ...], target: int) -> tuple[tuple[Step, ...], ...]:
+    """Every sequence of steps from sorted numbers to the target."""
+    if len(numbers) == 1:
+        return ((),) if numbers[0] == target else ()
+    ways = []
+    for a, symbol, b, c, rest in sorted(set(_joined(numbers))):
+        after = tuple(sorted((*rest, c)))
+        step = Step(Fraction(a), symbol, Fraction(b), Fraction(c), tuple(map(Fraction, (*rest, c))))
+        ways += [(step, *further) for further in _ways(after, target)]
+    return tuple(ways)
+
+
+def _joined(numbers: tuple[int, ...]) -> Iterator[tuple[int, str, int, int, tuple[int, ...]]]:
+    """All ways to join two of the numbers: (a, symbol, b, result, the numbers besides)."""
+    for i, j in permutations(range(len(numbers)), 2):
+        a, b = numbers[i], numbers[j]
+        rest = tuple(numbers[k] for k in range(len(numbers)) if k not in (i, j))
+        results = {"-": a - b} if i > j else {"+": a + b, "*": a * b, "-": a - b}
+        if b and a % b == 0:
+            results["/"] = a // b
+        for symbol, c in results.items():
+            if 0 <= c <= _LARGEST:
+                yield a, symbol, b, c, rest
+
+
+def steps_of(formula: str, numbers: Sequence[int]) -> list[Step]:
+    """Return the steps that carry a formula out, innermost first, right or not: as far as it can be
+    carried out, with the numbers of a hand that are left then.
+    """
+    left = [Fraction(number) for number in numbers]
+    steps: list[Step] = []
+
+    def on_join(a: Fraction, symbol: str, b: Fraction, c: Fraction) -> None:
+        for number in (a, b):
+            if number in left:
+                left.remove(number)
+        left.append(c)
+        steps.append(Step(a, symbol, b, c, tuple(left)))
+
+    tokens = tokenize(formula)
+    if not find_faults(tokens)[0]:
+        evaluate(tokens, on_join)
+    return steps
+
+
+def formula_of(steps: Sequence[Step]) -> str:
+    """Return the formula that steps compute, with the fewest parentheses."""
+    made: list[tuple[Fraction, str, str]] = []  # (value, text, its outermost operator)
+
+    def take(number: Fraction) -> tuple[str, str]:
+        for i, (value, text, top) in enumerate(made):
+            if value == number:
+                del made[i]
+                return text, top
+        return str(number), ""
+
+    for step in steps:
+        (left, left_top), (right, right_top) = take(step.a), take(step.b)
+        if step.symbol in "*/" and left_top in ("+", "-"):
+            left = f"({left})"
+        needs = {"+": "", "-": "+-", "*": "+-", "/": "+-*/"}[step.symbol]
+        if right_top and right_top in needs:
+            right = f"({right})"
+        made.append((step.c, f"{left}{step.symbol}{right}", step.symbol))
+    return made[-1][1]

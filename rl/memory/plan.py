@@ -1,0 +1,164 @@
+"""The memory of a run, phase by phase."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from transformers import PreTrainedConfig
+
+from gym_dialogue import shows_images
+from gym_dialogue.make import make_envs, with_prompt_file
+from gym_policy.models.architecture import load_architecture, text_sizes
+from rl.config import RLConfig
+from rl.devices import Launch
+from rl.learner import SCORED_TOGETHER
+from rl.memory.activations import LAYER, LOGITS, Activations
+from rl.memory.lengths import Lengths, measure_lengths
+from rl.memory.parameters import Counts, count_parameters
+from rl.memory.precision import precision_of
+from rl.memory.states import GATHERED, LOADING, host_memory, model_states
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a plan is computed from, beside the settings."""
+
+    architecture: PreTrainedConfig
+    counts: Counts
+    lengths: Lengths
+    with_images: bool = False
+
+
+@dataclass(frozen=True)
+class MemoryPlan:
+    """Bytes by phase and part on each device, and by part on each host."""
+
+    launch: Launch
+    facts: Facts
+    phases: dict[str, dict[str, int]]
+    host: dict[str, int]
+
+    def total(self, phase: str) -> int:
+        """Return bytes on a device in a phase. Logits and the work of a layer never coexist."""
+        parts = self.phases[phase]
+        return sum(parts.values()) - min(parts.get(LAYER, 0), parts.get(LOGITS, 0))
+
+    @property
+    def peak_phase(self) -> str:
+        """The phase that needs most."""
+        return max(self.phases, key=self.total)
+
+    @property
+    def peak(self) -> int:
+        """Bytes on a device in its fullest phase."""
+        return self.total(self.peak_phase)
+
+    @property
+    def host_peak(self) -> int:
+        """Bytes on a host at its fullest: weights are loaded before anything is offloaded."""
+        loading = self.host.get(LOADING, 0)
+        return max(loading, sum(self.host.values()) - loading)
+
+
+def find_facts(config: RLConfig) -> Facts:
+    """Return the facts of a run. Raises InputError if the model or environment is unavailable."""
+    architecture = load_architecture(config.model, config.trust_remote_code)
+    (env,) = make_envs(with_prompt_file(config.env, config.prompt_file), 1)
+    with_images = shows_images(env)
+    counts = count_parameters(architecture, config, with_images)
+    return Facts(architecture, counts, measure_lengths(config), with_images)
+
+
+def plan(config: RLConfig, launch: Launch, facts: Facts | None = None) -> MemoryPlan:
+    """Plan the memory of a run whose replies all have maximum length and whose dialogues all use
+    every reply they may. Raises InputError as find_facts does.
+    """
+    facts = facts or find_facts(config)
+    run = _Phases(config, launch, facts)
+    evaluated = config.eval
+    phases = {
+        "sampling": run.sampling(
+            min(config.num_envs, config.sampling_batch),
+            facts.lengths.verify_iter,
+            config.max_new_tokens,
+        ),
+        "evaluation": run.sampling(
+            evaluated.batch_size, evaluated.verify_iter, evaluated.max_new_tokens
+        ),
+    }
+    if config.algorithm == "ppo" or run.scores_logits:
+        phases["scoring"] = run.scoring()
+    phases["learning"] = run.learning()
+    if launch.offload_optimizer == "none":
+        phases["step"] = run.step()
+    host = host_memory(facts.counts, run.precision, launch)
+    return MemoryPlan(launch, facts, phases, host)
+
+
+class _Phases:
+    """Bytes by part on a device, in each phase of one run."""
+
+    def __init__(self, config: RLConfig, launch: Launch, facts: Facts):
+        self.config, self.launch, self.facts = config, launch, facts
+        self.precision = precision_of(config, launch)
+        self.work = Activations(
+            text_sizes(facts.architecture),
+            facts.counts,
+            self.precision,
+            dropout=config.lora.rank > 0 and config.lora.dropout > 0,
+            device="cpu" if launch.on_cpu else "cuda",
+        )
+        self.states = model_states(facts.counts, self.precision, launch)
+        if config.kl_coef > 0 and not config.lora.rank:
+            # The reference model. With adapters, the base serves as the reference.
+            self.states["frozen copy of the start"] = self.precision.base * facts.counts.base
+        # What stays on the device in phases without a backward pass.
+        self.resting = {
+            part: size for part, size in self.states.items() if part not in ("gradients", GATHERED)
+        }
+        self.resting["weights cast by autocast"] = self.work.casts
+        self.scores_logits = config.old_logprobs != "sampled" or config.kl_coef > 0
+
+    def sampling(self, batch: int, replies: int, max_new_tokens: int) -> dict[str, int]:
+        """Return the parts while the last of `replies` replies of `batch` dialogues are sampled."""
+        weights = self.precision.base * self.facts.counts.total
+        gathered = {"weights gathered whole": weights if self.launch.zero_stage == 3 else 0}
+        context = self.facts.lengths.context(replies, max_new_tokens)
+        parts = self.work.sampling(batch, context, max_new_tokens)
+        if self.config.sampler == "cached":  # those of the last turn, while the next one begins
+            parts["keys and values kept"] = self.work.cache(batch, context)
+        return self.resting | gathered | parts
+
+    def scoring(self) -> dict[str, int]:
+        """Return the parts while values and log-probabilities of collected replies are computed."""
+        tokens, replies = self._microbatch()
+        logits = self.work.scored_logits(SCORED_TOGETHER * replies) if self.scores_logits else 0
+        return self.resting | {
+            GATHERED: self.states.get(GATHERED, 0),
+            LAYER: self.work.forward(SCORED_TOGETHER * tokens),
+            LOGITS: logits,
+        }
+
+    def learning(self) -> dict[str, int]:
+        """Return the parts during the forward and backward pass of a microbatch."""
+        tokens, replies = self._microbatch()
+        checkpointing = self.config.gradient_checkpointing
+        return self.states | {
+            "activations kept": self.work.kept(tokens, checkpointing),
+            LAYER: self.work.learning(tokens, checkpointing),
+            LOGITS: self.work.learnt_logits(replies, checkpointing),
+        }
+
+    def step(self) -> dict[str, int]:
+        """Return the parts during an optimizer step."""
+        launch = self.launch
+        share = self.facts.counts.trained // (launch.processes if launch.zero_stage else 1)
+        # On a GPU, AdamW takes the roots of all second moments at once (foreach).
+        return self.states | {"roots of moments": 0 if launch.on_cpu else 4 * share}
+
+    def _microbatch(self) -> tuple[int, int]:
+        """Return (tokens, reply tokens) of a microbatch."""
+        config, lengths = self.config, self.facts.lengths
+        turns, longest = lengths.verify_iter, config.max_new_tokens
+        micro = config.microbatch_size
+        return micro * lengths.dialogue(turns, longest), micro * turns * longest

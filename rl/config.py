@@ -151,8 +151,11 @@ class RLConfig:
     sampler: SamplerName = "cached"
     """What samples while it learns: cached keeps keys and values over the turns of an episode,
     cached_once within a turn only (half the memory); generate and static are transformers'
-    `generate` with a growing or a fixed cache (compiled on a GPU); paged its continuous batching.
-    The last two are for models of text."""
+    `generate` with a growing or a fixed cache (compiled on a GPU); paged its continuous batching;
+    vllm asks the servers in engines. The last three are for models of text."""
+    engines: list[str] = field(default_factory=list)
+    """Addresses of vLLM servers (scripts/serve.sh) for sampler=vllm. They read new weights from the
+    run's directory, which they must see under the same path."""
     old_logprobs: Literal["auto", "sampled", "recomputed"] = "auto"
     """Log-probabilities that ratios start from: those recorded in sampling, or recomputed by the
     learner; auto: recomputed where the two differ by more than 0.02 nats a token in the mean over

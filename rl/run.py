@@ -31,10 +31,12 @@ from gym_dialogue.make import make_envs, with_prompt_file
 from gym_policy import ModelPolicy, load_model
 from gym_policy.compute import num_parameters
 from gym_policy.parts import part_of
+from gym_policy.samplers.model_policy import make_sampler
+from gym_policy.samplers.vllm import VllmSampler
 from gym_policy.training.stop import StopRequest
 from gym_policy.training.trained_wording import wording_note
 from rl.backend import load_dtype, zero_stage
-from rl.build import Models, build_models
+from rl.build import Models, build_models, first_prompt
 from rl.checkpoint import (
     optimizer_step,
     prune,
@@ -91,7 +93,9 @@ class Run:
             temperature=config.temperature,
             max_new_tokens=config.max_new_tokens,
             batch_size=config.sampling_batch,
-            sampler=config.sampler,
+            sampler=make_sampler(
+                config.sampler, self.model, config.engines, self.run_dir.path.resolve() / "weights"
+            ),
         )
         # What a vision tower makes of an image stays right for as long as the tower is not trained.
         self.keep_features = not any(
@@ -155,6 +159,7 @@ class Run:
         group_size = self.learner.algorithm.group_size
         stream = TaskStream(self.config, group_size, update, rank, world, self.stop)
         with self.learner.sampling():
+            self._send_weights()
             episodes = rollout(self.envs, self.policy, stream, stream.ended)
         if self.stop.agreed(self.accelerator):
             self._exit()
@@ -245,6 +250,17 @@ class Run:
             leave_report(self.run_dir.path)
         self.accelerator.end_training()
         return self.run_dir.path
+
+    def _send_weights(self) -> None:
+        """Have the servers sample with the weights of the last update, if servers do."""
+        sampler = self.policy.sampler
+        if not isinstance(sampler, VllmSampler):
+            return
+        example = first_prompt(self.envs[0], self.renderer, self.source).token_ids
+        if self.is_main:
+            sampler.update(str(self.update), [example])
+        sampler.expect(str(self.update), [example])
+        self.accelerator.wait_for_everyone()
 
     def _model_after(self, update: int) -> PreTrainedModel:
         """Return the model after an update: the one that is trained, or that of the checkpoint for

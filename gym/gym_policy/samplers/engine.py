@@ -38,8 +38,8 @@ class Engine:
     """One vLLM server, as scripts/serve.sh starts it. Requests wait for a server that is not there
     yet, for at most `patience` seconds.
 
-    Raises EngineGoneError where the server drops a request or says that it has failed, and InputError
-    for what it refuses: another model, a prompt that is too long, endpoints that it does not have.
+    Raises EngineGoneError where the server drops a request or says that it has failed, and
+    InputError for what it refuses: a prompt that is too long, an endpoint that it does not have.
     """
 
     def __init__(self, address: str, patience: float = _PATIENCE):
@@ -51,6 +51,9 @@ class Engine:
             maxsize=CONCURRENCY, timeout=urllib3.Timeout(total=patience), retries=False
         )
         self.model = ""
+        self.takes_seeds = True
+        """Whether a request may have a seed. On a CPU vLLM 0.32 ends where a prompt that has one is
+        computed in parts."""
 
     def wait(self) -> None:
         """Wait until the server answers, and learn its model's name. Raises InputError after
@@ -61,6 +64,7 @@ class Engine:
         while True:
             try:
                 self.model = self._call("GET", "/v1/models")["data"][0]["id"]
+                self.takes_seeds = not self._runs_on_cpu()
                 return
             except EngineGoneError as error:
                 if time.monotonic() + pause > end:
@@ -74,6 +78,13 @@ class Engine:
                 ) from error
             time.sleep(pause)
             pause = min(2 * pause, 16.0)
+
+    def _runs_on_cpu(self) -> bool:
+        try:
+            info = self._call("GET", "/server_info?config_format=json")
+            return info["vllm_config"]["device_config"]["device"] == "cpu"
+        except (InputError, LookupError, TypeError):  # of another version
+            return False
 
     def generate(self, token_ids: Sequence[int], **sampling: Any) -> Generated:
         """Continue a prompt. `sampling` is vLLM's SamplingParams."""

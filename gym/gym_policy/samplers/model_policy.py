@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Literal
 
 import torch
@@ -20,15 +21,22 @@ from gym_policy.renderer import Renderer
 from gym_policy.samplers.cached import CachedSampler
 from gym_policy.samplers.generate import GenerateSampler
 from gym_policy.samplers.paged import PagedSampler
+from gym_policy.samplers.vllm import VllmSampler
 from gym_policy.vision import image_token_id
 
 _SAMPLING_STREAM = 1  # of Dialogue.rng; stream 0 is the scripted policies'
 
-SamplerName = Literal["cached", "cached_once", "generate", "static", "paged"]
+SamplerName = Literal["cached", "cached_once", "generate", "static", "paged", "vllm"]
 
 
-def make_sampler(name: SamplerName, model: PreTrainedModel) -> Sampler:
-    """Return a sampler by name.
+def make_sampler(
+    name: SamplerName,
+    model: PreTrainedModel,
+    engines: Sequence[str] = (),
+    weights_dir: str | Path | None = None,
+) -> Sampler:
+    """Return a sampler by name. `vllm` asks the servers at the addresses `engines`, to which it
+    hands weights through `weights_dir`.
 
     `cached` (the default) reuses keys and values over the turns of an episode; `cached_once` only
     within a call, in half the memory. `generate` and `static` are transformers' `generate` with a
@@ -39,6 +47,8 @@ def make_sampler(name: SamplerName, model: PreTrainedModel) -> Sampler:
         return CachedSampler(model, keeps=name == "cached")
     if name == "paged":
         return PagedSampler(model)
+    if name == "vllm":
+        return VllmSampler(model, engines, weights_dir)
     return GenerateSampler(model, static=name == "static")
 
 

@@ -34,7 +34,8 @@ class VllmSampler:
     where a server has been started anew, it is sent the weights again.
 
     The prompts of an episode's turns share their beginning, which a server keeps (prefix caching).
-    A request's draws are vLLM's own, from a seed that the request decides.
+    A request's draws are vLLM's own, from a seed that the request decides (on a CPU, from the
+    server's).
     """
 
     def __init__(
@@ -56,14 +57,18 @@ class VllmSampler:
         for engine in self.engines:
             engine.wait()
 
+    def expect(self, version: str, probes: Sequence[Sequence[int]]) -> None:
+        """Take replies of this version of the weights alone, which another rank sends."""
+        self.version = version
+        self._probes = [list(ids[:PROBE_TOKENS]) for ids in probes[:PROBED]]
+
     def update(self, version: str, probes: Sequence[Sequence[int]]) -> None:
         """Send the model's weights, which are whole here, under a new version. `probes` are token
         ids of prompts, which both sides score. Raises InputError where the scores differ.
         """
-        self._probes = [list(ids[:PROBE_TOKENS]) for ids in probes[:PROBED]]
+        self.expect(version, probes)
         place = self._place() / f"version-{version}"
         write_weights(self.model, place)
-        self.version = version
         spread(self.engines, self.engines, lambda _, engine: self._send(engine))
         for old in self._place().glob("version-*"):
             if old != place:
@@ -102,10 +107,10 @@ class VllmSampler:
             "ignore_eos": True,  # of the server's model; ours are all in stop_token_ids
             "skip_special_tokens": False,
         }
-        if not greedy:
+        if not greedy and engine.takes_seeds:
             sampling["seed"] = _seed(request.uniforms)
-        if decoding.forbidden is not None:
-            sampling["logit_bias"] = {str(decoding.forbidden): -100.0}
+        if decoding.suppressed is not None:
+            sampling["logit_bias"] = {str(decoding.suppressed): -100.0}
         try:
             return engine.generate(request.token_ids, **sampling)
         except EngineGoneError:

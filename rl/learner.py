@@ -115,6 +115,16 @@ class Learner:
         with whole_weights(self.actor_critic), self.accelerator.autocast():
             yield
 
+    @property
+    def scoring_passes(self) -> int:
+        """Return how many times an update's dialogues go through a model between sampling and
+        learning: the policy for values and log-probabilities, the reference model for its own.
+        """
+        config = self.config
+        has_reference = config.kl_coef > 0
+        scores = self.algorithm.uses_values or has_reference or config.old_logprobs != "sampled"
+        return scores + has_reference
+
     def learn(
         self,
         update: int,
@@ -152,9 +162,9 @@ class Learner:
         self, episodes: Sequence[Episode], experiences: Sequence[Experience]
     ) -> dict[str, float]:
         """Give every turn its advantage; return metrics of the scores that this takes."""
-        config, algorithm = self.config, self.algorithm
+        algorithm = self.algorithm
         metrics: dict[str, float] = {}
-        if algorithm.uses_values or config.kl_coef > 0 or config.old_logprobs != "sampled":
+        if self.scoring_passes:
             metrics |= self._in_memory("scoring_batch", lambda: self._score(experiences))
         algorithm.set_advantages(episodes, experiences)
         if algorithm.uses_values:

@@ -75,12 +75,13 @@ def _first_turns(episodes: Sequence[Episode]) -> Iterator[Turn]:
                 yield episode.turns[turns[0]]
 
 
-def update_flops(parameters: int, dialogue_tokens: float, epochs: int) -> float:
-    """Return the floating-point operations of one update as the paper counts them (arXiv
-    2501.17161), 2 N D_buffer + 6 N D_RL: N parameters, D_buffer tokens of the collected dialogues
-    (prompts and replies), D_RL the same in every epoch.
+def update_flops(parameters: int, dialogue_tokens: float, epochs: int, scored: int) -> float:
+    """Return the floating-point operations of one update: of N parameters and D tokens of collected
+    dialogues (prompts and replies) 2 N D to sample them and 6 N D an epoch to learn from them, as
+    the paper counts (arXiv 2501.17161), and 2 N D for each of the `scored` passes between, which
+    the paper leaves out.
     """
-    return parameters * dialogue_tokens * (SAMPLED + LEARNED * epochs)
+    return parameters * dialogue_tokens * (SAMPLED * (1 + scored) + LEARNED * epochs)
 
 
 def log_dialogues(run_dir: RunDir, update: int, episodes: Sequence[Episode]) -> None:

@@ -171,7 +171,10 @@ class Run:
         metrics |= self.learner.learn(update, episodes, experiences)
         self.update = update
         self.flops += update_flops(
-            self.num_parameters, metrics["tokens_in_dialogues"], self.config.epochs
+            self.num_parameters,
+            metrics["tokens_in_dialogues"],
+            self.config.epochs,
+            self.learner.scoring_passes,
         )
         return metrics | {
             "flops": self.flops,

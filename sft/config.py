@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 from gym_command.ranges import (
     Count,
@@ -29,6 +29,9 @@ from sft.data import (
 @dataclass
 class SFTConfig:
     """Fine-tune a language model on the replies of oracle dialogues."""
+
+    DATA_STREAM: ClassVar[tuple[int, ...]] = (0x5F7D,)
+    """Tells the dialogues of a fine-tuning from those of its initial checkpoint under one seed."""
 
     model: str = ""
     """The start: a directory saved by save_pretrained, a run's directory, or a hub name."""

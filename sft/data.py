@@ -62,12 +62,14 @@ def make_dialogues(
     seed: int,
     image_dir: Path | None = None,
     show_progress: bool = True,
+    stream: Sequence[int] = (),
 ) -> list[dict[str, list[dict]]]:
     """`count` successful oracle dialogues over all sources, shuffled, as `{"messages": [...]}`.
     Images go to files of `image_dir`, which is made if there are any. Raises ValueError if there
     are, and no place for them.
 
-    The ranks make them in turn, and each returns all of them.
+    The ranks make them in turn, and each returns all of them. Uses of one seed that are to share no
+    dialogues but by chance differ in their `stream`.
     """
     state = PartialState()
     rank, world = state.process_index, state.num_processes
@@ -92,9 +94,9 @@ def make_dialogues(
         for number, source in enumerate(sources):
             size = sizes[number]
             envs = make_envs(source.env, _NUM_ENVS)
-            seeds = enumerate(_seeds([seed, number], size))
+            seeds = enumerate(_seeds([seed, number, *stream], size))
             share = itertools.islice(seeds, rank, _TRIES * size, world)
-            tasks = (Task(env_seed, (seed, number, i)) for i, env_seed in share)
+            tasks = (Task(env_seed, (seed, number, i, *stream)) for i, env_seed in share)
             policy = NoisyOraclePolicy(source.error_rate)
             # An episode may bring several dialogues, or none, if all of its replies are mistakes.
             wanted = len(range(rank, size, world))
@@ -104,7 +106,7 @@ def make_dialogues(
                 for index, messages in itertools.islice(_successes(episode), wanted):
                     progress.update()
                     wanted -= 1
-                    where = (*episode.task.sample_key[1:], index)
+                    where = (*episode.task.sample_key[1:3], index)
                     saved = functools.partial(save, where=where)
                     record = {"messages": messages_to_json(messages, saved)}
                     dialogues.append((where, record))

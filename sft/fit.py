@@ -73,36 +73,8 @@ def fit(
             "runs only; give one kind, or train without DeepSpeed"
         )
     set_seed(config.seed)
-    micro = config.microbatch_size or config.batch_size
     os.environ["TENSORBOARD_LOGGING_DIR"] = str(run_dir / "tensorboard")
-    arguments = TrainingArguments(
-        output_dir=str(run_dir),
-        max_steps=config.num_steps,
-        per_device_train_batch_size=micro,
-        gradient_accumulation_steps=config.batch_size // micro,
-        learning_rate=config.lr,
-        lr_scheduler_type=config.lr_schedule,
-        warmup_steps=math.ceil(config.warmup * config.num_steps),
-        weight_decay=config.weight_decay,
-        adam_beta2=config.adam_beta2,
-        max_grad_norm=config.max_grad_norm,
-        bf16=config.dtype == "bfloat16",
-        train_sampling_strategy="sequential",  # the data set is in the order to train in
-        seed=config.seed,
-        use_cpu=runs_on_cpu(),
-        dataloader_pin_memory=torch.cuda.is_available(),
-        remove_unused_columns=False,
-        save_strategy="no",  # RunFiles asks for it
-        per_device_eval_batch_size=micro,
-        eval_strategy="steps" if kept_back else "no",
-        eval_steps=config.save_every or config.num_steps,
-        eval_on_start=bool(kept_back) and saved is None,
-        logging_nan_inf_filter=False,
-        logging_steps=max(1, config.num_steps // 50),
-        report_to=["tensorboard"],
-        ddp_find_unused_parameters=is_mixed,  # a batch may have no image
-        disable_tqdm=False,
-    )
+    arguments = training_arguments(config, run_dir, bool(kept_back), saved is None, is_mixed)
     num_batches = config.num_steps * arguments.world_size
     # Batches of text in one window cost about the same; those with images do not.
     together = arguments.world_size if any(items.has_image) else 1
@@ -126,3 +98,40 @@ def fit(
     trainer.num_parameters = num_parameters(model)
     trainer.train(resume_from_checkpoint=None if saved is None else str(saved.state))
     return trainer.state.global_step
+
+
+def training_arguments(
+    config: SFTConfig, run_dir: Path, evaluates: bool, starts: bool, is_mixed: bool
+) -> TrainingArguments:
+    """Return Trainer's settings. `evaluates`: some dialogues are held back; `starts`: the run does
+    not resume; `is_mixed`: some dialogues have an image and some have none.
+    """
+    micro = config.microbatch_size or config.batch_size
+    return TrainingArguments(
+        output_dir=str(run_dir),
+        max_steps=config.num_steps,
+        per_device_train_batch_size=micro,
+        gradient_accumulation_steps=config.batch_size // micro,
+        learning_rate=config.lr,
+        lr_scheduler_type=config.lr_schedule,
+        warmup_steps=math.ceil(config.warmup * config.num_steps),
+        weight_decay=config.weight_decay,
+        adam_beta2=config.adam_beta2,
+        max_grad_norm=config.max_grad_norm,
+        bf16=config.dtype == "bfloat16",
+        train_sampling_strategy="sequential",  # the data set is in the order to train in
+        seed=config.seed,
+        use_cpu=runs_on_cpu(),
+        dataloader_pin_memory=torch.cuda.is_available(),
+        remove_unused_columns=False,
+        save_strategy="no",  # RunFiles asks for it
+        per_device_eval_batch_size=micro,
+        eval_strategy="steps" if evaluates else "no",
+        eval_steps=config.save_every or config.num_steps,
+        eval_on_start=evaluates and starts,
+        logging_nan_inf_filter=False,
+        logging_steps=max(1, config.num_steps // 50),
+        report_to=["tensorboard"],
+        ddp_find_unused_parameters=is_mixed,  # a batch may have no image
+        disable_tqdm=False,
+    )

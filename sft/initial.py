@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from accelerate import PartialState
@@ -60,6 +60,8 @@ class InitialConfig(SFTConfig):
 
     Without a `model` to start from, a tiny one is made from scratch.
     """
+
+    DATA_STREAM: ClassVar[tuple[int, ...]] = ()
 
     cache: str = ".cache/start"
     """Directory of the cache."""

@@ -77,7 +77,13 @@ def prepare_run(
     state.wait_for_everyone()
     if given is not None:
         return given
-    made = make_dialogues(sources, config.num_dialogues, config.seed, files.images_dir)
+    made = make_dialogues(
+        sources,
+        config.num_dialogues,
+        config.seed,
+        files.images_dir,
+        stream=config.DATA_STREAM,
+    )
     if state.is_main_process:
         write_jsonl(files.data_file, made)
     state.wait_for_everyone()

@@ -53,14 +53,14 @@ def _train(config: SFTConfig, state: PartialState, stop: StopRequest) -> Path:
     if saved is None and config.data_file is None and note and state.is_main_process:
         print(note)
     if saved is not None and state.is_main_process:
-        print(f"Going on from {saved.checkpoint}")
+        print(f"Resuming from {saved.checkpoint}")
     step = fit(model, renderer, dialogues, config, run_dir, saved=saved, stop=stop)
     is_whole = step == config.num_steps
     if state.is_main_process:
         if is_whole:
             print(f"\nRun directory: {run_dir}")
         else:
-            print(f"\nAsked to end: saved after step {step}; go on with --resume")
+            print(f"\nInterrupted: saved after step {step}. Resume with --resume.")
     state.wait_for_everyone()  # a launcher may end what is left after the first
     state.destroy_process_group()
     if not is_whole:

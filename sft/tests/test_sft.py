@@ -83,6 +83,16 @@ def test_the_same_seed_makes_the_same_data():
     assert first != make_dialogues([_source(0.5)], 30, seed=4, show_progress=False)
 
 
+def test_dialogues_of_a_fine_tuning_are_not_those_of_its_initial_checkpoint():
+    streams = InitialConfig.DATA_STREAM, SFTConfig.DATA_STREAM
+    made = [
+        make_dialogues([_source(0.5)], 200, seed=0, show_progress=False, stream=stream)
+        for stream in streams
+    ]
+    prompts = [{d["messages"][0]["content"] for d in dialogues} for dialogues in made]
+    assert len(prompts[0] & prompts[1]) < 0.1 * len(prompts[0])
+
+
 def test_order_uses_every_item_and_groups_lengths():
     lengths = np.random.default_rng(0).integers(10, 100, size=320)
     order = bucketed_order(lengths, 16, 40, np.random.default_rng(0))

@@ -123,7 +123,7 @@ def test_a_run_that_is_killed_goes_on_to_the_same_end(config, monkeypatch, tmp_p
     # The newest two can be gone on from.
     assert [path.parent.name[-1] for path in _states(run)] == ["3", "6"]
     train(replace(config, resume=True))
-    assert "Going on from" in capsys.readouterr().out
+    assert "Resuming from" in capsys.readouterr().out
     assert _same(_weights(run, 8), _weights(whole, 8))
     assert not _same(_weights(run, 8), _weights(whole, 6))
     assert _metrics(run) == _metrics(whole)
@@ -145,7 +145,7 @@ def test_a_signal_saves_and_leaves(number, config, monkeypatch, tmp_path, capsys
             train(config)
     assert left.value.code == 128 + number
     assert signal.getsignal(signal.SIGINT) == signal.default_int_handler
-    assert "saved after step 5; go on with --resume" in capsys.readouterr().out
+    assert "Interrupted: saved after step 5. Resume with --resume." in capsys.readouterr().out
     run = train(replace(config, resume=True))
     assert _same(_weights(run, 8), _weights(whole, 8))
     assert _metrics(run)[-1] == _metrics(whole)[-1]

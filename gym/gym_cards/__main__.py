@@ -1,4 +1,4 @@
-"""Deals or takes a hand, shows its prompt and solutions, and judges replies to it.
+"""Deal or take a hand, show its prompt and solutions, and judge replies to it.
 
 `python -m gym_cards --cards=[A,10,K,3] --reply='{"formula": "10+10+1+3"}'`
 """
@@ -25,13 +25,13 @@ class Config:
     target_points: int = 24
     """What the formula must make."""
     num_cards: int = 4
-    """4 or 5."""
+    """2 to 5."""
     reply: str | list[str] = field(default_factory=list)
     """A reply to judge, or a list of them in order."""
 
 
 def main(config: Config) -> None:
-    """The command."""
+    """Run the command."""
     replies = [config.reply] if isinstance(config.reply, str) else config.reply
     env = GeneralPointsEnv(
         target_points=config.target_points,

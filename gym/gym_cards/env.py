@@ -13,6 +13,7 @@ import numpy as np
 from gym_cards.hands import (
     DEALINGS,
     Dealing,
+    Hand,
     deal,
     hand_of,
     hand_of_puzzle,
@@ -52,6 +53,26 @@ _STEP_PATTERNS = (rf"(?s)(?:(?!{_VALUE}).)+", _VALUE)
 WORDINGS = ("default", "diverse")
 
 _MISREADS = 0.1  # share of random replies to an image that take a card for another
+
+
+def _check_resolution(resolution: int, has_image: bool) -> None:
+    """Raise InputError for a side of images, in pixels, that is none, or that is of no use."""
+    if not is_integer(resolution) or resolution < 1:
+        raise InputError(f"resolution={resolution!r}: must be an integer of at least 1 (pixel)")
+    if has_image and resolution < _MIN_RESOLUTION:
+        raise InputError(f"resolution={resolution}: must be at least {_MIN_RESOLUTION} with images")
+    if has_image and resolution > _MAX_RESOLUTION:
+        raise InputError(f"resolution={resolution}: must be at most {_MAX_RESOLUTION} with images")
+
+
+def _check_card_dir(card_dir: str | Path, layout: str, has_image: bool) -> None:
+    """Raise InputError unless the card pictures of a directory can be shown."""
+    if not has_image or layout != "row":
+        raise InputError(
+            "card_dir: its pictures are laid in one row: give language_only=False and "
+            "layout='row' as well"
+        )
+    check_pictures(card_dir)
 
 
 class GeneralPointsEnv(DialogueEnv):
@@ -156,16 +177,7 @@ class GeneralPointsEnv(DialogueEnv):
         show_eqn: bool = True,
         steps: bool = False,
     ):
-        if not is_integer(resolution) or resolution < 1:
-            raise InputError(f"resolution={resolution!r}: must be an integer of at least 1 (pixel)")
-        if not language_only and resolution < _MIN_RESOLUTION:
-            raise InputError(
-                f"resolution={resolution}: must be at least {_MIN_RESOLUTION} with images"
-            )
-        if not language_only and resolution > _MAX_RESOLUTION:
-            raise InputError(
-                f"resolution={resolution}: must be at most {_MAX_RESOLUTION} with images"
-            )
+        _check_resolution(resolution, not language_only)
         super().__init__(verify_iter, None if language_only else (resolution, resolution, 3))
         if language_only and recognition_only:
             raise InputError("recognition_only=True: needs images, that is language_only=False")
@@ -197,46 +209,46 @@ class GeneralPointsEnv(DialogueEnv):
         self.layout = layout
         self.feedback = feedback
         self.card_dir = card_dir
+        self.recognition_only = recognition_only
+        self.has_steps = steps
         if card_dir is not None:
-            if language_only or layout != "row":
-                raise InputError(
-                    "card_dir: its pictures are laid in one row: give language_only=False and "
-                    "layout='row' as well"
-                )
-            check_pictures(card_dir)
+            _check_card_dir(card_dir, layout, self.has_image)
         if not show_eqn:
             raise InputError(
                 "show_eqn=False: no picture shows the formula here, so there is nothing to leave "
                 "out: leave show_eqn away, or give True"
             )
-        self.recognition_only = recognition_only
         if recognition_only:
             self.answer_field, self.answer_info = "cards", "read_cards"
+        self._choose_wordings(prompt_file, wording)
+
+    def _choose_wordings(self, prompt_file: str | Path | None, wording: str) -> None:
+        """Set the wordings that prompts are drawn from. Raises InputError for one that does not fit
+        the other arguments.
+        """
         if prompt_file is not None and wording != "default":
             raise InputError(f"wording={wording}: has no part in prompt_file; give one of the two")
-        self.has_steps = steps
-        if steps:
+        if self.has_steps:
             self.token_patterns = _STEP_PATTERNS
-            if recognition_only or wording != "default":
+            if self.recognition_only or wording != "default":
                 raise InputError(
                     "steps=True: goes with neither recognition_only nor wording=diverse"
                 )
-        own = OWN_STEPS if steps else OWN
+        own = OWN_STEPS if self.has_steps else OWN
         self.wording = own if prompt_file is None else load_wording(prompt_file)
-        if steps and "<<steps>>" not in self.wording.reply:
+        if self.has_steps and "<<steps>>" not in self.wording.reply:
             raise InputError(f"steps=True: the reply of prompt_file {prompt_file} has no <<steps>>")
         self.wordings = DIVERSE if wording == "diverse" else (self.wording,)
-        for name, value in (("num_cards", num_cards), ("target_points", target_points)):
+        for name, value in (("num_cards", self.num_cards), ("target_points", self.target)):
             fixed = getattr(self.wording, name)
             if fixed not in (None, value):
                 raise InputError(f"{name}={value}: prompt_file {prompt_file} is worded for {fixed}")
-        if self.has_image and not recognition_only and self.wording.image_prompt is None:
+        if self.has_image and not self.recognition_only and self.wording.image_prompt is None:
             raise InputError(
                 f"language_only=False: prompt_file {prompt_file} has no image_prompt: it is for "
                 "cards as text only"
             )
-        written = set().union(*(each.charset() for each in self.wordings))
-        self._admit(written)
+        self._admit(set().union(*(each.charset() for each in self.wordings)))
 
     def _begin(self, options: dict[str, Any]) -> Prompt:
         cards = options.pop("cards", None)
@@ -249,27 +261,7 @@ class GeneralPointsEnv(DialogueEnv):
             )
         if self.draws_rule:
             self.rule = random_rule(self.np_random)
-        if numbers is not None:
-            if cards is not None or not self._are_numbers(numbers):
-                raise InputError(
-                    f"numbers {numbers!r}: must be a list of {self.num_cards} integers, and no "
-                    "cards beside them"
-                )
-            hand = hand_of_puzzle(
-                self.np_random, numbers, self.rule, self.target, self.dealing, self.needs_face
-            )
-        elif cards is None:
-            hand = deal(
-                self.np_random,
-                self.rule,
-                self.target,
-                self.num_cards,
-                self.dealing,
-                self.split,
-                self.needs_face,
-            )
-        else:
-            hand = hand_of(cards, self.rule, self.target, self.num_cards, self.dealing)
+        hand = self._choose_hand(cards, numbers)
         self.cards = list(hand.ranks)
         self.numbers = self.rule.numbers(self.cards)
         suits = suits_of_color(hand.suits, self.face_cards_color)
@@ -297,24 +289,50 @@ class GeneralPointsEnv(DialogueEnv):
             text = self.wording.task_prompt(shown, self.rule, self.target, self.num_cards)
         return Prompt(text, image, info)
 
+    def _choose_hand(self, cards: Any, numbers: Any) -> Hand:
+        """Return the hand of these cards, or one that counts as these numbers; else deal one.
+        Raises InputError for a hand that cannot be played.
+        """
+        if numbers is not None:
+            if cards is not None or not self._are_numbers(numbers):
+                raise InputError(
+                    f"numbers {numbers!r}: must be a list of {self.num_cards} integers, and no "
+                    "cards beside them"
+                )
+            return hand_of_puzzle(
+                self.np_random, numbers, self.rule, self.target, self.dealing, self.needs_face
+            )
+        if cards is not None:
+            return hand_of(cards, self.rule, self.target, self.num_cards, self.dealing)
+        return deal(
+            self.np_random,
+            self.rule,
+            self.target,
+            self.num_cards,
+            self.dealing,
+            self.split,
+            self.needs_face,
+        )
+
     def _are_numbers(self, numbers: Any) -> bool:
-        """Whether it is a list of as many integers as there are cards."""
+        """Return whether it is a list of as many integers as there are cards."""
         is_list = isinstance(numbers, list | tuple) and len(numbers) == self.num_cards
         return is_list and all(map(is_integer, numbers))
 
     def each_once(self) -> list[dict[str, Any]]:
-        """Every solvable puzzle of the split under the rule, by its numbers; which cards show it is
-        drawn.
+        """Return reset options for every solvable puzzle of the split under the rule, by its
+        numbers; which cards show it is drawn. Raises InputError where there is none, or no one
+        rule.
         """
         if self.draws_rule:
             raise InputError("each_once: face_rule random draws a rule with every deal: name one")
         arguments = self.rule, self.target, self.num_cards, self.dealing
-        found = puzzles(*arguments, self.split, self.needs_face)
-        if not found:
+        solvable = puzzles(*arguments, self.split, self.needs_face)
+        if not solvable:
             raise NothingToPlayError(
                 f"each_once: no puzzle makes {self.target} (split {self.split!r})"
             )
-        return [{"numbers": list(numbers)} for numbers in found]
+        return [{"numbers": list(numbers)} for numbers in solvable]
 
     def _draw(self, suits: Sequence[str]) -> np.ndarray:
         table = self.table_color
@@ -378,10 +396,10 @@ class GeneralPointsEnv(DialogueEnv):
         return self._reply(solution)
 
     def random_reply(self, rng: np.random.Generator) -> str:
-        """Mostly the right numbers in random order with random operators; now and then another
-        fault that policies have: a foreign number, an operator written twice, or a solution that
-        lacks its last parenthesis. With images, now and then a card is taken for another, and with
-        `recognition_only` always.
+        """Return mostly the right numbers in random order with random operators; now and then
+        another fault that policies have: a foreign number, an operator written twice, or a solution
+        that lacks its last parenthesis. With images, now and then a card is taken for another, and
+        with `recognition_only` always.
         """
         if self.recognition_only:
             return self.wording.format_recognition(self._misread(rng))
@@ -410,7 +428,7 @@ class GeneralPointsEnv(DialogueEnv):
         return self._reply(formula, cards)
 
     def _misread(self, rng: np.random.Generator) -> list[str]:
-        """The cards, but for one that is taken for another rank."""
+        """Return the cards, but for one that is taken for another rank."""
         cards = list(self.cards)
         place = rng.integers(len(cards))
         others = [rank for rank in RANKS if rank != cards[place]]

@@ -1,6 +1,6 @@
-"""GeneralPoints' prompt in several wordings that mean the same, so that a policy can be trained, or
-tested, on more than one fixed prompt: training on diverse prompts was found to break the habit of
-answering a prompt's wording rather than the rule that it states (arXiv 2510.00237).
+"""GeneralPoints' prompt in several wordings that mean the same, so that a policy can be trained,
+or tested, on more than one fixed prompt: training on diverse prompts was found to break the habit
+of answering a prompt's wording rather than the rule that it states (arXiv 2510.00237).
 
 The form of a reply, and the verifier's sentences, are the same in all of them.
 """
@@ -24,9 +24,9 @@ def _worded(
     form: str,
     rule_phrase: Mapping[str, str] | None = None,
 ) -> Wording:
-    """A wording from its parts, each a line: the rule of the cards, the task, the hand as text, the
-    hand as an image, what a formula is, and the form of a reply, with <<form>> for the object.
-    Together they say everything that costs reward.
+    """Make a wording from its parts, each a line: the rule of the cards, the task, the hand as
+    text, the hand as an image, what a formula is, and the form of a reply, with <<form>> for the
+    object. Together they say everything that costs reward.
     """
     phrases = {} if rule_phrase is None else {"faces": rule_phrase}
     recognition = f"{look}\n{form}".replace("<<form>>", _CARDS_ONLY)

@@ -68,7 +68,7 @@ class Listing:
     separator: str
 
     def write(self, items: Sequence[Any]) -> str:
-        """The items as text."""
+        """Return the items as text."""
         return self.separator.join(f"{self.quote}{item}{self.quote}" for item in items)
 
 
@@ -80,9 +80,9 @@ class Wording:
     Placeholders: `target`; `J`, `Q` and `K`, what they count as; `count`, the number of cards in
     words; `cards` and `numbers`, the hand; in a reply `formula`; in feedback `formula` as the reply
     had it, `expression`, what stands before its `=`, `used` and `remaining`, numbers of replies,
-    and `findings`, all that was found; in a finding also `offending`, the numbers or characters
-    that it is about, and `prefix`, as much of the formula as some printed solution begins with
-    (`gym_cards.printed`); and the names of `phrases`.
+    and `findings`, the sentences on all findings; in a finding also `offending`, the numbers or
+    characters that it is about, and `prefix`, as much of the formula as some printed solution
+    begins with (`gym_cards.printed`); and the names of `phrases`.
     """
 
     prompt: str
@@ -108,8 +108,9 @@ class Wording:
     feedback: Mapping[str, str] = field(default_factory=dict)
     """outcome -> the verifier's sentence; outcomes left out have the project's own."""
     findings: Mapping[str, str] = field(default_factory=dict)
-    """What may be found (`gym_cards.verifier.FINDINGS`, and `wrong_value_after`) -> what is said of
-    it; those left out have the project's own."""
+    """Kind of finding (`gym_cards.verifier.FINDINGS`, and `wrong_value_after`) -> its sentence;
+    those left out have the project's own.
+    """
     findings_separator: str = " "
     """What stands between two findings."""
     num_cards: int | None = None
@@ -120,7 +121,7 @@ class Wording:
     def task_prompt(
         self, cards: Sequence[str] | None, rule: FaceRule, target: int, size: int
     ) -> str:
-        """The first user message; `cards` is None where an image shows them."""
+        """Return the first user message; `cards` is None where an image shows them."""
         values = _hand_values(rule, target, size)
         if cards is None:
             if self.image_prompt is None:
@@ -129,13 +130,13 @@ class Wording:
         return self._fill(self.prompt, rule, values | {"cards": self.cards.write(cards)})
 
     def recognition_task(self, rule: FaceRule, target: int, size: int) -> str:
-        """The first user message where the cards of an image are only to be named."""
+        """Return the first user message where the cards of an image are only to be named."""
         if self.recognition_prompt is None:
             return OWN.recognition_task(rule, target, size)
         return self._fill(self.recognition_prompt, rule, _hand_values(rule, target, size))
 
     def format_recognition(self, cards: Sequence[str]) -> str:
-        """A reply that only names the cards."""
+        """Return a reply that only names the cards."""
         if self.recognition_prompt is None:
             return OWN.format_recognition(cards)
         return fill(self.recognition_reply, {"cards": self.reply_cards.write(cards)})
@@ -148,7 +149,7 @@ class Wording:
         target: int,
         steps: str = "",
     ) -> str:
-        """A reply in the form that the prompt asks for."""
+        """Return a reply in the form that the prompt asks for."""
         values = {
             "steps": steps,
             "cards": self.reply_cards.write(cards),
@@ -170,7 +171,7 @@ class Wording:
         remaining: int,
         names_all: bool = False,
     ) -> str:
-        """The verifier's sentence on a reply in which this was found. `formula` is what was read
+        """Return the verifier's sentence on a reply with these findings. `formula` is what was read
         from it; `used` and `remaining` count the replies, with this one used. `names_all`: an
         outcome that has no sentence here gets one that names all findings.
         """
@@ -214,7 +215,7 @@ class Wording:
         return self._fill(text, rule, values)
 
     def charset(self) -> set[str]:
-        """Every character that the texts themselves can bring into an observation."""
+        """Return every character that the texts themselves can bring into an observation."""
         texts = [self.prompt, self.image_prompt or "", self.recognition_prompt or ""]
         texts += [*self.feedback.values(), *self.findings.values(), self.findings_separator]
         texts += [text for phrase in self.phrases.values() for text in phrase.values()]
@@ -223,7 +224,7 @@ class Wording:
         return set("".join(texts))
 
     def to_json(self) -> dict[str, Any]:
-        """The content of a wording file; `read_wording` reads it back."""
+        """Return the content of a wording file; `read_wording` reads it back."""
         data: dict[str, Any] = {"format": FORMAT}
         for key in (f.name for f in fields(self)):
             value = getattr(self, key)
@@ -241,7 +242,7 @@ class Wording:
 
 
 def kind_of(rule: FaceRule) -> Kind:
-    """Whether J, Q and K count the same under a rule."""
+    """Return whether J, Q and K count the same under a rule."""
     return "same" if rule.jack == rule.queen == rule.king else "different"
 
 
@@ -286,63 +287,71 @@ OWN_STEPS = replace(
 
 
 def load_wording(path: str | Path) -> Wording:
-    """The wording of a file. Raises InputError, naming the file and the key, for a file that cannot
-    be read, a key or placeholder that is unknown, a prompt that does not show the cards or does not
-    say what each face counts as, and a form of reply that the verifier does not accept.
+    """Read the wording of a file. Raises InputError, naming the file and the key, for a file that
+    cannot be read, a key or placeholder that is unknown, a prompt that does not show the cards or
+    does not say what each face counts as, and a form of reply that the verifier does not accept.
     """
     where = f"prompt_file {path}"
     return read_wording(read_json(path, where), where)
 
 
 def read_wording(data: Any, where: str) -> Wording:
-    """A wording from the content of its file; `where` opens the line of an error."""
+    """Read a wording from the content of its file; `where` opens the line of an error."""
     if not isinstance(data, dict) or data.get("format") != FORMAT:
         raise InputError(f"{where}, key format: must be {FORMAT!r}")
     known = [f.name for f in fields(Wording)]
-    found: dict[str, Any] = {}
+    texts: dict[str, Any] = {}
     for key, value in data.items():
-        at = f"{where}, key {key}"
         if key == "format":
             continue
         if key not in known:
-            raise InputError(f"{at}: is unknown; must be one of {', '.join(known)}")
-        if key in ("num_cards", "target_points"):
-            if not is_integer(value):
-                raise InputError(f"{at}: must be an integer")
-            found[key] = value
-        elif key in ("cards", "reply_cards", "reply_numbers"):
-            check_keys(value, ("quote", "separator"), at)
-            found[key] = Listing(**{k: from_lines(v, f"{at}.{k}") for k, v in value.items()})
-        elif key == "phrases":
-            if not isinstance(value, dict):
-                raise InputError(f"{at}: must be an object")
-            for name, phrase in value.items():
-                taken = {n for names in _PLACEHOLDERS.values() for n in names}
-                if not MARK.fullmatch(f"<<{name}>>") or name in taken:
-                    raise InputError(f"{at}.{name}: the name must be a new one, in lower case")
-                check_keys(phrase, ("same", "different"), f"{at}.{name}")
-            found[key] = {
-                name: {k: from_lines(v, f"{at}.{name}.{k}") for k, v in phrase.items()}
-                for name, phrase in value.items()
-            }
-        elif key == "feedback":
-            check_keys_among(value, FEEDBACK, at)
-            found[key] = {name: from_lines(v, f"{at}.{name}") for name, v in value.items()}
-        elif key == "findings":
-            check_keys_among(value, (*FINDINGS, PARTLY_RIGHT), at)
-            found[key] = {name: from_lines(v, f"{at}.{name}") for name, v in value.items()}
-        else:
-            found[key] = from_lines(value, at)
-    if "prompt" not in found:
+            raise InputError(f"{where}, key {key}: is unknown; must be one of {', '.join(known)}")
+        texts[key] = _read_key(key, value, f"{where}, key {key}")
+    if "prompt" not in texts:
         raise InputError(f"{where}, key prompt: is missing")
-    _check_placeholders(found, where)
-    wording = Wording(**found)
+    _check_placeholders(texts, where)
+    wording = Wording(**texts)
     check_meaning(wording, where)
     return wording
 
 
+def _read_key(key: str, value: Any, at: str) -> Any:
+    """Read the value of one key of a wording file. Raises InputError, opened by `at`, for a value
+    of another form.
+    """
+    if key in ("num_cards", "target_points"):
+        if not is_integer(value):
+            raise InputError(f"{at}: must be an integer")
+        return value
+    if key in ("cards", "reply_cards", "reply_numbers"):
+        check_keys(value, ("quote", "separator"), at)
+        return Listing(**{k: from_lines(v, f"{at}.{k}") for k, v in value.items()})
+    if key == "phrases":
+        return _read_phrases(value, at)
+    if key in ("feedback", "findings"):
+        allowed = FEEDBACK if key == "feedback" else (*FINDINGS, PARTLY_RIGHT)
+        check_keys_among(value, allowed, at)
+        return {name: from_lines(v, f"{at}.{name}") for name, v in value.items()}
+    return from_lines(value, at)
+
+
+def _read_phrases(value: Any, at: str) -> dict[str, dict[str, str]]:
+    """Read the phrases of a wording file. Raises InputError for a name that is taken."""
+    if not isinstance(value, dict):
+        raise InputError(f"{at}: must be an object")
+    taken = {name for names in _PLACEHOLDERS.values() for name in names}
+    for name, phrase in value.items():
+        if not MARK.fullmatch(f"<<{name}>>") or name in taken:
+            raise InputError(f"{at}.{name}: the name must be a new one, in lower case")
+        check_keys(phrase, ("same", "different"), f"{at}.{name}")
+    return {
+        name: {k: from_lines(v, f"{at}.{name}.{k}") for k, v in phrase.items()}
+        for name, phrase in value.items()
+    }
+
+
 def check_meaning(wording: Wording, where: str) -> None:
-    """Raises InputError for a wording under which the game cannot be played as it is meant."""
+    """Raise InputError for a wording under which the game cannot be played as it is meant."""
     for key, shown in (("prompt", ("A", "J", "Q", "K")), ("image_prompt", None)):
         if getattr(wording, key) is None:
             continue
@@ -374,12 +383,12 @@ def check_meaning(wording: Wording, where: str) -> None:
         )
 
 
-def _check_placeholders(found: Mapping[str, Any], where: str) -> None:
-    phrases = found.get("phrases", {})
+def _check_placeholders(texts: Mapping[str, Any], where: str) -> None:
+    phrases = texts.get("phrases", {})
     for key, allowed in _PLACEHOLDERS.items():
-        if key not in found:
+        if key not in texts:
             continue
         if key not in ("phrases", "reply", "recognition_reply"):
             allowed = (*allowed, *phrases)
-        for name, text in texts_in(found[key], key):
+        for name, text in texts_in(texts[key], key):
             check_placeholders(text, allowed, f"{where}, key {name}")

@@ -1,4 +1,4 @@
-"""Say what a card counts as. A rule is data: new ones need no code."""
+"""Rules of what a card counts as. A rule is data: new ones need no code."""
 
 from __future__ import annotations
 

@@ -25,9 +25,10 @@ from gym_cards.solver import solve
 _MAX_ENUMERATED = 4  # numbers; of more, one solution is taken apart
 _LARGEST = 199  # of a number on the way, where solutions are enumerated
 _NUMBER = r"(?:\d+|\(-?\d+(?:/\d+)?\))"
+# No two neighbours match the same white space, so that a long stretch of it takes no long time.
 _STEP = re.compile(
-    rf"\s*(?P<a>{_NUMBER})\s*(?P<symbol>[-+*/])\s*(?P<b>{_NUMBER})\s*=\s*(?P<c>{_NUMBER})"
-    r"(?:\s*left\s+(?P<left>[-\d/(),\s]*))?\s*"
+    rf"(?P<a>{_NUMBER})\s*(?P<symbol>[-+*/])\s*(?P<b>{_NUMBER})\s*=\s*(?P<c>{_NUMBER})"
+    r"(?:\s*left\s(?P<left>[-\d/(),\s]*))?"
 )
 
 
@@ -64,7 +65,7 @@ def read_steps(text: str) -> list[Step] | None:
     """Return the steps of a text; None where it is no list of steps."""
     steps = []
     for part in text.split(";"):
-        match = _STEP.fullmatch(part)
+        match = _STEP.fullmatch(part.strip())
         if match is None:
             return None
         try:
@@ -90,7 +91,7 @@ def are_right(text: str | None, formula: str | None, numbers: Sequence[int], tar
         if not _is_right(step, left):
             return False
         left = list(step.left)
-    tokens = tokenize(formula or "")
+    tokens = tokenize((formula or "").partition("=")[0])
     of_the_hand = sorted(numbers_in(tokens)) == sorted(map(str, numbers))
     is_legal = of_the_hand and not any(find_faults(tokens))
     return left == [target] and is_legal and evaluate(tokens) == target
@@ -122,7 +123,7 @@ def draw_steps(numbers: Sequence[int], target: int, rng: np.random.Generator) ->
 
 @lru_cache(maxsize=16384)
 def _ways(numbers: tuple[int, ...], target: int) -> tuple[tuple[Step, ...], ...]:
-    """Every sequence of steps from sorted numbers to the target."""
+    """Return every sequence of steps from sorted numbers to the target."""
     if len(numbers) == 1:
         return ((),) if numbers[0] == target else ()
     ways = []
@@ -134,7 +135,7 @@ def _ways(numbers: tuple[int, ...], target: int) -> tuple[tuple[Step, ...], ...]
 
 
 def _joined(numbers: tuple[int, ...]) -> Iterator[tuple[int, str, int, int, tuple[int, ...]]]:
-    """All ways to join two of the numbers: (a, symbol, b, result, the numbers besides)."""
+    """Yield all ways to join two of the numbers: (a, symbol, b, result, the numbers besides)."""
     for i, j in permutations(range(len(numbers)), 2):
         a, b = numbers[i], numbers[j]
         rest = tuple(numbers[k] for k in range(len(numbers)) if k not in (i, j))

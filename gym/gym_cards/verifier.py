@@ -1,4 +1,4 @@
-"""One reply to a hand -> outcomes, reward and the sentence that the policy gets to read."""
+"""Judge one reply to a hand: outcomes, reward, and the sentence that the policy gets to read."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ FINDINGS = {
     "partial": "The formula is right but for a closing parenthesis that is missing.",
     "wrong_value": "The numbers are right, but the formula does not make <<target>>.",
 }
-"""What may be found in a reply -> what is said of it by feedback that names everything found.
+"""Kind of finding -> its sentence in feedback that names all findings.
 `<<offending>>` stands for the numbers, or characters, that it is about."""
 
 SPACE = "a space"
@@ -149,7 +149,7 @@ def _names_cards(fields: dict[str, Any], cards: Sequence[str]) -> bool:
 
 
 def _findings(formula: str | None, numbers: Sequence[int], target: int) -> list[Finding]:
-    """What is found in a formula, in the order in which it is penalised; one at least."""
+    """Return the findings of a formula, in the order in which they are penalised; one at least."""
     if formula is None:
         return [Finding(ILLEGAL_FORMULA, "unreadable")]
     formula = formula.split("=", 1)[0]
@@ -171,7 +171,7 @@ def _findings(formula: str | None, numbers: Sequence[int], target: int) -> list[
 
 
 def _number_findings(tokens: Sequence[str], numbers: Sequence[int]) -> list[Finding]:
-    """At most one for numbers that are too many, and one for numbers that lack."""
+    """Return at most one finding for numbers too many, and one for numbers that lack."""
     used, dealt = Counter(numbers_in(tokens)), Counter(map(str, numbers))
     foreign = tuple(number for number in used if number not in dealt)
     too_often = tuple(number for number in used if used[number] > dealt[number])

@@ -37,11 +37,11 @@ VISION = {"language_only": False, "resolution": 112}
         VISION | {"recognition_only": True},
     ],
 )
-def test_check_env(kwargs):
+def test_environment_passes_check_env(kwargs):
     check_env(_make(**kwargs).unwrapped, skip_render_check=True)
 
 
-def test_every_argument_of_the_contract_is_taken():
+def test_arguments_of_the_contract_are_all_taken():
     env = _make(
         target_points=24,
         treat_face_cards_as_10=True,
@@ -58,7 +58,7 @@ def test_every_argument_of_the_contract_is_taken():
     assert obs["new_dialogue"] == 1
 
 
-def test_the_same_seed_gives_the_same_episode_and_no_global_state_is_used():
+def test_same_seed_gives_the_same_episode_and_no_global_state_is_used():
     first, second = _make(), _make()
     np.random.seed(1)
     obs, info = first.reset(seed=7)
@@ -71,7 +71,7 @@ def test_the_same_seed_gives_the_same_episode_and_no_global_state_is_used():
     ]
 
 
-def test_an_episode_ends_with_a_solution():
+def test_episode_ends_with_a_solution():
     env = _make()
     _, info = env.reset(seed=0)
     _, reward, terminated, truncated, after = env.step(env.unwrapped.oracle_reply())
@@ -83,7 +83,7 @@ def test_an_episode_ends_with_a_solution():
         env.unwrapped.step("")
 
 
-def test_an_episode_ends_with_the_last_allowed_reply_and_its_own_penalty():
+def test_episode_ends_with_the_last_allowed_reply_and_its_own_penalty():
     env = _make(verify_iter=3)
     env.reset(seed=0)
     seen = [env.step("nonsense") for _ in range(3)]
@@ -107,7 +107,7 @@ def test_deals_are_solvable_and_in_their_split(dealing, split):
         assert dealing == "independent" or len(set(cards)) == 4
 
 
-def test_the_split_is_fixed_for_all_time():
+def test_split_is_fixed_for_all_time():
     # These hands were held out from the first version on. If this fails, restore the salt.
     assert [is_heldout(hand) for hand in HELDOUT] == [True] * len(HELDOUT)
     assert not is_heldout([1, 2, 3, 4])
@@ -127,7 +127,7 @@ HELDOUT = [
 ]
 
 
-def test_no_heldout_puzzle_is_met_with_other_faces():
+def test_heldout_puzzles_are_never_met_with_other_faces():
     ten = FaceRule.of("10")
     for hand in HELDOUT:
         faces = ["K" if number == 10 else "A" if number == 1 else str(number) for number in hand]
@@ -145,7 +145,7 @@ def test_no_heldout_puzzle_is_met_with_other_faces():
         ({"J": 1, "Q": 2, "K": 3}, [1, 2, 3]),
     ],
 )
-def test_rules_are_data(spec, values):
+def test_rules_are_read_from_names_integers_and_mappings(spec, values):
     assert FaceRule.of(spec).numbers(FACES) == values
     _, info = _make(face_rule=spec, ood=True).reset(seed=1)
     assert info["numbers"] == FaceRule.of(spec).numbers(info["plain_cards"])
@@ -169,7 +169,7 @@ def test_random_rules_are_never_named_ones():
         ({"hand": []}, "'hand'"),
     ],
 )
-def test_hands_that_cannot_be_played_raise_value_error(options, word):
+def test_hands_that_cannot_be_played_are_refused(options, word):
     with pytest.raises(ValueError, match=word):
         _make().reset(options=options)
 
@@ -196,12 +196,12 @@ def test_hands_that_cannot_be_played_raise_value_error(options, word):
         {"recognition_only": True},
     ],
 )
-def test_bad_arguments_are_named(kwargs):
+def test_bad_arguments_are_named_in_the_error(kwargs):
     with pytest.raises(InputError, match=next(iter(kwargs)).replace("_", ".")):
         _make(**kwargs)
 
 
-def test_an_image_takes_the_place_of_the_cards_line():
+def test_image_takes_the_place_of_the_cards_line():
     env = _make(**VISION)
     assert env.observation_space["image"].shape == (112, 112, 3)
     obs, info = env.reset(seed=7)
@@ -216,7 +216,7 @@ def test_an_image_takes_the_place_of_the_cards_line():
 
 
 @pytest.mark.parametrize("layout", ["grid", "scatter"])
-def test_the_same_seed_gives_the_same_picture(layout):
+def test_same_seed_gives_the_same_image(layout):
     first, second = (_make(**VISION, layout=layout, table_color="random") for _ in range(2))
     pictures = [env.reset(seed=3)[0]["image"] for env in (first, second)]
     pictures += [env.reset()[0]["image"] for env in (first, second)]
@@ -237,7 +237,7 @@ def test_the_same_seed_gives_the_same_picture(layout):
         {"recognition_only": True},
     ],
 )
-def test_the_look_does_not_change_what_is_dealt(look):
+def test_look_does_not_change_what_is_dealt(look):
     plain, other = _make(), _make(**VISION, **look)
     for seed in (5, None, None):
         dealt, shown = (env.reset(seed=seed)[1] for env in (plain, other))
@@ -255,7 +255,7 @@ def test_random_tables_are_of_every_colour():
     assert len(tables) == 5
 
 
-def test_cards_misread_end_the_check_of_a_reply():
+def test_misread_cards_end_the_check_of_a_reply():
     env = _make(**VISION)
     env.reset(seed=0, options={"cards": ["A", "10", "K", "3"]})
     right = '{"cards": ["3", "k", 10, "A"], "formula": "10+10+1+3"}'
@@ -269,7 +269,7 @@ def test_cards_misread_end_the_check_of_a_reply():
     assert env.step(right)[1:3] == (5.0, True)
 
 
-def test_text_has_nothing_to_recognize():
+def test_recognition_is_none_without_images():
     env = _make()
     env.reset(seed=0)
     assert env.step('{"cards": [], "formula": "1"}')[4]["recognized"] is None
@@ -287,7 +287,7 @@ def test_text_has_nothing_to_recognize():
         ("", -1.5),
     ],
 )
-def test_recognition_only(reply, reward):
+def test_recognition_only_judges_the_cards_alone(reply, reward):
     env = _make(**VISION, recognition_only=True)
     obs, info = env.reset(seed=0, options={"cards": ["A", "10", "K", "3"]})
     assert "formula" not in obs["text"]
@@ -298,7 +298,7 @@ def test_recognition_only(reply, reward):
     assert info["outcome"] == ("CORRECT_SOLUTION" if reward == 5 else "INCORRECT_VISION")
 
 
-def test_scripted_replies_to_images():
+def test_scripted_replies_to_images_sometimes_misread_a_card():
     rng = np.random.default_rng(0)
     env = _make(**VISION).unwrapped
     names = _make(**VISION, recognition_only=True).unwrapped
@@ -314,7 +314,7 @@ def test_scripted_replies_to_images():
     assert 0.04 < outcomes.count("INCORRECT_VISION") / 300 < 0.2
 
 
-def test_turns_of_a_rollout_say_what_was_recognized():
+def test_turns_of_a_rollout_tell_what_was_recognized():
     env = _make(**VISION, recognition_only=True)
     episode = rollout([env], NoisyOraclePolicy(0.5), [Task(4, (0,))])[0]
     assert [turn.recognized for turn in episode.turns] == [t.is_right for t in episode.turns]
@@ -331,7 +331,7 @@ def _wording_file(path, **keys):
     return str(path)
 
 
-def test_wording_files_and_images(tmp_path):
+def test_image_prompts_of_wording_files_are_needed_and_used(tmp_path):
     text_only = _wording_file(tmp_path / "text.json")
     with pytest.raises(InputError, match=r"language_only=False: .*image_prompt"):
         _make(**VISION, prompt_file=text_only)
@@ -367,18 +367,18 @@ def test_wording_files_and_images(tmp_path):
         ),
     ],
 )
-def test_wordings_for_images_that_cannot_be_played(tmp_path, keys, words):
+def test_wordings_for_images_that_cannot_be_played_are_refused(tmp_path, keys, words):
     with pytest.raises(InputError, match=words):
         load_wording(_wording_file(tmp_path / "wording.json", **keys))
 
 
-def test_all_solutions_on_request():
+def test_all_solutions_come_on_request():
     _, info = _make().reset(options={"cards": ["3", "3", "8", "8"], "all_solutions": True})
     assert info["solutions"] == ["8/(3-8/3)"]
     assert "solutions" not in _make().reset(seed=0)[1]
 
 
-def test_a_hundred_thousand_random_replies_never_raise():
+def test_random_replies_never_raise():
     rng = np.random.default_rng(0)
     env = _make(verify_iter=1).unwrapped
     env.reset(seed=0)
@@ -412,13 +412,13 @@ def test_a_hundred_thousand_random_replies_never_raise():
 
 
 @pytest.mark.parametrize("reply", ["", "x" * 1_000_000, "\x00\x01", "[" * 99999, "exit()"])
-def test_hostile_replies(reply):
+def test_hostile_replies_are_illegal_formulas(reply):
     env = _make()
     env.reset(seed=0)
     assert env.step(reply)[1] == -3
 
 
-def test_scripted_replies_mean_what_they_say():
+def test_scripted_replies_are_right_or_mistaken_as_meant():
     env = _make(treat_face_cards_as_10=False).unwrapped
     rng = np.random.default_rng(0)
     outcomes = set()
@@ -431,7 +431,7 @@ def test_scripted_replies_mean_what_they_say():
     assert outcomes >= {"NO_SOLUTION", "INCORRECT_NUMBER", "ILLEGAL_FORMULA"}
 
 
-def test_no_torch_is_needed():
+def test_package_needs_no_torch():
     code = (
         "import sys; sys.modules['torch'] = None; sys.modules['transformers'] = None\n"
         "import gymnasium, gym_cards\n"
@@ -452,7 +452,7 @@ def test_no_torch_is_needed():
         (["--seed=3"], 0, "solutions: "),
     ],
 )
-def test_the_command(flags, code, word):
+def test_command_judges_replies_and_names_bad_flags(flags, code, word):
     run = subprocess.run(
         [sys.executable, "-m", "gym_cards", *flags], capture_output=True, text=True
     )
@@ -469,13 +469,13 @@ def test_the_command(flags, code, word):
         ({"treat_face_cards_as_10": False, "dealing": "independent"}, 1362),
     ],
 )
-def test_each_puzzle_once(kwargs, count):
+def test_each_once_plays_every_puzzle_once(kwargs, count):
     env = gymnasium.make("gym_cards/GeneralPoint-oneline-v0", **kwargs)
-    every = env.unwrapped.each_once()
-    assert len(every) == count
-    assert every == sorted(every, key=lambda options: options["numbers"])
+    puzzles = env.unwrapped.each_once()
+    assert len(puzzles) == count
+    assert puzzles == sorted(puzzles, key=lambda options: options["numbers"])
     hands = set()
-    for seed, options in enumerate(every[:: count // 60]):
+    for seed, options in enumerate(puzzles[:: count // 60]):
         _, info = env.reset(seed=seed, options=options)
         assert sorted(info["numbers"]) == options["numbers"]
         assert env.unwrapped.rule.numbers(info["plain_cards"]) == info["numbers"]
@@ -486,17 +486,17 @@ def test_each_puzzle_once(kwargs, count):
     assert len(hands) > 20
 
 
-def test_each_puzzle_of_a_split_and_with_a_face_card():
-    def every(**kwargs):
+def test_each_once_keeps_to_the_split_and_to_hands_with_a_face_card():
+    def play_once(**kwargs):
         env = gymnasium.make("gym_cards/GeneralPoint-oneline-v0", **kwargs)
         return env, {tuple(options["numbers"]) for options in env.unwrapped.each_once()}
 
-    _, train = every(split="train")
-    _, heldout = every(split="heldout")
-    _, whole = every()
+    _, train = play_once(split="train")
+    _, heldout = play_once(split="heldout")
+    _, whole = play_once()
     assert train | heldout == whole
     assert not train & heldout
-    env, faces = every(ood=True)
+    env, faces = play_once(ood=True)
     assert all(10 in numbers for numbers in faces)
     for seed in range(20):
         _, info = env.reset(seed=seed, options={"numbers": [1, 2, 3, 10]})
@@ -508,6 +508,6 @@ def test_each_puzzle_of_a_split_and_with_a_face_card():
     for wrong in ([1, 2, 3], "1234", [1, 2, 3, "4"]):
         with pytest.raises(InputError, match="must be a list of 4 integers"):
             env.reset(options={"numbers": wrong})
-    env, _ = every()
+    env, _ = play_once()
     with pytest.raises(InputError, match="face_rule random"):
-        every(face_rule="random")
+        play_once(face_rule="random")

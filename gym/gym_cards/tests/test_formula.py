@@ -87,20 +87,20 @@ def _trees():
 
 @settings(max_examples=200, deadline=None)
 @given(_trees())
-def test_agrees_with_sympy(formula):
+def test_values_agree_with_sympy(formula):
     tokens = tokenize(formula)
     assert find_faults(tokens) == ([], 0)
     expected = sympy.sympify(formula, rational=True)
-    found = evaluate(tokens)
+    value = evaluate(tokens)
     if expected.is_finite:
         # sympy cancels 0 * (1/0) and the like to nan or zoo, which is not finite.
-        assert found is None or sympy.Rational(found.numerator, found.denominator) == expected
+        assert value is None or sympy.Rational(value.numerator, value.denominator) == expected
     else:
-        assert found is None
+        assert value is None
 
 
 @given(st.text("0123456789+-*/()", max_size=60))
-def test_any_legal_text_is_read(formula):
+def test_legal_texts_are_always_read(formula):
     tokens = tokenize(formula)
     assert "".join(tokens) == formula
     faults, left_open = find_faults(tokens)

@@ -14,7 +14,7 @@ ID = "gym_cards/GeneralPoint-oneline-v0"
 
 
 @pytest.mark.parametrize("wording", DIVERSE)
-def test_every_wording_says_what_the_game_is(wording):
+def test_wordings_all_tell_what_the_game_is(wording):
     check_meaning(wording, "a wording")
     assert read_wording(wording.to_json() | {"format": FORMAT}, "a wording") == wording
     for text in (wording.prompt, wording.image_prompt):
@@ -35,13 +35,13 @@ def test_every_wording_says_what_the_game_is(wording):
         r"parenthes|\( \)",
     ],
 )
-def test_every_wording_says_what_costs_reward(rule, wording):
+def test_wordings_all_tell_what_costs_reward(rule, wording):
     for text in (wording.prompt, wording.image_prompt):
         assert re.search(rule, text)
     assert "formula" not in wording.recognition_prompt
 
 
-def test_the_seed_draws_the_wording_and_nothing_else_changes():
+def test_seed_draws_the_wording_and_nothing_else_changes():
     plain, diverse = gymnasium.make(ID), gymnasium.make(ID, wording="diverse")
     prompts = []
     for seed in range(60):
@@ -70,7 +70,7 @@ def test_looks_do_not_depend_on_the_wording():
     check_env(envs[1].unwrapped, skip_render_check=True)
 
 
-def test_wordings_that_cannot_be(tmp_path):
+def test_wordings_beside_a_prompt_file_or_of_no_name_are_refused(tmp_path):
     with pytest.raises(InputError, match="wording='many'"):
         gymnasium.make(ID, wording="many")
     with pytest.raises(InputError, match="give one of the two"):

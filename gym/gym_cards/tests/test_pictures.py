@@ -46,7 +46,7 @@ def test_cards_lie_where_the_released_code_lays_them(cards):
     np.testing.assert_array_equal(image, wanted)
 
 
-def test_the_table_shows_through(cards):
+def test_table_shows_through(cards):
     image = lay_pictures(["A"] * 4, ["hearts"] * 4, 400, TABLES["released"], cards)
     assert tuple(image[200, 20]) == TABLES["released"]
     assert tuple(image[200, 80]) == _color("A", "H")
@@ -57,7 +57,7 @@ def _env(**kwargs):
     return gymnasium.make("gym_cards/GeneralPoint-oneline-v0", **settings)
 
 
-def test_the_environment_shows_them_and_deals_as_without_them(cards):
+def test_environment_shows_the_pictures_and_deals_as_without_them(cards):
     own, drawn = _env(card_dir=str(cards), face_cards_color="red"), _env(face_cards_color="red")
     for seed in range(5):
         obs, info = own.reset(seed=seed)
@@ -67,7 +67,7 @@ def test_the_environment_shows_them_and_deals_as_without_them(cards):
         np.testing.assert_array_equal(obs["image"], wanted)
 
 
-def test_a_set_that_cannot_be_used_is_one_line(cards):
+def test_picture_set_that_cannot_be_used_is_one_line(cards):
     with pytest.raises(InputError, match="language_only=False and layout='row'"):
         _env(card_dir=str(cards), layout="grid")
     with pytest.raises(InputError, match="language_only=False and layout='row'"):
@@ -89,7 +89,7 @@ def test_a_set_that_cannot_be_used_is_one_line(cards):
         )
 
 
-def test_arguments_of_the_released_environment():
+def test_arguments_of_the_released_environment_are_taken():
     assert _env(show_eqn=True).reset(seed=0)[1] == _env().reset(seed=0)[1]
     with pytest.raises(InputError, match="show_eqn=False: no picture shows the formula"):
         _env(show_eqn=False)

@@ -6,7 +6,7 @@ from gym_cards.formula import evaluate, tokenize
 from gym_cards.printed import longest_opening, opens_a_solution, printed_solutions
 
 
-def test_every_form_is_printed_and_no_other():
+def test_solutions_are_printed_in_each_form_and_no_other():
     printed = printed_solutions((1, 2, 3, 4), 24)
     assert printed == sorted(printed)
     for solution in ("1*2*3*4", "(1*2)*3*4", "4*(1+2+3)", "1*(2*3)*4", "(4*1)*(2*3)", "4*2*(1*3)"):
@@ -21,7 +21,7 @@ def test_every_form_is_printed_and_no_other():
     ("formula", "opens"),
     [("4*(1+2+3", True), ("(4*1)*(2*3", True), ("(1*2*3*4", False), ("4*(1+2)*(3", False)],
 )
-def test_a_formula_without_its_last_parenthesis_opens_a_printed_solution(formula, opens):
+def test_formula_without_its_last_parenthesis_opens_a_printed_solution(formula, opens):
     assert opens_a_solution(tokenize(formula), 24) is opens
     printed = printed_solutions((1, 2, 3, 4), 24)
     assert any(solution.startswith(formula) for solution in printed) is opens
@@ -31,5 +31,5 @@ def test_a_formula_without_its_last_parenthesis_opens_a_printed_solution(formula
     ("formula", "opening"),
     [("4*(1+2-3)", "4*(1+2"), ("4*2*3*1", "4*2*3*1"), ("9+1", ""), ("", "")],
 )
-def test_the_longest_opening_has_whole_tokens(formula, opening):
+def test_longest_opening_has_whole_tokens(formula, opening):
     assert longest_opening(tokenize(formula), (1, 2, 3, 4), 24) == opening

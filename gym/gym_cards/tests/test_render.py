@@ -26,7 +26,7 @@ def _is_card(image, table):
 @pytest.mark.parametrize("hand", [FOUR, FIVE])
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("resolution", [56, 112, 225, 600])
-def test_shape_and_table(hand, layout, resolution):
+def test_image_has_its_shape_and_the_colour_of_its_table(hand, layout, resolution):
     for table, color in TABLES.items():
         image = _render(hand, resolution, table, layout)
         assert image.shape == (resolution, resolution, 3)
@@ -50,7 +50,7 @@ def test_cards_lie_in_reading_order_each_in_its_cell(layout):
             assert cell.sum() == differs.sum() > 20
 
 
-def test_a_row_is_in_order_and_in_the_middle():
+def test_row_is_in_order_and_in_the_middle():
     whole = _render(FOUR, 112, layout="row")
     high = np.flatnonzero(_is_card(whole, "green").any(1))
     assert abs(high.min() - (111 - high.max())) <= 1
@@ -73,7 +73,7 @@ def test_scatter_depends_on_its_rng_alone():
 
 
 @pytest.mark.parametrize(("resolution", "layout"), [(112, "grid"), (112, "row"), (340, "grid")])
-def test_every_face_differs_clearly_from_every_other(resolution, layout):
+def test_faces_all_differ_clearly(resolution, layout):
     cards = [(rank, suit) for suit in SUITS for rank in RANKS]
     images = np.stack(
         [_render(([rank] * 4, [suit] * 4), resolution, layout=layout) for rank, suit in cards]
@@ -104,7 +104,7 @@ def test_suits_have_their_colour(resolution):
         )
 
 
-def test_suits_of_color():
+def test_suits_of_a_colour_replace_the_others():
     assert suits_of_color(SUITS, "mixed") == SUITS
     assert set(suits_of_color(SUITS, "black")) == {"spades", "clubs"}
     assert set(suits_of_color(SUITS, "red")) == {"hearts", "diamonds"}
@@ -113,7 +113,7 @@ def test_suits_of_color():
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_a_deal_is_drawn_within_two_milliseconds(layout):
+def test_deal_is_drawn_within_two_milliseconds(layout):
     _render(FOUR, 224, layout=layout)
     times = []
     for _ in range(50):

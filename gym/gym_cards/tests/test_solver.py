@@ -36,7 +36,7 @@ def _check(formula, numbers, target):
     assert evaluate(tokens) == target
 
 
-def test_the_numbers_of_solvable_hands_are_the_known_ones():
+def test_counts_of_solvable_hands_are_the_known_ones():
     hands = list(combinations_with_replacement(range(1, 14), 4))
     solvable = [hand for hand in hands if solve(hand)]
     assert (len(hands), len(solvable)) == (1820, 1362)
@@ -48,7 +48,7 @@ def test_the_numbers_of_solvable_hands_are_the_known_ones():
 
 @settings(max_examples=60, deadline=None)
 @given(st.lists(st.integers(1, 13), min_size=4, max_size=4), st.integers(0, 40))
-def test_agrees_with_brute_force(numbers, target):
+def test_solver_agrees_with_brute_force(numbers, target):
     formula = solve(numbers, target)
     assert (formula is not None) == _brute_force(numbers, target)
     if formula is not None:
@@ -57,7 +57,7 @@ def test_agrees_with_brute_force(numbers, target):
 
 @settings(max_examples=40, deadline=None)
 @given(st.lists(st.integers(1, 13), min_size=5, max_size=5))
-def test_five_cards(numbers):
+def test_solutions_of_five_cards_are_solutions(numbers):
     formula = solve(numbers)
     if formula is not None:
         _check(formula, numbers, 24)
@@ -67,14 +67,14 @@ def test_five_cards(numbers):
     ("numbers", "solutions"),
     [((3, 3, 8, 8), ["8/(3-8/3)"]), ((1, 5, 5, 5), ["(5-1/5)*5", "5*(5-1/5)"]), ((1, 1, 1, 1), [])],
 )
-def test_all_solutions_of_hard_hands(numbers, solutions):
+def test_hard_hands_have_their_known_solutions(numbers, solutions):
     assert all_solutions(numbers) == solutions
 
 
 @settings(max_examples=20, deadline=None)
 @given(st.lists(st.integers(1, 13), min_size=4, max_size=4))
 def test_all_solutions_are_solutions(numbers):
-    found = all_solutions(numbers)
-    assert bool(found) == (solve(numbers) is not None)
-    for formula in found:
+    solutions = all_solutions(numbers)
+    assert bool(solutions) == (solve(numbers) is not None)
+    for formula in solutions:
         _check(formula, numbers, 24)

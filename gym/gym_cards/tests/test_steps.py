@@ -1,6 +1,7 @@
 """Worked solutions: written by the oracle, checked in replies, and without a part in the reward."""
 
 import json
+import time
 from fractions import Fraction
 
 import gymnasium
@@ -45,6 +46,8 @@ def test_prompt_says_what_each_face_counts_as():
     [
         (EXAMPLE, "9*(10-8)+6", True),
         (EXAMPLE.replace(" left", "  left").replace(",", ", "), "9*(10-8)+6", True),
+        (EXAMPLE, "9*(10-8)+6=24", True),
+        (f" {EXAMPLE} ", "9*(10-8)+6", True),
         (EXAMPLE, "9*(10-8)+7", False),  # another formula
         (EXAMPLE.replace("10-8=2 left", "10-8=3 left"), "9*(10-8)+6", False),  # computed wrong
         (EXAMPLE.replace("6,9,2", "6,9,3"), "9*(10-8)+6", False),  # others are left
@@ -192,6 +195,13 @@ def test_wording_without_steps_is_refused(tmp_path):
     file.write_text(json.dumps(OWN_STEPS.to_json()))
     obs, _ = _env(prompt_file=file).reset(seed=0)
     assert '"steps"' in obs["text"]
+
+
+def test_long_white_space_takes_no_long_time():
+    began = time.perf_counter()
+    assert read_steps("1+1=2 left " + " " * 300_000 + "x") is None
+    assert read_steps("1+1=2" + " " * 300_000 + "x") is None
+    assert time.perf_counter() - began < 5
 
 
 def test_random_replies_never_raise():

@@ -58,7 +58,7 @@ TABLE = [
 
 
 @pytest.mark.parametrize(("formula", "outcomes", "stacked", "single"), TABLE)
-def test_table(formula, outcomes, stacked, single):
+def test_verdicts_match_the_table(formula, outcomes, stacked, single):
     for mode, reward in (("stacked", stacked), ("single", single)):
         verdict = verify(_reply(formula), CARDS, NUMBERS, reward_mode=mode)
         assert list(verdict.outcomes) == outcomes
@@ -103,11 +103,11 @@ def test_rewards_are_those_of_the_released_verifier():
         (None, [("unreadable", ())]),
     ],
 )
-def test_everything_that_was_found_is_told(formula, findings):
+def test_findings_are_all_told(formula, findings):
     verdict = verify(_reply(formula), CARDS, NUMBERS)
-    found = verdict.info["findings"]
-    assert [(finding.kind, finding.offending) for finding in found] == findings
-    assert tuple(finding.outcome for finding in found) == verdict.outcomes
+    told = verdict.info["findings"]
+    assert [(finding.kind, finding.offending) for finding in told] == findings
+    assert tuple(finding.outcome for finding in told) == verdict.outcomes
 
 
 def test_misread_cards_end_the_check():
@@ -115,7 +115,7 @@ def test_misread_cards_end_the_check():
     assert verdict.info["findings"] == (Finding("INCORRECT_VISION", "wrong_cards"),)
 
 
-def test_threes_and_eights():
+def test_fractions_are_exact_in_threes_and_eights():
     verdict = verify(_reply("8/(3-8/3)"), ["3", "3", "8", "8"], [3, 3, 8, 8])
     assert verdict.is_right
     assert verdict.reward == 5
@@ -133,7 +133,7 @@ def test_threes_and_eights():
         '"formula": "10+10+1+3"',
     ],
 )
-def test_lenient_reading(reply):
+def test_replies_are_read_leniently(reply):
     assert verify(reply, CARDS, NUMBERS).is_right
 
 
@@ -177,5 +177,5 @@ def test_cards_are_checked_where_they_are_seen(cards, outcomes):
     assert verify(_reply("10+10+1+3", cards), CARDS, NUMBERS).is_right
 
 
-def test_other_targets():
+def test_targets_other_than_24_are_judged():
     assert verify(_reply("10*10+1-3"), CARDS, NUMBERS, target=98).is_right

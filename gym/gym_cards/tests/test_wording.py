@@ -26,7 +26,7 @@ KINDS = ("NO_SOLUTION", "INCORRECT_NUMBER", "ILLEGAL_FORMULA", "PARTIAL_SOLUTION
 
 
 class Scroll:
-    """A Python list, values in quotes, braces, the rule said twice; a reply of many lines."""
+    """A Python list, values in quotes, braces, the rule worded twice; a reply of many lines."""
 
     budget = 4
 
@@ -114,9 +114,9 @@ def _dialogues(style: Any, count: int, values=TEN, seed=0, target=24) -> list[di
         for used in range(1, rng.integers(1, min(style.budget, 4)) + 1):
             verdict = env._judge(env.mistaken_reply(rng))
             formula = verdict.info["formula"] + ("" if style.budget == 5 else f"={target}")
-            said = style.feedback(verdict.outcomes[0], formula, numbers, used, values)
+            sentence = style.feedback(verdict.outcomes[0], formula, numbers, used, values)
             wrong = style.reply(cards, numbers, verdict.info["formula"], target)
-            turns += [("gpt", wrong), ("human", said)]
+            turns += [("gpt", wrong), ("human", sentence)]
         turns.append(("gpt", style.reply(cards, numbers, info["solution"], target)))
         turns = [{"from": who, "value": text} for who, text in turns]
         items.append({"id": str(number), "conversations": turns})
@@ -149,7 +149,7 @@ def test_prompts_come_back_and_other_rules_are_worded_alike(derived, values):
         assert obs["text"] == style.prompt(info["plain_cards"], values)
 
 
-def test_a_rule_that_is_said_twice_is_one_phrase(derived):
+def test_rule_that_is_worded_twice_is_one_phrase(derived):
     style, file, _ = derived
     phrases = json.loads(file.read_text())["phrases"]
     expected = {
@@ -159,7 +159,7 @@ def test_a_rule_that_is_said_twice_is_one_phrase(derived):
     assert phrases == ({"faces": expected[type(style)]} if type(style) in expected else {})
 
 
-def test_another_target_is_worded_alike(derived):
+def test_targets_are_worded_alike(derived):
     style, file, _ = derived
     obs, info = _env(file, target_points=36).reset(seed=0)
     assert obs["text"] == style.prompt(info["plain_cards"], TEN, 36)
@@ -176,8 +176,8 @@ def test_feedback_comes_back(derived, values):
         for used in range(1, style.budget):
             obs, _, _, _, info = env.step(env.mistaken_reply(rng))
             outcomes.add(info["outcome"])
-            said = (info["outcome"], info["formula"], before["numbers"], used, values)
-            assert obs["text"] == style.feedback(*said)
+            about = (info["outcome"], info["formula"], before["numbers"], used, values)
+            assert obs["text"] == style.feedback(*about)
             assert obs in env.observation_space
     assert outcomes == set(KINDS)
 
@@ -193,11 +193,11 @@ def test_replies_have_the_form_of_the_data(derived):
         assert env.step(reply)[1] == 5
 
 
-def test_it_is_an_environment_like_any_other(derived):
+def test_environment_of_a_derived_wording_passes_check_env(derived):
     check_env(_env(derived[1]), skip_render_check=True)
 
 
-def test_several_rules_in_the_data_are_all_used(tmp_path):
+def test_rules_in_the_data_are_all_used(tmp_path):
     class Verbose(Scroll):
         def rule(self, values):
             if values == TEN:
@@ -206,20 +206,20 @@ def test_several_rules_in_the_data_are_all_used(tmp_path):
 
     style = Verbose()
     items = _dialogues(style, 100) + _dialogues(style, 60, RANK) + _dialogues(style, 40, (3, 9, 2))
-    found = derive(read_dialogues(_write(tmp_path / "a.json", items)))
-    assert "rules met (J/Q/K): 10/10/10 (100), 11/12/13 (60), 3/9/2 (40)" in found.summary
-    assert "prompt: explains 100.0 % of the dialogues" in found.summary
-    assert sum("explains 100.0 %" in line for line in found.summary if "feedback" in line) == 4
+    result = derive(read_dialogues(_write(tmp_path / "a.json", items)))
+    assert "rules met (J/Q/K): 10/10/10 (100), 11/12/13 (60), 3/9/2 (40)" in result.summary
+    assert "prompt: explains 100.0 % of the dialogues" in result.summary
+    assert sum("explains 100.0 %" in line for line in result.summary if "feedback" in line) == 4
     for values in (TEN, RANK, (8, 1, 4)):
-        prompt = found.wording.task_prompt(["A", "K"], FaceRule(*values), 24, 4)
+        prompt = result.wording.task_prompt(["A", "K"], FaceRule(*values), 24, 4)
         assert prompt == style.prompt(["A", "K"], values)
 
 
-def test_the_most_frequent_wording_wins_and_its_share_is_told(tmp_path):
+def test_most_frequent_wording_wins_and_its_share_is_told(tmp_path):
     items = _dialogues(STYLES[1], 60) + _dialogues(STYLES[0], 40, seed=1)
-    found = derive(read_dialogues(_write(tmp_path / "a.json", items)))
-    assert "prompt: explains 60.0 % of the dialogues" in found.summary
-    assert found.wording.prompt.startswith("GAME <<target>> STOP HAND <<cards>> STOP")
+    result = derive(read_dialogues(_write(tmp_path / "a.json", items)))
+    assert "prompt: explains 60.0 % of the dialogues" in result.summary
+    assert result.wording.prompt.startswith("GAME <<target>> STOP HAND <<cards>> STOP")
     few = items[:40] + items[60:] + _dialogues(STYLES[2], 40, seed=2)
     with pytest.raises(InputError, match=r"explains 33.3 % of 120 dialogues"):
         derive(read_dialogues(_write(tmp_path / "b.json", few)))
@@ -229,20 +229,20 @@ def test_last_replies_may_be_wrong(tmp_path):
     items = _dialogues(STYLES[0], 60)
     for item in items[:25]:
         item["conversations"] = item["conversations"][:2]  # often a mistake
-    found = derive(read_dialogues(_write(tmp_path / "a.json", items)))
-    assert "prompt: explains 100.0 % of the dialogues" in found.summary
+    result = derive(read_dialogues(_write(tmp_path / "a.json", items)))
+    assert "prompt: explains 100.0 % of the dialogues" in result.summary
 
 
 def test_outcomes_without_examples_keep_the_own_sentence(tmp_path):
     items = _dialogues(STYLES[1], 40)
     for item in items:
         item["conversations"] = [item["conversations"][0], item["conversations"][-1]]
-    found = derive(read_dialogues(_write(tmp_path / "a.json", items)))
-    assert found.wording.feedback == {}
-    assert found.summary[-1] == "feedback: no example; the project's own"
+    result = derive(read_dialogues(_write(tmp_path / "a.json", items)))
+    assert result.wording.feedback == {}
+    assert result.summary[-1] == "feedback: no example; the project's own"
     findings = [Finding("NO_SOLUTION", "wrong_value")]
-    said = found.wording.feedback_to(findings, [], [], FaceRule(*TEN), 24, "1", 1, 1)
-    assert said == FEEDBACK["NO_SOLUTION"]
+    sentence = result.wording.feedback_to(findings, [], [], FaceRule(*TEN), 24, "1", 1, 1)
+    assert sentence == FEEDBACK["NO_SOLUTION"]
 
 
 def test_sentences_that_cannot_be_filled_are_not_taken(tmp_path):
@@ -250,9 +250,9 @@ def test_sentences_that_cannot_be_filled_are_not_taken(tmp_path):
         def feedback(self, outcome, formula, numbers, used, values):
             return f"{outcome}: {hash(formula)}"
 
-    found = derive(read_dialogues(_write(tmp_path / "a.json", _dialogues(Talkative(), 60))))
-    assert found.wording.feedback == {}
-    assert "NO_SOLUTION (the most frequent sentence explains" in found.summary[-1]
+    result = derive(read_dialogues(_write(tmp_path / "a.json", _dialogues(Talkative(), 60))))
+    assert result.wording.feedback == {}
+    assert "NO_SOLUTION (the most frequent sentence explains" in result.summary[-1]
 
 
 @pytest.mark.parametrize(
@@ -270,15 +270,15 @@ def test_sentences_that_cannot_be_filled_are_not_taken(tmp_path):
         ("J and Q count 10; a K counts 10 too.", "J and Q count 7; a K counts 7 too."),
     ],
 )
-def test_ways_to_say_the_rule(sentence, seven, tmp_path):
-    class Said(Telegram):
+def test_rule_is_read_however_it_is_worded(sentence, seven, tmp_path):
+    class Reworded(Telegram):
         def prompt(self, cards, values, target=24):
             return f"Make {target} of {' '.join(cards)}. {sentence}"
 
-    found = derive(read_dialogues(_write(tmp_path / "a.json", _dialogues(Said(), 80))))
-    prompt = found.wording.task_prompt(["2", "3"], FaceRule(7, 7, 7), 24, 4)
+    result = derive(read_dialogues(_write(tmp_path / "a.json", _dialogues(Reworded(), 80))))
+    prompt = result.wording.task_prompt(["2", "3"], FaceRule(7, 7, 7), 24, 4)
     assert prompt == f"Make 24 of 2 3. {seven}"
-    ranks = found.wording.task_prompt(["2", "3"], FaceRule(11, 12, 13), 24, 4)
+    ranks = result.wording.task_prompt(["2", "3"], FaceRule(11, 12, 13), 24, 4)
     assert [word in ranks for word in ("11", "12", "13")] == [True] * 3
 
 
@@ -289,7 +289,7 @@ def test_ways_to_say_the_rule(sentence, seven, tmp_path):
         ([{"conversations": [("human", "24"), ("gpt", OWN.reply)]}], "cards, number and formula"),
     ],
 )
-def test_data_of_something_else_is_refused(items, word, tmp_path):
+def test_data_of_another_task_is_refused(items, word, tmp_path):
     for item in items:
         item["conversations"] = [{"from": w, "value": v} for w, v in item["conversations"]]
     with pytest.raises(InputError, match=word):
@@ -313,7 +313,7 @@ def test_prompts_that_hide_what_is_needed_are_refused(prompt, word, tmp_path):
         derive(read_dialogues(_write(tmp_path / "a.json", _dialogues(Hidden(), 40))))
 
 
-def test_the_own_wording_survives_a_file(tmp_path):
+def test_own_wording_survives_a_file(tmp_path):
     assert read_wording(OWN.to_json(), "own") == OWN
     file = tmp_path / "own.json"
     file.write_text(json.dumps(OWN.to_json()))
@@ -356,7 +356,7 @@ BAD = [
 
 
 @pytest.mark.parametrize("bad", BAD, ids=lambda bad: bad.word)
-def test_bad_files_are_named_with_their_key(bad, tmp_path):
+def test_bad_wording_files_are_named_with_their_key(bad, tmp_path):
     file = tmp_path / "bad.json"
     file.write_text(json.dumps(OWN.to_json() | bad.change))
     with pytest.raises(InputError, match=bad.word) as error:
@@ -366,7 +366,7 @@ def test_bad_files_are_named_with_their_key(bad, tmp_path):
 
 
 @pytest.mark.parametrize("text", [None, "", "{", "[]", '"x"', json.dumps({"format": FORMAT})])
-def test_files_that_are_no_wording(text, tmp_path):
+def test_files_that_are_no_wording_are_refused(text, tmp_path):
     file = tmp_path / "bad.json"
     if text is not None:
         file.write_text(text)
@@ -374,7 +374,7 @@ def test_files_that_are_no_wording(text, tmp_path):
         _env(file)
 
 
-def test_what_a_wording_is_fixed_to(tmp_path):
+def test_wording_fixed_to_a_size_or_target_refuses_others(tmp_path):
     file = tmp_path / "a.json"
     file.write_text(json.dumps(OWN.to_json() | {"num_cards": 4, "target_points": 24}))
     _env(file)
@@ -383,7 +383,7 @@ def test_what_a_wording_is_fixed_to(tmp_path):
             _env(file, **kwargs)
 
 
-def test_what_a_reply_holds_is_never_read_as_a_placeholder(tmp_path):
+def test_replies_are_never_read_as_placeholders(tmp_path):
     file = tmp_path / "a.json"
     feedback = {"ILLEGAL_FORMULA": "Not legal: <<formula>> {formula}"}
     file.write_text(json.dumps(OWN.to_json() | {"feedback": feedback}))
@@ -402,7 +402,7 @@ def test_what_a_reply_holds_is_never_read_as_a_placeholder(tmp_path):
     assert env.step("no json")[0]["text"] == "Not legal:  {formula}"
 
 
-def test_the_command(derived, tmp_path):
+def test_command_writes_the_wording_and_names_bad_input(derived, tmp_path):
     _, file, data = derived
     out = tmp_path / "wording.json"
     command = [sys.executable, "-m", "gym_cards.wording"]
@@ -429,9 +429,9 @@ def test_system_messages_are_told(tmp_path):
     items = _dialogues(STYLES[1], 30)
     for item in items[:5]:
         item["conversations"].insert(0, {"from": "system", "value": "Be brief."})
-    found = derive(read_dialogues(_write(tmp_path / "a.json", items)))
-    assert "system: 5 dialogues open with a system message" in found.summary[1]
-    assert found.wording.prompt.startswith("GAME")
+    result = derive(read_dialogues(_write(tmp_path / "a.json", items)))
+    assert "system: 5 dialogues open with a system message" in result.summary[1]
+    assert result.wording.prompt.startswith("GAME")
 
 
 def test_own_jsonl_gives_the_own_wording():
@@ -441,14 +441,14 @@ def test_own_jsonl_gives_the_own_wording():
     for seed in range(200):
         prompt = env.reset(seed=seed)[0]["text"]
         wrong = env.mistaken_reply(rng)
-        said = env.step(wrong)[0]["text"]
-        texts = [prompt, wrong, said, env.oracle_reply()]
+        sentence = env.step(wrong)[0]["text"]
+        texts = [prompt, wrong, sentence, env.oracle_reply()]
         roles = ["user", "assistant"] * 2
         dialogues.append([Message(r, t) for r, t in zip(roles, texts, strict=True)])
-    found = derive(dialogues).wording
-    assert found.prompt == OWN.prompt.replace("<<count>>", "four")
-    assert (found.reply, found.cards, found.num_cards) == (OWN.reply, OWN.cards, 4)
-    assert found.feedback == {name: FEEDBACK[name] for name in KINDS}
+    wording = derive(dialogues).wording
+    assert wording.prompt == OWN.prompt.replace("<<count>>", "four")
+    assert (wording.reply, wording.cards, wording.num_cards) == (OWN.reply, OWN.cards, 4)
+    assert wording.feedback == {name: FEEDBACK[name] for name in KINDS}
 
 
 def _said(formula, numbers=(1, 10, 10, 3), **keys):
@@ -461,7 +461,7 @@ def _said(formula, numbers=(1, 10, 10, 3), **keys):
     return wording.feedback_to(findings, cards, numbers, rule, 24, formula, 1, 4, names_all=True)
 
 
-def test_feedback_can_name_everything_that_was_found():
+def test_feedback_can_name_all_findings():
     assert _said("7+10+10+3") == ("Numbers that no card has: 7. Numbers not used: 1. Answer again.")
     assert _said("1 + 10") == (
         "A formula has no character but digits, + - * / and parentheses: not a space. Answer again."
@@ -472,7 +472,7 @@ def test_feedback_can_name_everything_that_was_found():
     assert len(_said("+".join(map(str, range(20, 9000))))) < 300
 
 
-def test_a_wording_can_frame_findings_and_say_them_its_own_way():
+def test_wording_can_frame_findings_and_word_them_its_own_way():
     feedback = dict.fromkeys(KINDS, "No, for {<<findings>>}!")
     findings = {
         "foreign_numbers": "[<<offending>>] are not dealt",
@@ -486,7 +486,7 @@ def test_a_wording_can_frame_findings_and_say_them_its_own_way():
     assert _said("3*3-8+8", (3, 3, 8, 8), **keys) == "No, for {all is wrong}!"
 
 
-def test_the_environment_names_everything_where_it_is_asked_to():
+def test_environment_names_all_findings_where_it_is_asked_to():
     env = gymnasium.make(gym_cards.ENV_ID, feedback="findings").unwrapped
     env.reset(seed=0, options={"cards": ["A", "10", "K", "3"]})
     obs = env.step('{"formula": "10+10"}')[0]
@@ -496,20 +496,20 @@ def test_the_environment_names_everything_where_it_is_asked_to():
 
 
 @pytest.mark.parametrize(
-    ("keys", "said"),
+    ("keys", "words"),
     [
         ({"findings": {"bad": "x"}}, "key findings: must be an object with keys of wrong_cards"),
         ({"findings": {"unreadable": "<<x>>"}}, "key findings.unreadable: unknown placeholder"),
         ({"findings_separator": "<<x>>"}, "key findings_separator: unknown placeholder <<x>>"),
     ],
 )
-def test_bad_findings_are_named(keys, said):
-    with pytest.raises(InputError, match=said):
+def test_bad_findings_are_named(keys, words):
+    with pytest.raises(InputError, match=words):
         read_wording(OWN.to_json() | keys, "w")
 
 
 class Ledger(Telegram):
-    """Everything that was found, joined, in a frame; a right part named."""
+    """All findings, joined, in a frame; a right part named."""
 
     findings = {
         "foreign_numbers": "you used strange numbers: [<<offending>>]",
@@ -526,7 +526,7 @@ def test_joined_findings_come_back(tmp_path):
     style = Ledger()
     feedback = dict.fromkeys(KINDS, "Not right because <<findings>>.")
     keys = {"feedback": feedback, "findings": style.findings, "findings_separator": ", "}
-    said = read_wording(OWN.to_json() | keys, "w")
+    verifier = read_wording(OWN.to_json() | keys, "w")
     rng = np.random.default_rng(0)
     env = gymnasium.make(gym_cards.ENV_ID, verify_iter=9).unwrapped
     items = []
@@ -539,7 +539,7 @@ def test_joined_findings_come_back(tmp_path):
         reply = env.mistaken_reply(rng) if formula is None else json.dumps({"formula": formula})
         verdict = env._judge(reply)
         formula = verdict.info["formula"]
-        sentence = said.feedback_to(
+        sentence = verifier.feedback_to(
             verdict.info["findings"], cards, numbers, FaceRule(*TEN), 24, formula, 1, 1
         )
         turns = [
@@ -550,13 +550,13 @@ def test_joined_findings_come_back(tmp_path):
         ]
         turns = [{"from": who, "value": text} for who, text in turns]
         items.append({"conversations": turns})
-    found = derive(read_dialogues(_write(tmp_path / "a.json", items))).wording
-    assert found.findings_separator == ", "
-    assert {kind: found.findings[kind] for kind in style.findings} == style.findings
-    assert set(found.feedback.values()) == {"Not right because <<findings>>."}
+    wording = derive(read_dialogues(_write(tmp_path / "a.json", items))).wording
+    assert wording.findings_separator == ", "
+    assert {kind: wording.findings[kind] for kind in style.findings} == style.findings
+    assert set(wording.feedback.values()) == {"Not right because <<findings>>."}
 
 
-def _joined_dialogues(said, count, mistakes, values=TEN):
+def _joined_dialogues(verifier, count, mistakes, values=TEN):
     """Dialogues with one of these mistakes, made of the hand's numbers, and a solution."""
     rng = np.random.default_rng(0)
     env = gymnasium.make(gym_cards.ENV_ID, face_rule=dict(zip("JQK", values, strict=True)))
@@ -567,7 +567,9 @@ def _joined_dialogues(said, count, mistakes, values=TEN):
         order = rng.permutation(numbers)
         formula = mistakes[number % len(mistakes)].format(*order, foreign=order[0] + 20)
         findings = verify(json.dumps({"formula": formula}), cards, numbers).info["findings"]
-        sentence = said.feedback_to(findings, cards, numbers, FaceRule(*values), 24, formula, 1, 1)
+        sentence = verifier.feedback_to(
+            findings, cards, numbers, FaceRule(*values), 24, formula, 1, 1
+        )
         texts = [Telegram().prompt(cards, values), Telegram().reply(cards, numbers, formula)]
         texts += [sentence, Telegram().reply(cards, numbers, info["solution"])]
         roles = ["user", "assistant"] * 2
@@ -619,33 +621,33 @@ LONG = {
     ],
 )
 def test_joined_findings_are_learned_from_ordinary_mistakes(frame, separator, findings):
-    said = _framed(frame, separator, findings)
-    found = derive(_joined_dialogues(said, 60, ORDINARY))
-    assert sum("explains 100.0 % of" in line for line in found.summary) == 5
+    verifier = _framed(frame, separator, findings)
+    result = derive(_joined_dialogues(verifier, 60, ORDINARY))
+    assert sum("explains 100.0 % of" in line for line in result.summary) == 5
     for formula in ("40+10+10+3", "1+10", "1+10+10+3+3", "1++10++10+3", "1)+40", "1*10+10+3"):
         rule, cards = FaceRule(*TEN), ["A", "10", "K", "3"]
         reply = json.dumps({"formula": formula})
         heard = verify(reply, cards, (1, 10, 10, 3)).info["findings"]
         for target in (24, 36):
             about = (heard, cards, (1, 10, 10, 3), rule, target, formula, 1, 1)
-            assert found.wording.feedback_to(*about) == said.feedback_to(*about)
+            assert result.wording.feedback_to(*about) == verifier.feedback_to(*about)
 
 
-def test_a_finding_that_is_only_met_repeated_is_learned():
-    said = _framed("Not so, as <<findings>>! Try again", "; ", TERSE)
-    found = derive(_joined_dialogues(said, 30, (ORDINARY[3], ORDINARY[5]))).wording
-    assert found.findings_separator == "; "
-    assert found.findings["operator_order"] == TERSE["operator_order"]
-    assert set(found.feedback.values()) == {"Not so, as <<findings>>! Try again"}
+def test_finding_that_is_only_met_repeated_is_learned():
+    verifier = _framed("Not so, as <<findings>>! Try again", "; ", TERSE)
+    wording = derive(_joined_dialogues(verifier, 30, (ORDINARY[3], ORDINARY[5]))).wording
+    assert wording.findings_separator == "; "
+    assert wording.findings["operator_order"] == TERSE["operator_order"]
+    assert set(wording.feedback.values()) == {"Not so, as <<findings>>! Try again"}
 
 
 def test_findings_that_keep_the_own_sentence_in_a_frame_are_named():
-    said = _framed("Not so, as <<findings>>! Try again", "; ", TERSE)
-    found = derive(_joined_dialogues(said, 60, (*ORDINARY[:3], ORDINARY[5])))
-    assert found.summary[-1].startswith("feedback: names all of foreign_numbers")
-    assert "ILLEGAL_FORMULA (no example)" in found.summary[-2]
-    found = derive(_joined_dialogues(said, 60, ORDINARY))
-    assert found.summary[-1].endswith(
+    verifier = _framed("Not so, as <<findings>>! Try again", "; ", TERSE)
+    result = derive(_joined_dialogues(verifier, 60, (*ORDINARY[:3], ORDINARY[5])))
+    assert result.summary[-1].startswith("feedback: names all of foreign_numbers")
+    assert "ILLEGAL_FORMULA (no example)" in result.summary[-2]
+    result = derive(_joined_dialogues(verifier, 60, ORDINARY))
+    assert result.summary[-1].endswith(
         "the project's own sentence, as the data has none, for close_order, foreign_character, "
         "number_order, open_order, unreadable"
     )
@@ -655,17 +657,17 @@ def test_findings_that_keep_the_own_sentence_in_a_frame_are_named():
     ("values", "line"),
     [(TEN, "none where J, Q and K do not all count"), (RANK, "none where J, Q and K all count")],
 )
-def test_a_kind_of_rule_that_was_not_met_is_told(values, line):
+def test_kind_of_rule_that_was_not_met_is_told(values, line):
     met, both = (_joined_dialogues(OWN, 40, ORDINARY, v) for v in (values, (3, 3, 3)))
     assert any(line in told for told in derive(met).summary)
     rank = _joined_dialogues(OWN, 40, ORDINARY, RANK)
     assert not any("none where" in told for told in derive(both + rank).summary)
 
 
-def test_a_formula_with_spaces_hears_so():
+def test_formula_with_spaces_is_told_so():
     env = gymnasium.make(gym_cards.ENV_ID).unwrapped
     env.reset(seed=0, options={"cards": ["A", "10", "K", "3"]})
-    for formula, said in (("10 + 10", "no spaces"), ("10+x", "no legal formula")):
+    for formula, words in (("10 + 10", "no spaces"), ("10+x", "no legal formula")):
         obs, reward, *_ = env.step(json.dumps({"formula": formula}))
         assert reward == -3
-        assert said in obs["text"]
+        assert words in obs["text"]

@@ -139,7 +139,7 @@ choose_scale() {
   config=${prefix}_$scale.yaml
   for file in "$prefix"_*.yaml; do
     file=${file#"${prefix}_"}
-    [[ $file == *start.yaml ]] || known+=" ${file%.yaml}"
+    [[ $file == *_*.yaml || $file == *start.yaml ]] || known+=" ${file%.yaml}"
   done
   [[ -f $config ]] || fail "scale $scale: must be one of$known"
   if [[ $scale == paper ]]; then  # eight GPUs, as in the paper, unless another is named

@@ -57,9 +57,7 @@ def _config(start, run, **changes):
 
 
 def _start(file, *flags, limit=None, launcher=("-m",)):
-    """The command in a process of its own; `limit` (bytes) is the size that no file may exceed. Its
-    priority is lower than ours, so that on a busy machine it does not end before we have signalled.
-    """
+    """The command in a process of its own; `limit` (bytes) is the size that no file may exceed."""
     shell = f"ulimit -f {limit // 1024}; trap '' XFSZ; " if limit else ""
     command = [sys.executable, *launcher, "rl.train", f"--config={file}", *flags]
     return subprocess.Popen(
@@ -69,7 +67,6 @@ def _start(file, *flags, limit=None, launcher=("-m",)):
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        preexec_fn=lambda: os.nice(5),
     )
 
 

@@ -47,7 +47,11 @@ class StopRequest:
             raise SystemExit(self.exit_code)
 
     def agreed(self, accelerator: Accelerator) -> bool:
-        """Return whether any rank has been asked to end. All ranks call this together."""
-        received = torch.tensor([float(self.received)], device=accelerator.device)
-        self.received = int(accelerator.gather(received).max())
-        return self.received > 0
+        """Return whether any rank had been asked to end; every rank calls it together and gets the
+        same answer. A request that comes in between is kept for the next call.
+        """
+        own = torch.tensor([float(self.received)], device=accelerator.device)
+        asked = int(accelerator.gather(own).max())
+        if asked:
+            self.received = asked
+        return asked > 0

@@ -14,11 +14,10 @@ from typing import Any
 import numpy as np
 
 from evaluation.records import EpisodeRecord, TurnRecord
-from evaluation.statistics import Estimate
+from evaluation.statistics import LEVEL, Estimate
 from gym_dialogue.messages import BEYOND_CONTEXT
 
 NUM_RESAMPLES = 2000
-LEVEL = 0.95
 
 _CUT = ("length", "max_tokens", "model_length")  # finish reasons of several APIs
 
@@ -136,13 +135,16 @@ class Resampled:
         by_puzzle = zip(puzzles, sums.T.tolist(), strict=True)
         self.estimate = Estimate.of_counts({name: (n, d) for name, (n, d) in by_puzzle})
         with np.errstate(invalid="ignore"):  # nan where there is nothing of the kind to measure
-            self.value = sums[0].sum() / sums[1].sum()
             self.samples = (draws @ sums[0]) / (draws @ sums[1])
+
+    @property
+    def value(self) -> float:
+        """The metric itself; nan where there is nothing of the kind to measure."""
+        return self.estimate.value
 
     def __sub__(self, other: Resampled) -> Resampled:
         """Return this metric minus another on the same episodes, paired by puzzle."""
         difference = object.__new__(Resampled)
-        difference.value = self.value - other.value
         difference.samples = self.samples - other.samples
         difference.estimate = self.estimate - other.estimate
         return difference
@@ -152,9 +154,10 @@ class Resampled:
         percentiles = percentile_interval(self.value, self.samples)
         if percentiles.low < percentiles.high or np.isnan(self.value):
             return percentiles
-        floor, estimate = self.estimate.floor, self.estimate
-        low = max(percentiles.value - floor, estimate.low)
-        return Interval(percentiles.value, low, min(percentiles.value + floor, estimate.high))
+        estimate = self.estimate
+        low = max(estimate.value - estimate.floor, estimate.low)
+        high = min(estimate.value + estimate.floor, estimate.high)
+        return Interval(estimate.value, low, high)
 
 
 def percentile_interval(value: float, samples: np.ndarray) -> Interval:

@@ -20,7 +20,7 @@ from itertools import permutations
 import numpy as np
 
 from gym_cards.formula import APPLY, evaluate, find_faults, numbers_in, tokenize
-from gym_cards.solver import solve
+from gym_cards.solver import Tree, print_tree, solve
 
 _MAX_ENUMERATED = 4  # numbers; of more, one solution is taken apart
 _LARGEST = 199  # of a number on the way, where solutions are enumerated
@@ -169,21 +169,15 @@ def steps_of(formula: str, numbers: Sequence[int]) -> list[Step]:
 
 def formula_of(steps: Sequence[Step]) -> str:
     """Return the formula that steps compute, with the fewest parentheses."""
-    made: list[tuple[Fraction, str, str]] = []  # (value, text, its outermost operator)
+    made: list[tuple[Fraction, Tree]] = []  # what steps have made and none has used
 
-    def take(number: Fraction) -> tuple[str, str]:
-        for i, (value, text, top) in enumerate(made):
+    def take(number: Fraction) -> Tree:
+        for i, (value, tree) in enumerate(made):
             if value == number:
                 del made[i]
-                return text, top
-        return str(number), ""
+                return tree
+        return int(number)  # of the hand
 
     for step in steps:
-        (left, left_top), (right, right_top) = take(step.a), take(step.b)
-        if step.symbol in "*/" and left_top in ("+", "-"):
-            left = f"({left})"
-        needs = {"+": "", "-": "+-", "*": "+-", "/": "+-*/"}[step.symbol]
-        if right_top and right_top in needs:
-            right = f"({right})"
-        made.append((step.c, f"{left}{step.symbol}{right}", step.symbol))
-    return made[-1][1]
+        made.append((step.c, (step.symbol, take(step.a), take(step.b))))
+    return print_tree(made[-1][1])

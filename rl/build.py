@@ -32,6 +32,8 @@ class Models:
     source: str
     """Where the policy's weights were loaded from; under an adapter, its base."""
     renderer: Renderer
+    example: Rendered
+    """A prompt of the environment."""
     actor_critic: ActorCritic
     reference: ActorCritic | None
     """A frozen copy of the initial policy; None where KL is not wanted, or the reference is the
@@ -64,7 +66,7 @@ def build_models(
     if checkpoint is not None:
         restore_trained_adapter(actor_critic, checkpoint)
     actor_critic.load_value_head(checkpoint or source)
-    return Models(source, renderer, actor_critic, reference)
+    return Models(source, renderer, example, actor_critic, reference)
 
 
 def first_prompt(env: Any, renderer: Renderer, source: str) -> Rendered:

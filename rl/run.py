@@ -36,7 +36,7 @@ from gym_policy.samplers.vllm import VllmSampler
 from gym_policy.training.stop import StopRequest
 from gym_policy.training.trained_wording import wording_note
 from rl.backend import load_dtype, zero_stage
-from rl.build import Models, build_models, first_prompt
+from rl.build import Models, build_models
 from rl.checkpoint import (
     optimizer_step,
     prune,
@@ -77,6 +77,7 @@ class Run:
     ):
         self.config, self.task, self.accelerator, self.stop = config, task, accelerator, stop
         self.envs, self.source, self.renderer = envs, models.source, models.renderer
+        self.example = models.example
         self.model = models.actor_critic.model
         self.run_dir = RunDir(config.run_dir)
         self.is_main = accelerator.is_main_process
@@ -94,7 +95,7 @@ class Run:
             max_new_tokens=config.max_new_tokens,
             batch_size=config.sampling_batch,
             sampler=make_sampler(
-                config.sampler, self.model, config.engines, self.run_dir.path.resolve() / "weights"
+                config.sampler, self.model, config.engines, self.run_dir.weights_dir.resolve()
             ),
         )
         # What a vision tower makes of an image stays right for as long as the tower is not trained.
@@ -256,10 +257,8 @@ class Run:
         sampler = self.policy.sampler
         if not isinstance(sampler, VllmSampler):
             return
-        example = first_prompt(self.envs[0], self.renderer, self.source).token_ids
-        if self.is_main:
-            sampler.update(str(self.update), [example])
-        sampler.expect(str(self.update), [example])
+        take = sampler.update if self.is_main else sampler.expect
+        take(str(self.update), [self.example.token_ids])
         self.accelerator.wait_for_everyone()
 
     def _model_after(self, update: int) -> PreTrainedModel:

@@ -20,10 +20,7 @@ from gym_dialogue import InputError
 from gym_dialogue.make import Kwargs
 from gym_dialogue.released import require_released
 from gym_policy.parts import Part
-from sft.data import (
-    SourceConfig,
-    check_shares,
-)
+from sft.data import SourceConfig, check_shares
 
 
 @dataclass

@@ -19,15 +19,7 @@ from tqdm import tqdm
 
 from gym_command.files import atomic_file
 from gym_command.ranges import NotNegative, Share
-from gym_dialogue import (
-    Episode,
-    InputError,
-    Message,
-    NoisyOraclePolicy,
-    Policy,
-    Task,
-    rollout,
-)
+from gym_dialogue import Episode, InputError, Message, NoisyOraclePolicy, Policy, Task, rollout
 from gym_dialogue.images import Image, image_size, save_image
 from gym_dialogue.make import EnvConfig, make_envs
 from gym_dialogue.messages import messages_to_json

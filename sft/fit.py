@@ -10,34 +10,18 @@ from pathlib import Path
 import numpy as np
 import torch
 from accelerate import PartialState
-from transformers import (
-    PreTrainedModel,
-    TrainerCallback,
-    TrainingArguments,
-    set_seed,
-)
+from transformers import PreTrainedModel, TrainerCallback, TrainingArguments, set_seed
 
 from gym_dialogue import InputError, Message
 from gym_policy import Renderer
 from gym_policy.compute import num_parameters
-from gym_policy.distributed import (
-    is_partitioned,
-    runs_on_cpu,
-    with_deepspeed,
-)
+from gym_policy.distributed import is_partitioned, runs_on_cpu, with_deepspeed
 from gym_policy.limits import check_sequence
 from gym_policy.training.freezing import freeze_unreached
 from gym_policy.training.stop import StopRequest
-from gym_policy.vision import (
-    attends_to_images,
-)
+from gym_policy.vision import attends_to_images
 from sft.config import SFTConfig
-from sft.data import (
-    DialogueItems,
-    PadRight,
-    TrainingOrder,
-    hold_back,
-)
+from sft.data import DialogueItems, PadRight, TrainingOrder, hold_back
 from sft.resume import Saved
 from sft.run_files import RunFiles
 from sft.trainer import SFTTrainer, WithImages, most_likely, token_accuracy

@@ -4,28 +4,18 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from transformers import (
-    PreTrainedModel,
-)
+from transformers import PreTrainedModel
 
 from gym_command.run_dir import RunDir
 from gym_dialogue import Message, shows_images
 from gym_dialogue.data import read_dialogues
 from gym_dialogue.make import make_envs, with_prompt_file
 from gym_policy import Renderer, load_model
-from gym_policy.distributed import (
-    join_processes,
-    with_deepspeed,
-)
+from gym_policy.distributed import join_processes, with_deepspeed
 from gym_policy.parts import check_parts, freeze_parts
-from gym_policy.vision import (
-    checkpoint_activations,
-)
+from gym_policy.vision import checkpoint_activations
 from sft.config import SFTConfig
-from sft.data import (
-    make_dialogues,
-    write_jsonl,
-)
+from sft.data import make_dialogues, write_jsonl
 
 
 def load_initial(config: SFTConfig, path: str) -> PreTrainedModel:

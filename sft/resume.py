@@ -17,11 +17,7 @@ from typing import Any
 
 from accelerate import PartialState
 
-from gym_command.checkpoints import (
-    TRAINING_DIR,
-    training_file,
-    update_of,
-)
+from gym_command.checkpoints import TRAINING_DIR, training_file, update_of
 from gym_command.run_dir import RunDir
 from gym_dialogue import InputError
 from gym_dialogue.checks import is_integer, read_json

@@ -5,19 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from transformers import (
-    PreTrainedModel,
-    Trainer,
-    TrainerCallback,
-)
+from transformers import PreTrainedModel, Trainer, TrainerCallback
 
 from gym_command.checkpoints import TRAINING_DIR
 from gym_command.run_dir import RunDir
 from gym_dialogue import InputError
 from gym_policy import Renderer
-from gym_policy.distributed import (
-    whole_weights,
-)
+from gym_policy.distributed import whole_weights
 from gym_policy.limits import not_numbers
 from gym_policy.models.load import save_renderer
 from gym_policy.training.checkpoint import begin, publish, writing

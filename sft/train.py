@@ -14,9 +14,7 @@ from gym_command.command import run_command
 from gym_command.lock import sole_writer
 from gym_command.run_dir import saved_checkpoints
 from gym_policy import load_renderer
-from gym_policy.distributed import (
-    join_processes,
-)
+from gym_policy.distributed import join_processes
 from gym_policy.training.stop import StopRequest
 from gym_policy.training.trained_wording import wording_note
 from sft.config import SFTConfig, check_config

@@ -8,19 +8,12 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from torch import nn
-from transformers import (
-    EvalPrediction,
-    PreTrainedModel,
-    Trainer,
-)
+from transformers import EvalPrediction, PreTrainedModel, Trainer
 from transformers.trainer import TRAINER_STATE_NAME
 
 from gym_policy.compute import LEARNED
 from gym_policy.parts import Part, parameter_groups
-from gym_policy.vision import (
-    Images,
-    image_inputs,
-)
+from gym_policy.vision import Images, image_inputs
 from sft.loss import dft_loss
 from sft.run_files import RunFiles
 

@@ -32,6 +32,7 @@ class RunDir(os.PathLike[str]):
         self.images_dir = self.path / "images"
         self.checkpoints_dir = self.path / "checkpoints"
         self.evaluations_dir = self.path / "evaluations"
+        self.weights_dir = self.path / "weights"
         self.table_file = self.path / "table.txt"
         self.summary_file = self.path / "summary.json"
         self.turns_file = self.path / "turns.jsonl"

@@ -9,6 +9,8 @@ import threading
 import time
 from contextlib import contextmanager
 
+from gym_command.testing import serving
+
 HANG, DROP = "hang", "drop"
 
 
@@ -98,10 +100,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 @contextmanager
 def running_stub():
     """A StubApi at work."""
-    with StubApi() as stub:
-        thread = threading.Thread(target=stub.serve_forever, args=(0.02,), daemon=True)
-        thread.start()
-        yield stub
-        stub.done.set()
-        stub.shutdown()
-        thread.join(10)
+    with serving(StubApi()) as stub:
+        try:
+            yield stub
+        finally:
+            stub.done.set()

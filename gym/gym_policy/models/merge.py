@@ -13,6 +13,7 @@ from transformers import PreTrainedModel
 from gym_dialogue.errors import InputError
 from gym_policy.models.adapter import CONFIG_FILE, base_of, load_adapted
 from gym_policy.models.load import load_model, load_renderer, save_renderer
+from gym_policy.ties import untie
 
 
 def merge(directory: str, out: str) -> None:
@@ -44,9 +45,7 @@ def _untie(model: PreTrainedModel) -> None:
     if not any(isinstance(module, BaseTunerLayer) for module in modules):
         return
     head.weight = nn.Parameter(head.weight.detach().clone(), requires_grad=False)
-    for config in {id(c): c for c in (model.config, model.config.get_text_config())}.values():
-        config.tie_word_embeddings = False
-    model.all_tied_weights_keys = {}
+    untie(model)
 
 
 def main() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -98,9 +98,7 @@ class Engine:
                 _version(choice),
             )
         except (LookupError, TypeError, ValueError) as error:
-            raise InputError(
-                f"sampler=vllm: {self.address} answers in another form than vLLM 0.32 does"
-            ) from error
+            raise self._unlike_vllm() from error
 
     def score(self, token_ids: Sequence[int]) -> tuple[list[float], str]:
         """The log-probabilities of all tokens but the first, at temperature 1, and the version of
@@ -114,9 +112,7 @@ class Engine:
             scores = [float(by_id[t]["logprob"]) for by_id, t in zip(listed, ids, strict=True)]
             return scores, _version(answer["choices"][0])
         except (LookupError, TypeError, ValueError) as error:
-            raise InputError(
-                f"sampler=vllm: {self.address} answers in another form than vLLM 0.32 does"
-            ) from error
+            raise self._unlike_vllm() from error
 
     def load(self, folder: str, version: str) -> None:
         """Take the weights in a folder, which the server can read under the same path."""
@@ -130,6 +126,11 @@ class Engine:
             self._call("POST", "/update_weight_version", {"new_version": version})
         finally:
             self._call("POST", "/resume")
+
+    def _unlike_vllm(self) -> InputError:
+        return InputError(
+            f"sampler=vllm: {self.address} answers in another form than vLLM 0.32 does"
+        )
 
     def _generate(self, token_ids: Sequence[int], sampling: dict[str, Any]) -> Any:
         body = {"model": self.model, "token_ids": list(token_ids), "sampling_params": sampling}
@@ -185,9 +186,5 @@ def spread(
         try:
             return [future.result() for future in futures]
         finally:
-            _cancel(futures)
-
-
-def _cancel(futures: Iterable[Any]) -> None:
-    for future in futures:
-        future.cancel()
+            for future in futures:
+                future.cancel()

@@ -5,12 +5,12 @@ one that has a bad day.
 import http.server
 import json
 import threading
-from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 from safetensors.torch import load_file
 
+from gym_command.testing import serving
 from gym_policy.completion import Decoding, Request
 from gym_policy.samplers.generate import GenerateSampler
 
@@ -124,14 +124,6 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         self.wfile.write(data)
 
 
-@contextmanager
 def running_engine(model, **kwargs):
     """A server until the block ends."""
-    server = StubEngine(model, **kwargs)
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    try:
-        yield server
-    finally:
-        server.shutdown()
-        server.server_close()
+    return serving(StubEngine(model, **kwargs))

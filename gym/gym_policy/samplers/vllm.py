@@ -5,8 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +15,7 @@ from transformers import PreTrainedModel
 from gym_dialogue.errors import InputError
 from gym_policy.completion import Completion, Decoding, Request
 from gym_policy.samplers.engine import Engine, EngineGoneError, Generated, spread
+from gym_policy.ties import untied
 
 PROBED = 4
 """Prompts that are scored by both sides before a new set of weights counts as arrived."""
@@ -52,15 +52,18 @@ class VllmSampler:
         self.engines = [Engine(address) for address in addresses]
         self.folder = folder
         self.version = ""
-        self._probes: list[list[int]] = []
+        self._probes: list[tuple[list[int], np.ndarray]] = []  # prompts with the model's scores
         self._own_folder: tempfile.TemporaryDirectory[str] | None = None
         for engine in self.engines:
             engine.wait()
 
     def expect(self, version: str, probes: Sequence[Sequence[int]]) -> None:
-        """Take replies of this version of the weights alone, which another rank sends."""
+        """Take replies of this version of the weights alone, which another rank sends. `probes`
+        are as in `update`.
+        """
         self.version = version
-        self._probes = [list(ids[:PROBE_TOKENS]) for ids in probes[:PROBED]]
+        cut = [list(ids[:PROBE_TOKENS]) for ids in probes[:PROBED]]
+        self._probes = [(ids, np.array(self._score(ids))) for ids in cut]
 
     def update(self, version: str, probes: Sequence[Sequence[int]]) -> None:
         """Send the model's weights, which are whole here, under a new version. `probes` are token
@@ -125,7 +128,7 @@ class VllmSampler:
         if not self.version or not self._probes:
             return
         try:
-            _, version = engine.score(self._probes[0])
+            _, version = engine.score(self._probes[0][0])
         except EngineGoneError:
             version = ""
         if version != self.version:
@@ -147,9 +150,9 @@ class VllmSampler:
 
     def _probe(self, engine: Engine) -> None:
         tolerance = TOLERANCE.get(self.model.dtype, max(TOLERANCE.values()))
-        for ids in self._probes:
-            theirs, version = engine.score(ids)
-            gap = float(np.abs(np.array(theirs) - np.array(self._score(ids))).mean())
+        for ids, own in self._probes:
+            scores, version = engine.score(ids)
+            gap = float(np.abs(np.array(scores) - own).mean())
             if version != self.version or not gap <= tolerance:
                 raise InputError(
                     f"sampler=vllm: {engine.address} has not taken the weights: it scores a prompt "
@@ -219,20 +222,3 @@ def merged_state(model: PreTrainedModel) -> dict[str, torch.Tensor]:
         seen.add(value.data_ptr())
         state[name.replace(".base_layer.", ".")] = value
     return state
-
-
-@contextmanager
-def untied(model: PreTrainedModel) -> Iterator[None]:
-    """Let a model be saved with its output head, though it is the embedding."""
-    before = getattr(model, "all_tied_weights_keys", {})
-    configs = {id(c): c for c in (model.config, model.config.get_text_config())}.values()
-    ties = [config.tie_word_embeddings for config in configs]
-    model.all_tied_weights_keys = {}
-    for config in configs:
-        config.tie_word_embeddings = False
-    try:
-        yield
-    finally:
-        model.all_tied_weights_keys = before
-        for config, tie in zip(configs, ties, strict=True):
-            config.tie_word_embeddings = tie

@@ -24,6 +24,7 @@ import pytest
 from safetensors.numpy import save
 
 from gym_command.command import run_command
+from gym_command.testing import serving
 from gym_dialogue.errors import InputError
 from gym_policy.models import download
 
@@ -141,13 +142,9 @@ def _entry(path, body):
 
 @pytest.fixture
 def hub():
-    with Hub() as server:
-        thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)
-        thread.start()
+    with serving(Hub()) as server:
         yield server
         server.done.set()
-        server.shutdown()
-        thread.join(10)
 
 
 @pytest.fixture

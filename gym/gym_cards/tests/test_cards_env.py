@@ -114,6 +114,21 @@ def test_split_is_fixed_for_all_time():
     assert is_heldout(HELDOUT[0][::-1])
 
 
+@pytest.mark.parametrize("split", ["train", "heldout"])
+def test_larger_share_holds_out_the_same_puzzles_and_others(split):
+    env = _make(split=split, heldout_share=0.25)
+    numbers = [env.reset(seed=seed)[1]["numbers"] for seed in range(40)]
+    assert all(is_heldout(hand, 0.25) == (split == "heldout") for hand in numbers)
+    assert len(env.unwrapped.each_once()) == {"train": 431, "heldout": 135}[split]
+    assert all(is_heldout(hand, 0.25) for hand in HELDOUT)
+
+
+@pytest.mark.parametrize("share", [0, 1, -0.1, True, "half"])
+def test_share_that_leaves_nothing_is_refused(share):
+    with pytest.raises(ValueError, match=r"heldout_share=.*must be a number between 0 and 1"):
+        _make(split="train", heldout_share=share)
+
+
 HELDOUT = [
     [1, 1, 1, 13],
     [1, 3, 5, 13],

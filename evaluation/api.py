@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from evaluation import report
+from evaluation.decodings import GREEDY, own_temperature
 from evaluation.html import leave_report
 from evaluation.play import EvalConfig, check_eval_config, play_suites
 from evaluation.suites import EnvOptions, load_task, playable, with_options
@@ -117,13 +118,16 @@ def main(config: ApiConfig) -> None:
 
 
 def _policy(endpoint: Endpoint, journal: Journal, decoding: str, config: ApiConfig) -> ApiPolicy:
-    if decoding == "sampled" and config.eval.temperature == 0:
+    temperature = own_temperature(decoding) or config.eval.temperature
+    if decoding == GREEDY:
+        temperature = 0.0
+    elif temperature == 0:
         raise InputError("eval.temperature=0: is greedy decoding; name that, or a higher one")
     top_p = {"top_p": config.eval.top_p} if config.eval.top_p < 1 else {}
     return ApiPolicy(
         endpoint,
         journal,
-        temperature=0.0 if decoding == "greedy" else config.eval.temperature,
+        temperature=temperature,
         max_new_tokens=config.eval.max_new_tokens,
         concurrency=config.concurrency,
         max_tokens_field=config.max_tokens_field,

@@ -7,7 +7,8 @@ place on the route, in navigation, where it has many.
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -19,6 +20,7 @@ from gym_dialogue.messages import BEYOND_CONTEXT
 
 NUM_RESAMPLES = 2000
 
+_PASS_AT = "pass_at_"
 _CUT = ("length", "max_tokens", "model_length")  # finish reasons of several APIs
 
 
@@ -70,6 +72,31 @@ def _counts(record: EpisodeRecord, metric: str) -> tuple[float, float]:
     return float(sum(won)), float(len(won))
 
 
+def _sums(records: Sequence[EpisodeRecord], metric: str) -> Iterator[tuple[str, float, float]]:
+    """Yield (puzzle, numerator, denominator) of each episode; of pass@k, of each deal."""
+    if not metric.startswith(_PASS_AT):
+        yield from ((record.puzzle, *_counts(record, metric)) for record in records)
+        return
+    k = int(metric.removeprefix(_PASS_AT))
+    for tries in _by_deal(records):
+        right = sum(_counts(record, "first_reply") == (1.0, 1.0) for record in tries)
+        missed = math.comb(len(tries) - right, k) / math.comb(len(tries), k)
+        yield tries[0].puzzle, 1 - missed, 1.0
+
+
+def _by_deal(records: Sequence[EpisodeRecord]) -> list[list[EpisodeRecord]]:
+    """Return episodes that are tries at the same deal together."""
+    deals: dict[tuple[int, str], list[EpisodeRecord]] = {}
+    for record in records:
+        deals.setdefault((record.env_seed, record.puzzle), []).append(record)
+    return list(deals.values())
+
+
+def tries_per_deal(records: Sequence[EpisodeRecord]) -> int:
+    """Return how often every deal was played, the least often where that differs."""
+    return min(map(len, _by_deal(records)), default=0)
+
+
 def _positions(record: EpisodeRecord, kind: str = "") -> list[list[TurnRecord]]:
     """Return the turns of each position, of those of that kind if one is given."""
     positions: dict[int, list[TurnRecord]] = {}
@@ -88,13 +115,22 @@ def metric_names(records: Sequence[EpisodeRecord], verify_iter: int) -> list[str
     has many positions: `first_reply/KIND`, of positions of that kind alone; and `until_failure`,
     right within the replies allowed, counting no position after the first failed one: the per-step
     accuracy of an evaluation that ends a route there (arXiv 2501.17161). `check/NAME`: share of
-    first replies in which what the environment names so is right.
+    first replies in which what the environment names so is right. `pass_at_k`, where each deal was
+    played k times: share of deals of which at least one of k first replies is right, without bias
+    (arXiv 2107.03374, equation 1).
     """
     names = ["first_reply", *(f"within_{k}" for k in range(1, verify_iter + 1)), "episode_success"]
     kinds = position_kinds(records)
     names += [f"first_reply/{kind}" for kind in kinds] + ["until_failure"] * bool(kinds)
     names += [f"check/{name}" for name in check_names(records)]
+    names += pass_names(records)
     return names + ["recognition"] * says_what_it_sees(records)
+
+
+def pass_names(records: Sequence[EpisodeRecord]) -> list[str]:
+    """Return the metric pass@k of k tries a deal, if each was tried more than once."""
+    tries = tries_per_deal(records)
+    return [f"{_PASS_AT}{tries}"] if tries > 1 and not position_kinds(records) else []
 
 
 def check_names(records: Sequence[EpisodeRecord]) -> list[str]:
@@ -129,8 +165,8 @@ class Resampled:
     def __init__(self, records: Sequence[EpisodeRecord], metric: str, seed: int = 0):
         puzzles = {name: i for i, name in enumerate(dict.fromkeys(r.puzzle for r in records))}
         sums = np.zeros((2, len(puzzles)))
-        for record in records:
-            sums[:, puzzles[record.puzzle]] += _counts(record, metric)
+        for puzzle, numerator, denominator in _sums(records, metric):
+            sums[:, puzzles[puzzle]] += numerator, denominator
         draws = _draws(seed, len(puzzles))
         by_puzzle = zip(puzzles, sums.T.tolist(), strict=True)
         self.estimate = Estimate.of_counts({name: (n, d) for name, (n, d) in by_puzzle})

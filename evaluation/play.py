@@ -18,6 +18,7 @@ from accelerate import PartialState
 from accelerate.utils import gather_object
 from tqdm import tqdm
 
+from evaluation.decodings import GREEDY, own_temperature
 from evaluation.metrics import summarize
 from evaluation.records import (
     EpisodeRecord,
@@ -33,8 +34,6 @@ from gym_dialogue import InputError, Policy, Task, rollout
 from gym_dialogue.make import EnvConfig, make_envs, with_prompt_file
 from gym_policy import ModelPolicy, Renderer
 
-Decoding = Literal["sampled", "greedy"]
-
 _ENV_STREAM = 0xE7A1  # tells evaluation seeds from training seeds
 
 
@@ -49,10 +48,14 @@ class EvalConfig:
     however many there are."""
     seed: Seed = 0
     """Decides every hand or route, and every random number of sampling."""
-    decoding: list[Decoding] = field(default_factory=lambda: ["sampled", "greedy"])
-    """`sampled`: from the tempered distribution; `greedy`: the most likely tokens."""
+    samples: Count = 1
+    """Times that each episode is played where decoding is sampled, for pass@k. Greedy decoding
+    plays it once."""
+    decoding: list[str] = field(default_factory=lambda: ["sampled", "greedy"])
+    """`sampled`: from the tempered distribution; `greedy`: the most likely tokens; `sampled@0.7`:
+    from the distribution at a temperature of its own."""
     temperature: Annotated[float, Range(0, 1e4)] = 1.0
-    """Of sampling."""
+    """Of `sampled`."""
     top_p: Annotated[float, Range(0, 1, open_low=True)] = 1.0
     """Of sampling: among the most likely tokens that together have this probability."""
     sampling: Literal["given", "generation_config"] = "given"
@@ -90,6 +93,18 @@ def suite_tasks(config: EvalConfig, suite_number: int, env: EnvConfig) -> list[T
     return [replace(task, options=o) for task, o in zip(seeded, options, strict=True)]
 
 
+def repeated(tasks: Sequence[Task], decoding: str, config: EvalConfig) -> list[Task]:
+    """Return episodes as often as they are played: once where decoding is greedy, else `samples`
+    times, side by side, each time with random numbers of its own.
+    """
+    again = range(1, 1 if decoding == GREEDY else config.samples)
+    return [
+        played
+        for task in tasks
+        for played in (task, *(replace(task, sample_key=(*task.sample_key, k)) for k in again))
+    ]
+
+
 def _env_seed(seed: int, suite_number: int, index: int) -> int:
     sequence = np.random.SeedSequence([_ENV_STREAM, seed, suite_number, index])
     return int(sequence.generate_state(1)[0])
@@ -117,13 +132,14 @@ def play_suites(
     """
     state = PartialState()
     envs = [suite_env(suite, config.verify_iter, prompt_file) for suite in suites]
-    tasks = [suite_tasks(config, number, env) for number, env in enumerate(envs)]
+    once = [suite_tasks(config, number, env) for number, env in enumerate(envs)]
     size = config.batch_size
     chunks = [
-        _Chunk(number, decoding, tasks[number][first : first + size], first)
+        _Chunk(number, decoding, tasks[first : first + size], first)
         for number in range(len(suites))
         for decoding in policies
-        for first in range(0, len(tasks[number]), size)
+        for tasks in (repeated(once[number], decoding, config),)
+        for first in range(0, len(tasks), size)
     ]
     shown = show_progress and state.is_main_process
     assigned = chunks[state.process_index :: state.num_processes]
@@ -185,10 +201,12 @@ def read_records(file: Path, suites: Sequence[SuiteConfig], config: EvalConfig) 
     """Read the records of an evaluation. Returns None, for it to be played again, where there are
     none, the file is damaged, or they are of other suites or episodes.
     """
-    expected = {}
+    expected: dict[str, dict[str, list[int]]] = {decoding: {} for decoding in config.decoding}
     for number, suite in enumerate(suites):
-        tasks = suite_tasks(config, number, suite_env(suite, config.verify_iter, None))
-        expected[suite.name] = [task.env_seed for task in tasks]
+        once = suite_tasks(config, number, suite_env(suite, config.verify_iter, None))
+        for decoding, by_suite in expected.items():
+            tasks = repeated(once, decoding, config)
+            by_suite[suite.name] = [task.env_seed for task in tasks]
     try:
         records = records_from_json(json.loads(file.read_text(encoding="utf-8")))
     except FileNotFoundError:
@@ -202,7 +220,7 @@ def read_records(file: Path, suites: Sequence[SuiteConfig], config: EvalConfig) 
         }
         for decoding, by_suite in records.items()
     }
-    if recorded == dict.fromkeys(config.decoding, expected):
+    if recorded == expected:
         return records
     if PartialState().is_main_process:
         print(f"warning: {file}: is damaged, or of other episodes: played again", file=sys.stderr)
@@ -227,9 +245,9 @@ def model_policies(model: Any, renderer: Renderer, config: EvalConfig) -> dict[s
         decoding: ModelPolicy(
             model,
             renderer,
-            temperature=temperature,
+            temperature=own_temperature(decoding) or temperature,
             max_new_tokens=config.max_new_tokens,
-            greedy=decoding == "greedy",
+            greedy=decoding == GREEDY,
             batch_size=config.batch_size,
             top_p=top_p,
         )
@@ -250,3 +268,5 @@ def check_eval_config(config: EvalConfig) -> None:
     check_ranges(config)
     if not config.decoding:
         raise InputError("decoding: must list sampled, greedy or both")
+    for decoding in config.decoding:
+        own_temperature(decoding)

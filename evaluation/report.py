@@ -7,12 +7,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from evaluation.decodings import is_main
 from evaluation.metrics import (
     Interval,
     Resampled,
     check_names,
     count_replies,
     paired_difference,
+    pass_names,
     position_kinds,
     says_what_it_sees,
 )
@@ -27,10 +29,17 @@ MANY = 0.1
 
 
 def table_rows(verify_iter: int, records: Records) -> list[tuple[str, str, str]]:
-    """Return the blocks of the table, by a checkpoint's records: (heading, decoding, metric)."""
-    decodings = list(records)
-    rows = [(f"first reply, {d}", d, "first_reply") for d in decodings]
+    """Return the blocks of the table, by a checkpoint's records: (heading, decoding, metric). Of
+    other temperatures first replies are shown alone.
+    """
+    rows = [(f"first reply, {d}", d, "first_reply") for d in records]
+    decodings = [d for d in records if is_main(d)] or list(records)
     some = next(iter(records[decodings[0]].values()))
+    rows += [
+        (f"right in at least one of {metric.rpartition('_')[2]} first replies, {d}", d, metric)
+        for d in decodings
+        for metric in pass_names(next(iter(records[d].values())))
+    ]
     for kind in position_kinds(some):
         heading = f"first reply, {kind} positions, {decodings[0]}"
         rows.append((heading, decodings[0], f"first_reply/{kind}"))

@@ -22,6 +22,9 @@ def results(study: Study) -> dict[str, Any]:
     data: dict[str, Any] = {
         "task": config.task,
         "scale": config.scale,
+        "decodings": study.decodings,
+        "headline": config.headline,
+        "primary": study.primary,
         "finished": not study.missing,
         "missing": study.missing,
         "suites": {s.name: {"title": s.title or s.name, "shift": s.shift} for s in study.suites},
@@ -40,6 +43,7 @@ def results(study: Study) -> dict[str, Any]:
     }
     data["curves"] = {arm.name: _curves(study, arm) for arm in study.arms}
     data["equal_compute"] = {"budget": study.budget, "arms": equal_compute(study)}
+    data["changes"] = {arm.name: end_changes(study, arm) for arm in study.arms}
     data["replies"] = replies(study)
     data["divergence"] = divergences(study)
     data["start"] = start_by_decoding(study)
@@ -59,6 +63,20 @@ def _curves(study: Study, arm: Arm) -> dict[str, Any]:
     return {
         decoding: {
             suite: {metric: curve(decoding, suite, metric) for metric in study.metrics()}
+            for suite in study.titles
+        }
+        for decoding in study.decodings
+    }
+
+
+def end_changes(study: Study, arm: Arm) -> dict[str, Any]:
+    """Return the change of first-reply success from the initial to the last checkpoint, by decoding
+    and suite.
+    """
+    last = len(arm.flops) - 1
+    return {
+        decoding: {
+            suite: arm.against_start(last, decoding, suite, _MAIN)["change"].to_json()
             for suite in study.titles
         }
         for decoding in study.decodings

@@ -14,14 +14,13 @@ from typing import Any
 
 import numpy as np
 
-from evaluation.records import EpisodeRecord, TurnRecord
+from evaluation.records import CUT, EpisodeRecord, TurnRecord
 from evaluation.statistics import LEVEL, Estimate
 from gym_dialogue.messages import BEYOND_CONTEXT
 
 NUM_RESAMPLES = 2000
 
 _PASS_AT = "pass_at_"
-_CUT = ("length", "max_tokens", "model_length")  # finish reasons of several APIs
 
 
 @dataclass(frozen=True)
@@ -185,6 +184,14 @@ class Resampled:
         difference.estimate = self.estimate - other.estimate
         return difference
 
+    @classmethod
+    def weighted(cls, parts: Sequence[tuple[float, Resampled]]) -> Resampled:
+        """Return the sum of metrics times their weights, over the same puzzles."""
+        whole = object.__new__(cls)
+        whole.samples = sum(weight * one.samples for weight, one in parts)
+        whole.estimate = Estimate.weighted([(weight, one.estimate) for weight, one in parts])
+        return whole
+
     def interval(self) -> Interval:
         """Return the percentile interval; Wilson's where every puzzle came out the same."""
         percentiles = percentile_interval(self.value, self.samples)
@@ -229,7 +236,7 @@ def count_replies(records: Sequence[EpisodeRecord]) -> ReplyCounts:
     return ReplyCounts(
         replies=len(turns),
         unread=sum(turn.is_read is False for turn in turns),
-        cut=sum(finish in _CUT for finish in finishes),
+        cut=sum(finish in CUT for finish in finishes),
         empty=sum(not turn.reply.strip() for turn in turns),
         beyond_context=sum(finish == BEYOND_CONTEXT for finish in finishes),
     )

@@ -14,6 +14,11 @@ from typing import Any
 from gym_dialogue import Episode
 from gym_dialogue.checks import is_integer
 
+_READ = "_read"  # how checks of reading are named
+
+CUT = ("length", "max_tokens", "model_length")
+"""Why a reply ended, in the words of several APIs, where it was cut at the token limit."""
+
 
 @dataclass(frozen=True, slots=True)
 class TurnRecord:
@@ -46,6 +51,22 @@ class TurnRecord:
     def outcome(self) -> str:
         """Return the primary outcome."""
         return self.outcomes[0]
+
+    @property
+    def reason(self) -> str:
+        """Return in a word or two why it is not right (`right`, if it is): it was cut or not read,
+        it misread what it plays by (a check named `rule_read`, say), or else the primary outcome.
+        """
+        if self.is_right:
+            return "right"
+        if self.finish.lower() in CUT:
+            return "cut"
+        if self.is_read is False:
+            return "not read"
+        misread = [n for n, is_right in self.checks.items() if n.endswith(_READ) and not is_right]
+        if misread:
+            return f"{misread[0].removesuffix(_READ)} misread"
+        return self.outcome.lower().replace("_", " ")
 
     def to_json(self) -> dict[str, Any]:
         """Return the turn as plain data."""
@@ -110,6 +131,14 @@ class EpisodeRecord:
     def total_reward(self) -> float:
         """Return the sum of the turns' rewards."""
         return sum(turn.reward for turn in self.turns)
+
+    @property
+    def first_replies(self) -> list[TurnRecord]:
+        """Return the first turn of each position."""
+        first: dict[int, TurnRecord] = {}
+        for turn in self.turns:
+            first.setdefault(turn.dialogue, turn)
+        return list(first.values())
 
     def shared_json(self) -> dict[str, Any]:
         """Return all but the turns as plain data."""

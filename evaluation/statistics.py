@@ -57,17 +57,31 @@ class Estimate:
         floor = float(np.hypot(self.floor, other.floor))  # Newcombe 1998, method 10
         return Estimate(self.value - other.value, influence, floor, -1.0, 1.0)
 
+    @classmethod
+    def weighted(cls, parts: Sequence[tuple[float, Estimate]]) -> Estimate:
+        """Return the sum of estimates times their weights, paired by puzzle."""
+        names = dict.fromkeys(itertools.chain.from_iterable(e.influence for _, e in parts))
+        return cls(
+            sum(weight * one.value for weight, one in parts),
+            {n: sum(w * e.influence.get(n, 0.0) for w, e in parts) for n in names},
+            float(np.hypot.reduce([weight * one.floor for weight, one in parts])),
+            min(one.low for _, one in parts),
+            max(one.high for _, one in parts),
+        )
+
 
 @dataclass(frozen=True)
 class OverSeeds:
     """The mean over seeds with its 95 % interval (nan of one seed alone), the value of each seed,
-    and the p of a sign-flip test that the mean is zero, for differences.
+    and, for differences, two p values that the mean is zero: `p` is 1 less the confidence level at
+    which the interval ends at zero, `p_sign_flip` that of a sign-flip test.
     """
 
     value: float
     low: float
     high: float
     per_seed: tuple[float, ...]
+    p: float
     p_sign_flip: float
 
 
@@ -85,13 +99,14 @@ def over_seeds(estimates: Sequence[Estimate]) -> OverSeeds:
     values = tuple(estimate.value for estimate in estimates)
     mean = float(np.mean(values))
     if len(values) < 2 or np.isnan(mean):
-        return OverSeeds(mean, np.nan, np.nan, values, np.nan)
-    half = _half_length(np.array(values), _aligned([e.influence for e in estimates]))
+        return OverSeeds(mean, np.nan, np.nan, values, np.nan, np.nan)
+    measured = np.array(values), _aligned([e.influence for e in estimates])
+    half = _half_length(*measured)
+    p = _p_of_zero(mean, *measured) if half else np.nan
     first = estimates[0]
     half = half or float(np.mean([estimate.floor for estimate in estimates]))
-    return OverSeeds(
-        mean, max(mean - half, first.low), min(mean + half, first.high), values, sign_flip(values)
-    )
+    low, high = max(mean - half, first.low), min(mean + half, first.high)
+    return OverSeeds(mean, low, high, values, p, sign_flip(values))
 
 
 def _aligned(influences: Sequence[Mapping[str, float]]) -> np.ndarray:
@@ -100,7 +115,19 @@ def _aligned(influences: Sequence[Mapping[str, float]]) -> np.ndarray:
     return np.array([[influence.get(name, 0.0) for name in names] for influence in influences])
 
 
-def _half_length(values: np.ndarray, influences: np.ndarray) -> float:
+def _p_of_zero(mean: float, values: np.ndarray, influences: np.ndarray) -> float:
+    """Return 1 less the confidence level at which the interval ends at zero, by bisection."""
+    low, high = 0.0, 1.0
+    for _ in range(40):
+        level = (low + high) / 2
+        if _half_length(values, influences, level) < abs(mean):
+            low = level
+        else:
+            high = level
+    return 1 - (low + high) / 2
+
+
+def _half_length(values: np.ndarray, influences: np.ndarray, level: float = LEVEL) -> float:
     """Half of the interval's length, from values (S,) and influences (S, P)."""
     seeds, puzzles = influences.shape
     of_seeds = values.var(ddof=1) / seeds
@@ -115,7 +142,7 @@ def _half_length(values: np.ndarray, influences: np.ndarray) -> float:
         return 0.0
     few, many = seeds - 1, max(puzzles - 1, 1)
     freedom = total**2 / (of_seeds**2 / few + of_puzzles**2 / many)
-    tail = (1 + LEVEL) / 2
+    tail = (1 + level) / 2
     satterthwaite = student.ppf(tail, freedom) * np.sqrt(total)
     graybill_wang = np.sqrt(
         student.ppf(tail, few) ** 2 * of_seeds + student.ppf(tail, many) ** 2 * of_puzzles

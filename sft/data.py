@@ -100,7 +100,8 @@ def make_dialogues(
                     wanted -= 1
                     where = (*episode.task.sample_key[1:3], index)
                     saved = functools.partial(save, where=where)
-                    record = {"messages": messages_to_json(messages, saved)}
+                    puzzle = {"puzzle": episode.puzzle}
+                    record = {"messages": messages_to_json(messages, saved)} | puzzle
                     dialogues.append((where, record))
             if wanted > 0:
                 raise InputError(
@@ -171,15 +172,27 @@ def write_jsonl(path: str | Path, records: Sequence[dict]) -> None:
 def hold_back(
     dialogues: Sequence[Sequence[Message]], share: float, seed: int
 ) -> tuple[list[Sequence[Message]], list[Sequence[Message]]]:
-    """(dialogues to learn from, a random share, of at least one, that is kept back to evaluate on).
+    """Return the dialogues to learn from, and those kept back to evaluate on: of random puzzles, as
+    many as hold the share, all dialogues. Where data names no puzzle, a first prompt is one.
 
     Raises InputError for a share that leaves none to learn from.
     """
-    count = max(1, round(share * len(dialogues))) if share else 0
-    if count >= len(dialogues):
-        raise InputError(f"validation={share}: leaves none of {len(dialogues)} to learn from")
-    order = np.random.default_rng([seed, _VALIDATION_STREAM]).permutation(len(dialogues))
-    kept = set(order[:count].tolist())
+    by_puzzle: dict[str, list[int]] = {}
+    for index, dialogue in enumerate(dialogues):
+        prompt = next(message for message in dialogue if message.role == "user")
+        name = prompt.puzzle or f"{prompt.image}\n{prompt.text}"
+        by_puzzle.setdefault(name, []).append(index)
+    groups = list(by_puzzle.values())
+    kept: set[int] = set()
+    for number in np.random.default_rng([seed, _VALIDATION_STREAM]).permutation(len(groups)):
+        if len(kept) >= share * len(dialogues):
+            break
+        kept.update(groups[number])
+    if len(kept) == len(dialogues):
+        raise InputError(
+            f"validation={share}: leaves none of {len(dialogues)} dialogues on {len(groups)} "
+            "puzzles to learn from"
+        )
     return (
         [d for i, d in enumerate(dialogues) if i not in kept],
         [d for i, d in enumerate(dialogues) if i in kept],

@@ -164,7 +164,10 @@ def _played(number: int, episode: Episode, policy: ModelPolicy, directory: Path)
             return f"images/{name}"
 
         right.append(
-            {"messages": messages_to_json(episode.dialogues[turn.dialogue].messages, save)}
+            {
+                "messages": messages_to_json(episode.dialogues[turn.dialogue].messages, save),
+                "puzzle": episode.puzzle,
+            }
         )
     answered = sorted({turn.dialogue for turn in episode.turns})
     return {

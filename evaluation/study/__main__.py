@@ -10,9 +10,10 @@ from typing import Any
 
 from evaluation.page import Figure, Report, Table, write_report
 from evaluation.replay import compare
-from evaluation.study.analysis import Study, read_study, results
-from evaluation.study.config import StudyConfig, check_config, study_file
+from evaluation.study.analysis import Study, read_study
+from evaluation.study.config import ArmConfig, StudyConfig, check_config, study_file
 from evaluation.study.figures import draw
+from evaluation.study.results import results
 from evaluation.study.run import places, run_study
 from evaluation.study.text import claims, format_table, table_columns, table_rows
 from gym_command.command import parse_config, run_command
@@ -26,7 +27,7 @@ _MAY_CHANGE = ("arms", "only", "list_jobs", "analyse", "processes", "seeds", "ru
 def main(config: StudyConfig) -> None:
     """Run what is to be run, and analyse what there is."""
     check_config(config)
-    study = Path(config.run_dir or f"runs/study-{config.task}-{config.scale}")
+    study = Path(config.run_dir or directory_of(config))
     if config.list_jobs:
         print("\n".join(place.name for place in places(config, study)))
         return
@@ -34,6 +35,11 @@ def main(config: StudyConfig) -> None:
     if not config.analyse:
         run_study(config, study)
     analyse(config, study)
+
+
+def directory_of(config: StudyConfig) -> str:
+    """Return where a study goes if nothing else is said."""
+    return f"runs/study-{config.task}-{config.scale}"
 
 
 def analyse(config: StudyConfig, directory: Path) -> None:
@@ -66,8 +72,9 @@ def _report(
         title=f"SFT against RL at equal compute: {config.task}, scale {config.scale}",
         claims=sentences,
         notes=[
-            "Means over seeds, each with its own initial checkpoint; 95 % intervals by bootstrap "
-            "over seeds and puzzles; changes are paired on the same seeded episodes.",
+            "Means over seeds, each with its own initial checkpoint; 95 % intervals by t over "
+            "seeds with the puzzles, which seeds share, counted once (one seed: by bootstrap over "
+            "puzzles); changes are paired on the same seeded episodes.",
             "Episodes a suite: initial and last checkpoints "
             f"{config.end_episodes or config.eval.episodes}, those between them "
             f"{config.eval.episodes}.",
@@ -91,13 +98,16 @@ def _begin(config: StudyConfig, study: Path) -> None:
     # A study that was begun before there was a setting has had what that is by default.
     defaults = asdict(StudyConfig())
     evaluation = defaults["eval"] | (settings.get("eval") or {})
-    before = _settings(defaults | settings | {"eval": evaluation}, begun)
+    of_an_arm = asdict(ArmConfig("", "sft", ""))
+    arms = [of_an_arm | arm for arm in settings.get("known_arms") or []]
+    filled = defaults | settings | {"eval": evaluation, "known_arms": arms}
+    before = _settings(filled, begun)
     now = _settings(asdict(config), begun)
     for key in before.keys() & now.keys():
         if before[key] != now[key]:
             raise InputError(
                 f"{key}={now[key]}, but the study in {study} has {before[key]}: leave its settings "
-                "as they are, or name another --run_dir"
+                "as they are, or name another --run_dir; --analyse shows the study as it is"
             )
     RunDir(study).write_config(config)
 
@@ -113,7 +123,9 @@ def main_with_file(config: StudyConfig) -> None:
     own, by --config, takes its place.
     """
     if not config.known_arms:
-        file = study_file(config.task, config.scale)
+        own = RunDir(config.run_dir or directory_of(config)).config_file
+        is_there = config.analyse and own.is_file()
+        file = own if is_there else study_file(config.task, config.scale)
         config = parse_config(StudyConfig, [f"--config={file}", *sys.argv[1:]])
     main(config)
 

@@ -1,6 +1,4 @@
-"""What a study measured: curves over compute, changes from the initial checkpoint at equal compute,
-success against verifier replies, and the KL divergence from the initial checkpoint against what was
-forgotten.
+"""What a study measured: its arms, their checkpoints and their initial checkpoints, by seed.
 
 Every number is a mean over seeds, with the 95 % interval of `evaluation.statistics`; of one seed
 alone, with that of its puzzles. Changes are taken within a seed, paired by puzzle.
@@ -12,7 +10,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -56,6 +53,10 @@ class Checkpoint:
             self.cache[key] = Resampled(records, metric)
         return self.cache[key]
 
+    def count(self, decoding: str, suite: str) -> int:
+        """Return how many episodes were played."""
+        return len(self.measured.records[decoding][suite])
+
     def paired(
         self, start: Checkpoint, decoding: str, suite: str, metric: str
     ) -> tuple[Resampled, Resampled]:
@@ -74,13 +75,14 @@ class Checkpoint:
 
 @dataclass
 class Arm:
-    """An arm over the seeds in which all of it has been measured, `rows` (seeds x checkpoints), the
-    initial checkpoint first.
+    """An arm over the `seeds` in which all of it has been measured, `rows` (seeds x checkpoints),
+    the initial checkpoint first.
     """
 
     name: str
     title: str
     rows: list[list[Checkpoint]]
+    seeds: list[int]
 
     @cached_property
     def flops(self) -> list[float]:
@@ -117,6 +119,8 @@ class Study:
     config: StudyConfig
     suites: Sequence[SuiteConfig]
     arms: list[Arm]
+    starts: list[Checkpoint]
+    """The initial checkpoints that are measured, one for each seed."""
     missing: list[str]
     """Names of the parts that are not done."""
     init_flops: list[float]
@@ -132,9 +136,23 @@ class Study:
         return list(self.config.eval.decoding)
 
     @property
+    def start_decodings(self) -> list[str]:
+        """Return the decodings in which all initial checkpoints were evaluated."""
+        names = dict.fromkeys((*self.decodings, *self.config.start_decoding))
+        return [n for n in names if all(n in c.measured.records for c in self.starts)]
+
+    @property
     def titles(self) -> dict[str, str]:
         """Return the suites' titles by name."""
         return {suite.name: suite.title or suite.name for suite in self.suites}
+
+    @property
+    def primary(self) -> str:
+        """Return the suite of the claim."""
+        if self.config.primary:
+            return self.config.primary
+        rules = [suite.name for suite in self.suites if suite.shift == "rule"]
+        return [*rules, self.suites[-1].name][0]
 
     @property
     def _some_records(self) -> dict[str, list[EpisodeRecord]]:
@@ -165,7 +183,8 @@ def read_study(config: StudyConfig, study: Path) -> Study:
     updates = {name: arm.updates() for name, arm in arms.items()}
     missing: list[str] = []
     init_flops: list[float] = []
-    rows: dict[str, list[list[Checkpoint]]] = {name: [] for name in arms}
+    rows: dict[str, dict[int, list[Checkpoint]]] = {name: {} for name in arms}
+    starts: dict[int, Checkpoint] = {}
     for place in places(config, study):
         start = Place(study, place.seed, START)
         wanted = updates.get(place.arm, [])
@@ -175,143 +194,27 @@ def read_study(config: StudyConfig, study: Path) -> Study:
         if not all(file.is_file() for file in files):
             missing.append(place.name)
         elif place.arm == START:
+            starts[place.seed] = Checkpoint(0, 0.0, read_measured(start.measured(0)))
             path = start_of(start.directory)
             made_with = None if path is None else start_flops(path)
             init_flops += [] if made_with is None else [made_with]
         else:
             flops = flops_by_update(place.run)
             sampling = own_flops(place)
-            first = Checkpoint(0, 0.0, read_measured(first_file))
+            first = starts[place.seed]
+            if own_start:
+                first = Checkpoint(0, 0.0, read_measured(first_file))
             row = [
                 Checkpoint(update, sampling + flops[update], read_measured(place.measured(update)))
                 for update in wanted
             ]
-            rows[place.arm].append([first, *row])
-    measured = [Arm(n, arms[n].title or n, by_seed) for n, by_seed in rows.items() if by_seed]
-    return Study(config, suites, measured, missing, init_flops)
-
-
-def results(study: Study) -> dict[str, Any]:
-    """Return all of it as plain data, for results.json. Compute is in FLOPs since the initial
-    checkpoint, success in fractions.
-    """
-    config = study.config
-    data: dict[str, Any] = {
-        "task": config.task,
-        "scale": config.scale,
-        "finished": not study.missing,
-        "missing": study.missing,
-        "suites": {s.name: {"title": s.title or s.name, "shift": s.shift} for s in study.suites},
-        "start_flops": study.init_flops,
-    }
-    if not study.arms:
-        return data
-    data["arms"] = {
-        arm.name: {
-            "title": arm.title,
-            "seeds": len(arm.rows),
-            "updates": [c.update for c in arm.rows[0]],
-            "flops": arm.flops,
-        }
-        for arm in study.arms
-    }
-    data["curves"] = {arm.name: _curves(study, arm) for arm in study.arms}
-    data["equal_compute"] = {"budget": study.budget, "arms": equal_compute(study)}
-    data["replies"] = replies(study)
-    data["divergence"] = divergences(study)
-    return data
-
-
-def _curves(study: Study, arm: Arm) -> dict[str, Any]:
-    """Return every metric of every checkpoint, by decoding and suite."""
-
-    def curve(decoding: str, suite: str, metric: str) -> list[dict[str, float | None]]:
-        points = range(len(arm.flops))
-        return [arm.value(i, decoding, suite, metric).to_json() for i in points]
-
-    return {
-        decoding: {
-            suite: {metric: curve(decoding, suite, metric) for metric in study.metrics()}
-            for suite in study.titles
-        }
-        for decoding in study.decodings
-    }
-
-
-def equal_compute(study: Study) -> dict[str, Any]:
-    """Return for each arm, at the compute that all have reached: the metrics of the initial
-    checkpoint, of the arm's, and the change; and whether that is its end, so that `end_metrics` are
-    among them.
-    """
-    by_arm = {}
-    for arm in study.arms:
-        index = arm.within(study.budget)
-        is_end = index == len(arm.flops) - 1
-        metrics = study.metrics() + study.end_metrics() * is_end
-        by_arm[arm.name] = {
-            "update": arm.rows[0][index].update,
-            "flops": arm.flops[index],
-            "is_end": is_end,
-        } | {
-            decoding: {
-                suite: {m: _against_start(arm, index, decoding, suite, m) for m in metrics}
-                for suite in study.titles
-            }
-            for decoding in study.decodings
-        }
-    return by_arm
-
-
-def _against_start(
-    arm: Arm, index: int, decoding: str, suite: str, metric: str
-) -> dict[str, dict[str, float | None]]:
-    intervals = arm.against_start(index, decoding, suite, metric)
-    return {name: interval.to_json() for name, interval in intervals.items()}
-
-
-def replies(study: Study) -> dict[str, Any]:
-    """Return success within 1, 2, ... replies of the initial and the last checkpoints, by suite."""
-    by_label: dict[str, Any] = {}
-    for arm in study.arms:
-        for label, index in ((START, 0), (arm.name, len(arm.flops) - 1)):
-            if label in by_label:
-                continue
-            allowed = min(row[index].measured.verify_iter for row in arm.rows)
-            by_label[label] = {
-                decoding: {
-                    suite: [
-                        arm.value(index, decoding, suite, f"within_{k + 1}").to_json()
-                        for k in range(allowed)
-                    ]
-                    for suite in study.titles
-                }
-                for decoding in study.decodings
-            }
-    return by_label
-
-
-def divergences(study: Study) -> list[dict[str, Any]]:
-    """Return for each checkpoint of each seed the KL divergence from the initial checkpoint in nats
-    a reply, on the first suite, and the change of success in the main decoding by suite
-    (arXiv 2509.04259).
-    """
-    decoding = study.decodings[0]
-    points = []
-    for arm in study.arms:
-        for seed, row in enumerate(arm.rows):
-            for checkpoint in row[1:]:
-                if checkpoint.measured.divergence is None:
-                    continue
-                changes = {}
-                for suite in study.titles:
-                    now, before = checkpoint.paired(row[0], decoding, suite, _MAIN)
-                    changes[suite] = round(now.value - before.value, 5)
-                points.append(
-                    {"arm": arm.name, "row": seed, "update": checkpoint.update}
-                    | checkpoint.measured.divergence
-                    | {"changes": changes}
-                )
-    return points
+            rows[place.arm][place.seed] = [first, *row]
+    measured = [
+        Arm(name, arms[name].title or name, list(by_seed.values()), list(by_seed))
+        for name, by_seed in rows.items()
+        if by_seed
+    ]
+    return Study(config, suites, measured, list(starts.values()), missing, init_flops)
 
 
 def own_flops(place: Place) -> float:

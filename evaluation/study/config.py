@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import math
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -31,6 +32,8 @@ class ArmConfig:
     """Further settings of that command, as --key=value."""
     every: Count = 10
     """Updates (RL) or steps (SFT) between the checkpoints that are evaluated."""
+    also: list[int] = field(default_factory=list)
+    """Further ones that are evaluated, such as early ones, where SFT moves fast."""
     start_options: list[str] = field(default_factory=list)
     """Settings of sft.start in which the initial checkpoint of this arm differs from that of the
     others, as --key=value: an overfit one, or one that has hardly been trained."""
@@ -57,7 +60,13 @@ class ArmConfig:
                 ) from error
         if not isinstance(last, int):
             raise InputError(f"arm {self.name}: neither {self.config} nor its options give {key}")
-        return [*range(self.every, last, self.every), last]
+        early = [update for update in self.also if 0 < update < last]
+        return sorted({*early, *range(self.every, last, self.every), last})
+
+    @property
+    def save_every(self) -> int:
+        """Return the updates or steps between checkpoints, so that all of `updates` are saved."""
+        return math.gcd(self.every, *self.also)
 
 
 @dataclass
@@ -99,6 +108,15 @@ class StudyConfig:
         default_factory=lambda: EvalConfig(episodes=300, decoding=["sampled"], verify_iter=1)
     )
     """How every checkpoint is evaluated. The first decoding is that of the claim."""
+    start_decoding: list[str] = field(
+        default_factory=lambda: ["sampled@0.85", "sampled@0.7", "sampled@0.5", "greedy"]
+    )
+    """Further decodings of initial checkpoints: what lower temperatures gain without training is
+    the control for a policy that training has sharpened."""
+    headline: list[str] = field(default_factory=lambda: ["rl", "sft"])
+    """The two arms of the claim: the first less the second."""
+    primary: str = ""
+    """The suite of the claim; the first with another rule if empty."""
     end_verify_iter: Count = 5
     """Replies that an episode allows when initial and last checkpoints are evaluated, for success
     against verifier replies."""
@@ -146,4 +164,9 @@ def check_config(config: StudyConfig) -> None:
             raise InputError(f"arm {arm.name}: start_options need a start_config")
         if arm.own_replies and arm.package != "sft":
             raise InputError(f"arm {arm.name}: own_replies are for package sft")
-    check_eval_config(config.eval)
+        if any(update < 1 for update in arm.also):
+            raise InputError(f"arm {arm.name}: also={arm.also}: must be updates or steps from 1 on")
+    decodings = [*config.eval.decoding, *config.start_decoding]
+    check_eval_config(replace(config.eval, decoding=decodings))
+    if len(config.headline) != 2:
+        raise InputError(f"headline={config.headline}: must name two arms, such as [rl, sft]")

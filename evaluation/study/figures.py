@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import matplotlib
-
-matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 from matplotlib.ticker import MaxNLocator
 
 from evaluation.metrics import Interval
 from evaluation.study.analysis import Study
+from evaluation.study.frontier import failure_bars, forest, frontier, over_divergence
+from evaluation.study.panels import GREY, by_suite
 
 _MAIN = "first_reply"
-_GREY = "0.45"
-_COLUMNS = 3
-_PANEL = (3.4, 2.6)  # inches
 
 
 def draw(study: Study, data: dict[str, Any], directory: Path) -> list[tuple[str, Path]]:
@@ -26,15 +22,29 @@ def draw(study: Study, data: dict[str, Any], directory: Path) -> list[tuple[str,
     directory.mkdir(parents=True, exist_ok=True)
     figures = []
     for name, caption, figure in (
+        (
+            "frontier",
+            "Success of the first reply over success in distribution: a line an arm, thin ones its "
+            "seeds, from the initial checkpoint to the last. In grey the initial checkpoints at "
+            "other temperatures, what sharpening alone does.",
+            frontier,
+        ),
+        (
+            "forest",
+            "One arm less the other in first replies, at an equal level of what is named; a dot a "
+            "seed.",
+            forest,
+        ),
+        (
+            "divergence",
+            "Success of the first reply over the KL divergence from the initial checkpoint on the "
+            "task that was learned.",
+            over_divergence,
+        ),
+        ("failures", "First replies by why they fail, initial and last checkpoints.", failure_bars),
         ("curves", "Success of the first reply against compute in training.", _curves),
         ("changes", "Change of first-reply success in training, at equal compute.", _changes),
         ("replies", "Success against the number of replies that the verifier allows.", _replies),
-        (
-            "divergence",
-            "Change of first-reply success against the KL divergence from the initial checkpoint "
-            "on the task that was learned: a point a checkpoint.",
-            _divergence,
-        ),
         (
             "recognition",
             "First-reply success against what was read right.",
@@ -61,10 +71,10 @@ def _curves(study: Study, data: dict[str, Any]) -> plt.Figure:
                 label = arm.title if decoding == study.decodings[0] else f"{arm.title}, {decoding}"
                 _band(axis, arm.flops, points, f"C{number}", style, label)
         start = data["curves"][study.arms[0].name][study.decodings[0]][suite][_MAIN][0]
-        axis.axhline(100 * start["value"], color=_GREY, linewidth=0.8, linestyle=":")
+        axis.axhline(100 * start["value"], color=GREY, linewidth=0.8, linestyle=":")
         axis.set_xlabel("compute in training, FLOPs", fontsize=8)
 
-    return _by_suite(study, panel, "success, %")
+    return by_suite(study, panel, "success, %", study.suites)
 
 
 def _changes(study: Study, data: dict[str, Any]) -> plt.Figure:
@@ -88,7 +98,7 @@ def _changes(study: Study, data: dict[str, Any]) -> plt.Figure:
                 ],
                 fmt="o", markersize=4, capsize=2, color=f"C{number}", label=arm.title,
             )  # fmt: skip
-        axis.axvline(0, color=_GREY, linewidth=0.8)
+        axis.axvline(0, color=GREY, linewidth=0.8)
         axis.set_title(decoding, fontsize=9)
         axis.set_xlabel("change in training, points", fontsize=8)
         axis.grid(axis="x", alpha=0.3)
@@ -109,32 +119,13 @@ def _replies(study: Study, data: dict[str, Any]) -> plt.Figure | None:
     def panel(axis: plt.Axes, suite: str) -> None:
         for number, (label, by_decoding) in enumerate(data["replies"].items()):
             points = by_decoding[decoding][suite]
-            color = f"C{number - 1}" if label in titles else _GREY
+            color = f"C{number - 1}" if label in titles else GREY
             replies = list(range(1, len(points) + 1))
             _band(axis, replies, points, color, "-", titles.get(label, label))
         axis.set_xlabel("replies", fontsize=8)
         axis.xaxis.set_major_locator(MaxNLocator(integer=True))
 
-    return _by_suite(study, panel, "success, %")
-
-
-def _divergence(study: Study, data: dict[str, Any]) -> plt.Figure | None:
-    points = data["divergence"]
-    if not points:
-        return None
-
-    def panel(axis: plt.Axes, suite: str) -> None:
-        for number, arm in enumerate(study.arms):
-            of_arm = [p for p in points if p["arm"] == arm.name]
-            axis.scatter(
-                [p["forward_per_reply"] for p in of_arm],
-                [100 * p["changes"][suite] for p in of_arm],
-                s=14, color=f"C{number}", label=arm.title,
-            )  # fmt: skip
-        axis.axhline(0, color=_GREY, linewidth=0.8)
-        axis.set_xlabel("KL(initial || checkpoint), nats a reply", fontsize=8)
-
-    return _by_suite(study, panel, "change, points")
+    return by_suite(study, panel, "success, %", study.suites)
 
 
 def _recognition(study: Study, data: dict[str, Any]) -> plt.Figure | None:
@@ -148,32 +139,10 @@ def _recognition(study: Study, data: dict[str, Any]) -> plt.Figure | None:
             xs = [100 * p["value"] for p in curves["recognition"]]
             ys = [100 * p["value"] for p in curves[_MAIN]]
             axis.plot(xs, ys, "o-", markersize=3, color=f"C{number}", label=arm.title)
-            axis.plot(xs[0], ys[0], "s", color=_GREY)
+            axis.plot(xs[0], ys[0], "s", color=GREY)
         axis.set_xlabel("read right, %", fontsize=8)
 
-    return _by_suite(study, panel, "success, %")
-
-
-def _by_suite(study: Study, panel: Callable[[plt.Axes, str], None], label: str) -> plt.Figure:
-    """Draw a grid of panels, one for each suite."""
-    suites = list(study.titles)
-    columns = 2 if len(suites) == 4 else min(_COLUMNS, len(suites))
-    lines = -(-len(suites) // columns)
-    figure, axes = plt.subplots(
-        lines, columns, figsize=(_PANEL[0] * columns, _PANEL[1] * lines), squeeze=False
-    )
-    for axis, suite in zip(axes.flat, suites, strict=False):
-        panel(axis, suite)
-        axis.set_title(study.titles[suite], fontsize=9)
-        axis.tick_params(labelsize=8)
-        axis.grid(alpha=0.3)
-    for axis in axes.flat[len(suites) :]:
-        axis.axis("off")
-    for row in axes:
-        row[0].set_ylabel(label, fontsize=8)
-    axes[0, 0].legend(fontsize=7)
-    figure.tight_layout()
-    return figure
+    return by_suite(study, panel, "success, %", study.suites)
 
 
 def _band(

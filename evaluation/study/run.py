@@ -84,7 +84,7 @@ def _run_arm(config: StudyConfig, steps: Steps, place: Place, arm: ArmConfig) ->
                 f"--model={start}",
                 f"--run_dir={place.run}",
                 f"--seed={place.seed}",
-                f"--save_every={arm.every}",
+                f"--save_every={arm.save_every}",
                 *(for_rl if arm.package == "rl" else []),
                 "--resume",
                 *options,
@@ -179,6 +179,9 @@ def _measure(
     curve = config.eval.verify_iter, config.eval.episodes
     end = config.end_verify_iter, config.end_episodes or config.eval.episodes
     iters, episodes = zip(*(end if update in ends else curve for update in missing), strict=True)
+    settings = dict(vars(config.eval))
+    if place.arm == START:
+        settings["decoding"] = list(dict.fromkeys([*settings["decoding"], *config.start_decoding]))
     steps.run(
         kind,
         place.name,
@@ -190,7 +193,7 @@ def _measure(
             f"--verify_iters={json.dumps(iters)}",
             f"--episodes={json.dumps(episodes)}",
             f"--task={config.suites or config.task}",
-            *eval_flags(vars(config.eval)),
+            *eval_flags(settings),
             f"--divergence_episodes={config.divergence_episodes}",
             f"--dtype={config.dtype}",
         ],

@@ -6,9 +6,11 @@ from typing import Any
 
 from evaluation.metrics import Interval
 from evaluation.report import format_interval
-from evaluation.study.analysis import Study
+from evaluation.study.analysis import Arm, Study
+from evaluation.study.contrasts import BOTH, MATCHES, headline, interval_of
 
 _MAIN = "first_reply"
+_DECODINGS = {BOTH: "mean of decodings"}
 _SIDES = {1: "above", -1: "below", 0: "not clear of"}
 _HEADINGS = {
     "first_reply": "first reply",
@@ -19,34 +21,105 @@ _HEADINGS = {
 
 
 def claims(study: Study, data: dict[str, Any]) -> list[str]:
-    """Say the claim, under another rule, and what each arm did in each suite, at equal compute."""
+    """Say the claim, what speaks for and against it, and what each arm did in each suite."""
     if not study.arms:
         return ["Nothing has been measured yet."]
-    decoding = study.decodings[0]
     sentences = [_unfinished(study)] if study.missing else []
-    arms = data["equal_compute"]["arms"]
-    for suite in [s for s in study.suites if s.shift == "rule"][:1]:
-        for metric in (_MAIN, *_end_metrics(study, data)[:1]):
-            changes = [
-                f"{arm.title} {_change(arms[arm.name][decoding][suite.name][metric])}"
-                for arm in study.arms
-            ]
-            sentences.append(
-                f"{suite.title or suite.name}, at equal compute, {_heading(study, metric)}, "
-                f"{decoding}: {'; '.join(changes)}."
-            )
-    for arm in study.arms:
-        at = data["equal_compute"]["arms"][arm.name]
-        parts = [
-            f"{suite.title or suite.name} {_change(at[decoding][suite.name][_MAIN])}"
-            for suite in study.suites
-        ]
-        seeds = f"{len(arm.rows)} seed{'s' if len(arm.rows) > 1 else ''}"
+    sentences += _headlines(study, data)
+    sentences += _against_temperature(study, data)
+    sentences += _under_another_rule(study, data)
+    return sentences + [_arm(study, data, arm) for arm in study.arms]
+
+
+def _headlines(study: Study, data: dict[str, Any]) -> list[str]:
+    """Say the first arm of the headline less the second, at each match."""
+    titles = {arm.name: arm.title for arm in study.arms}
+    names, suite = study.config.headline, study.primary
+    sentences = []
+    for match, heading in MATCHES.items():
+        change = headline(data, names, match, suite)
+        if not change:
+            continue
+        first, second = (titles[name] for name in names)
+        parts = [f"{_DECODINGS.get(d, d)} {_difference(change[d])}" for d in reversed(change)]
         sentences.append(
-            f"{arm.title}, {at['flops']:.2g} FLOPs of training ({seeds}; first reply, "
-            f"{decoding}, %): {'; '.join(parts)}."
+            f"{first} less {second}, {study.titles[suite]}, at {heading} "
+            f"({_seeds(len(change[study.decodings[0]]['per_seed']))}, first reply): "
+            f"{'; '.join(parts)}."
         )
     return sentences
+
+
+def _difference(change: dict[str, Any]) -> str:
+    """Return `+3.1 [+0.2, +6.0] (by seed +2.0 +4.2; p 0.040, by sign flips 0.500)`."""
+    shown = format_interval(interval_of(change), "+")
+    if len(change["per_seed"]) < 2:
+        return f"{shown}, over the puzzles of one seed"
+    by_seed = " ".join(f"{100 * value:+.1f}" for value in change["per_seed"])
+    p, flipped = (_p(change[name]) for name in ("p", "p_sign_flip"))
+    return f"{shown} (by seed {by_seed}; p {p}, by sign flips {flipped})"
+
+
+def _p(value: float | None) -> str:
+    if value is None:
+        return "unknown"
+    return "below 0.001" if value < 0.001 else f"{value:.3f}"
+
+
+def _against_temperature(study: Study, data: dict[str, Any]) -> list[str]:
+    """Say what each arm has gained over the initial checkpoint at its best temperature."""
+    shown = [
+        suite for suite in study.suites if suite.name == study.primary or suite.shift != "rule"
+    ]
+    sentences = []
+    for arm in study.arms:
+        by_decoding = data["over_best_start"].get(arm.name)
+        if not by_decoding:
+            continue
+        parts = []
+        for suite in shown:
+            changes = [
+                (decoding, by_suite[suite.name]) for decoding, by_suite in by_decoding.items()
+            ]
+            listed = ", ".join(f"{d} {format_interval(interval_of(c), '+')}" for d, c in changes)
+            parts.append(f"{study.titles[suite.name]} ({changes[0][1]['best']}): {listed}")
+        sentences.append(
+            f"{arm.title} at its end, less the initial checkpoint in its best decoding: "
+            f"{'; '.join(parts)}."
+        )
+    return sentences
+
+
+def _under_another_rule(study: Study, data: dict[str, Any]) -> list[str]:
+    """Say what every arm did at equal compute in the suite of the claim."""
+    decoding, suite = study.decodings[0], study.primary
+    arms = data["equal_compute"]["arms"]
+    sentences = []
+    for metric in (_MAIN, *_end_metrics(study, data)[:1]):
+        changes = [
+            f"{arm.title} {_change(arms[arm.name][decoding][suite][metric])}" for arm in study.arms
+        ]
+        sentences.append(
+            f"{study.titles[suite]}, at equal compute, {_heading(study, metric)}, "
+            f"{decoding}: {'; '.join(changes)}."
+        )
+    return sentences
+
+
+def _arm(study: Study, data: dict[str, Any], arm: Arm) -> str:
+    decoding = study.decodings[0]
+    at = data["equal_compute"]["arms"][arm.name]
+    parts = [
+        f"{title} {_change(at[decoding][suite][_MAIN])}" for suite, title in study.titles.items()
+    ]
+    return (
+        f"{arm.title}, {at['flops']:.2g} FLOPs of training ({_seeds(len(arm.rows))}; first reply, "
+        f"{decoding}, %): {'; '.join(parts)}."
+    )
+
+
+def _seeds(count: int) -> str:
+    return f"{count} seed{'s' if count > 1 else ''}"
 
 
 def _end_metrics(study: Study, data: dict[str, Any]) -> list[str]:
@@ -74,7 +147,7 @@ def _unfinished(study: Study) -> str:
 
 def table_rows(study: Study, data: dict[str, Any]) -> list[tuple[str, list[list[str]]]]:
     """Return blocks of the table: (heading, rows of suite, start, values and changes)."""
-    blocks = []
+    blocks = [] if len(data["start"]) < 2 else [_temperatures(study, data)]
     longest = _longest(study, data)
     for metric in study.metrics() + _end_metrics(study, data):
         for decoding in study.decodings:
@@ -91,9 +164,21 @@ def table_rows(study: Study, data: dict[str, Any]) -> list[tuple[str, list[list[
                         format_interval(Interval.from_json(cell["value"])),
                         format_interval(Interval.from_json(cell["change"]), "+"),
                     ]
-                rows.append(row)
+                rows.append(row + [""] * (len(table_columns(study)) - len(row)))
             blocks.append((heading, rows))
     return blocks
+
+
+def _temperatures(study: Study, data: dict[str, Any]) -> tuple[str, list[list[str]]]:
+    """Return the block of the initial checkpoints by decoding, as many columns as the table has."""
+    names = list(data["start"])
+    heading = f"initial checkpoint, first reply: {', '.join(names)}"
+    rows = [
+        [title, *(format_interval(Interval.from_json(data["start"][n][suite])) for n in names)]
+        for suite, title in study.titles.items()
+    ]
+    width = len(table_columns(study))
+    return heading, [row + [""] * (width - len(row)) for row in rows]
 
 
 def _longest(study: Study, data: dict[str, Any]) -> int:
@@ -105,7 +190,8 @@ def _longest(study: Study, data: dict[str, Any]) -> int:
 def table_columns(study: Study) -> list[str]:
     """Return the heads of the columns of `table_rows`."""
     arms = [column for arm in study.arms for column in (arm.title, f"{arm.title} - start")]
-    return ["success, % [95 %]", "start", *arms]
+    columns = ["success, % [95 %]", "start", *arms]
+    return columns + [""] * (1 + len(study.start_decodings) - len(columns))
 
 
 def format_table(study: Study, data: dict[str, Any]) -> str:

@@ -33,7 +33,16 @@ from gym_cards.render import (
 )
 from gym_cards.rules import RANKS, FaceRule, random_rule
 from gym_cards.solver import all_solutions, solve
-from gym_cards.steps import Step, are_right, draw_steps, formula_of, steps_of, write_steps
+from gym_cards.steps import (
+    Step,
+    are_right,
+    count_tries,
+    draw_steps,
+    draw_try,
+    formula_of,
+    steps_of,
+    write_tries,
+)
 from gym_cards.verifier import RewardMode, verify, verify_cards
 from gym_dialogue.checks import check_choice, is_integer
 from gym_dialogue.env import DialogueEnv, Prompt, Verdict
@@ -52,6 +61,7 @@ _STEP_PATTERNS = (rf"(?s)(?:(?!{_VALUE}).)+", _VALUE)
 
 WORDINGS = ("default", "diverse")
 
+_MAX_TRIES = 8
 _MISREADS = 0.1  # share of random replies to an image that take a card for another
 
 
@@ -113,7 +123,8 @@ class GeneralPointsEnv(DialogueEnv):
     - `dealing`: "deck" (52 cards without replacement) or "independent" (the released code).
     - `steps`: the reply has a field `steps` before the formula, in which the solution is worked out
       (`gym_cards.steps`). The formula alone decides; of the steps is told whether they are right.
-      A `prompt_file` must have `<<steps>>` in its `reply`.
+      A `prompt_file` must have `<<steps>>` in its `reply`. `tries`: with steps, the oracle's
+      solution comes after up to `tries` - 1 others, drawn, that end elsewhere (1: none).
     - `num_cards`: 2 to 5. `reward_mode`: "stacked" or "single". `verify_iter`: replies allowed.
     - `face_cards_color`: the suits, "mixed", all "black" or all "red". No seed deals other ranks
       for it, but two cards of a hand may become the same.
@@ -142,9 +153,9 @@ class GeneralPointsEnv(DialogueEnv):
     Beside the keys of every DialogueEnv: `plain_cards`, `suits`, `numbers`, `solution`, and after
     a reply `formula`, `read_cards` and `read_numbers`, as read from it, `findings`
     (`gym_cards.verifier`), one for each outcome, and `rule_read`: whether its `number` are what the
-    cards count as (None if there are none). With `steps`, `steps` as read, and `steps_right`:
-    whether they are legal, right and lead to the formula. `recognized` is None without images.
-    `answer_field` is "formula", with `recognition_only` "cards".
+    cards count as (None if there are none). With `steps`, `steps` as read, `steps_right`: whether
+    they are legal, right and lead to the formula, and the number of `tries`. `recognized` is None
+    without images. `answer_field` is "formula", with `recognition_only` "cards".
 
     ## Registered configurations
     `gym_cards/GeneralPoint-oneline-v0`
@@ -178,6 +189,7 @@ class GeneralPointsEnv(DialogueEnv):
         show_eqn: bool = True,
         steps: bool = False,
         heldout_share: float = HELDOUT_SHARE,
+        tries: int = 1,
     ):
         _check_resolution(resolution, not language_only)
         super().__init__(verify_iter, None if language_only else (resolution, resolution, 3))
@@ -217,6 +229,12 @@ class GeneralPointsEnv(DialogueEnv):
         self.card_dir = card_dir
         self.recognition_only = recognition_only
         self.has_steps = steps
+        if not is_integer(tries) or not 1 <= tries <= _MAX_TRIES or (tries > 1 and not steps):
+            raise InputError(
+                f"tries={tries!r}: must be an integer from 1 to {_MAX_TRIES}, and above 1 with "
+                "steps=True alone"
+            )
+        self.tries = tries
         if card_dir is not None:
             _check_card_dir(card_dir, layout, self.has_image)
         if not show_eqn:
@@ -287,7 +305,10 @@ class GeneralPointsEnv(DialogueEnv):
             self.wording = self.wordings[number]
         if self.has_steps:  # of a child, as nothing else is to depend on it
             rng = self.np_random.spawn(1)[0]
-            self.solution = draw_steps(self.numbers, self.target, rng)
+            solution = draw_steps(self.numbers, self.target, rng)
+            others = range(rng.integers(self.tries) if self.tries > 1 else 0)
+            self.worked_out = [draw_try(self.numbers, self.target, rng) for _ in others]
+            self.worked_out.append(solution)
         shown = None if self.has_image else self.cards
         if self.recognition_only:
             text = self.wording.recognition_task(self.rule, self.target, self.num_cards)
@@ -387,7 +408,8 @@ class GeneralPointsEnv(DialogueEnv):
         if self.has_steps:
             text = read_fields(reply, {"steps": str})["steps"]
             right = are_right(text, verdict.info["formula"], self.numbers, self.target)
-            info |= {"steps": text, "steps_right": right}
+            tries = 0 if text is None else count_tries(text)
+            info |= {"steps": text, "steps_right": right, "tries": tries}
         return info
 
     def oracle_reply(self) -> str:
@@ -395,7 +417,7 @@ class GeneralPointsEnv(DialogueEnv):
         that was drawn; with `recognition_only` the cards.
         """
         if self.has_steps:
-            return self._reply(formula_of(self.solution), steps=self.solution)
+            return self._reply(formula_of(self.worked_out[-1]), tries=self.worked_out)
         if self.recognition_only:
             return self.wording.format_recognition(self.cards)
         solution = solve(self.numbers, self.target)
@@ -446,11 +468,11 @@ class GeneralPointsEnv(DialogueEnv):
         self,
         formula: str,
         cards: Sequence[str] | None = None,
-        steps: Sequence[Step] | None = None,
+        tries: Sequence[Sequence[Step]] = (),
     ) -> str:
         cards = self.cards if cards is None else cards
         numbers = self.rule.numbers(cards)
-        if self.has_steps and steps is None:
-            steps = steps_of(formula, numbers)
-        written = write_steps(steps or ())
+        if self.has_steps and not tries:
+            tries = [steps_of(formula, numbers)]
+        written = write_tries(tries)
         return self.wording.format_reply(cards, numbers, formula, self.target, written)

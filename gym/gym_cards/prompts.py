@@ -264,7 +264,8 @@ _LOOK = "Look at the image and name each card by its rank: A, 2 to 10, J, Q or K
 _FORM = 'Reply with a JSON object and nothing else: {"cards": [the cards]'
 _STEPS = (
     ', "number": [the value of each card], "steps": "each operation with its result and '
-    'what is left, such as a-b=e left c,d,e; d*e=f left c,f; f+c=g", '
+    "what is left, such as a-b=e left c,d,e; d*e=f left c,f; f+c=g, and where that is not the "
+    'target, another try after |", '
     '"formula": "the formula, without spaces"}'
 )
 _FORM_REST = ', "number": [the value of each card], "formula": "the formula, without spaces"}'

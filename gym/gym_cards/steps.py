@@ -5,7 +5,10 @@ A step joins two of the numbers that are left, and says which are left then:
     10-8=2 left 6,9,2; 9*2=18 left 6,18; 18+6=24
 
 The last step leaves one number, the target. Numbers are exact; one that is negative or a fraction
-has parentheses: `(8/3)`.
+has parentheses: `(8/3)`. A solution may come after tries that ended elsewhere, each from all of the
+numbers on, as in traces of a search (Stream of Search, arXiv 2404.03683):
+
+    9+6=15 left 10,8,15; 8+15=23 left 10,23; 10+23=33 | 10-8=2 left 6,9,2; 9*2=18 left 6,18; 18+6=24
 """
 
 from __future__ import annotations
@@ -24,6 +27,7 @@ from gym_cards.solver import Tree, print_tree, solve
 
 _MAX_ENUMERATED = 4  # numbers; of more, one solution is taken apart
 _LARGEST = 199  # of a number on the way, where solutions are enumerated
+_NEXT_TRY = " | "
 _NUMBER = r"(?:\d+|\(-?\d+(?:/\d+)?\))"
 # No two neighbours match the same white space, so that a long stretch of it takes no long time.
 _STEP = re.compile(
@@ -57,12 +61,22 @@ def _number(text: str) -> Fraction:
 
 
 def write_steps(steps: Sequence[Step]) -> str:
-    """Return steps as a reply has them."""
+    """Return the steps of one try as a reply has them."""
     return "; ".join(map(str, steps))
 
 
+def write_tries(tries: Sequence[Sequence[Step]]) -> str:
+    """Return tries as a reply has them, the solution last."""
+    return _NEXT_TRY.join(map(write_steps, tries))
+
+
+def count_tries(text: str) -> int:
+    """Return how many tries a reply has."""
+    return text.count(_NEXT_TRY.strip()) + 1
+
+
 def read_steps(text: str) -> list[Step] | None:
-    """Return the steps of a text; None where it is no list of steps."""
+    """Return the steps of one try; None where a text is no list of steps."""
     steps = []
     for part in text.split(";"):
         match = _STEP.fullmatch(part.strip())
@@ -79,18 +93,20 @@ def read_steps(text: str) -> list[Step] | None:
 
 
 def are_right(text: str | None, formula: str | None, numbers: Sequence[int], target: int) -> bool:
-    """Return whether steps lead from the numbers to the target, each legal (it joins two numbers
-    that are left), computed right and with the right numbers left, and whether the formula makes
-    the same of the same numbers.
+    """Return whether the steps of every try are right, each legal (it joins two numbers that are
+    left), computed right and with the right numbers left, whether the last try leads from the
+    numbers to the target, and whether the formula makes the same of the same numbers.
     """
-    steps = None if text is None else read_steps(text)
-    if not steps:
-        return False
-    left = [Fraction(number) for number in numbers]
-    for step in steps:
-        if not _is_right(step, left):
+    left: list[Fraction] = []
+    for one_try in (text or "").split(_NEXT_TRY.strip()):
+        steps = read_steps(one_try)
+        if not steps:
             return False
-        left = list(step.left)
+        left = [Fraction(number) for number in numbers]
+        for step in steps:
+            if not _is_right(step, left):
+                return False
+            left = list(step.left)
     tokens = tokenize((formula or "").partition("=")[0])
     of_the_hand = sorted(numbers_in(tokens)) == sorted(map(str, numbers))
     is_legal = of_the_hand and not any(find_faults(tokens))
@@ -119,6 +135,24 @@ def draw_steps(numbers: Sequence[int], target: int, rng: np.random.Generator) ->
     if ways:
         return list(ways[rng.integers(len(ways))])
     return steps_of(solve(numbers, target) or "", numbers)
+
+
+def draw_try(numbers: Sequence[int], target: int, rng: np.random.Generator) -> list[Step]:
+    """Draw steps that end at another number than the target: at each of them any two numbers are
+    joined in any way that leaves whole numbers from 0 to 199.
+    """
+    while True:
+        steps: list[Step] = []
+        left = tuple(sorted(numbers))
+        while len(left) > 1:
+            options = sorted(set(_joined(left)))
+            a, symbol, b, c, rest = options[rng.integers(len(options))]
+            after = (*rest, c)
+            step = Step(Fraction(a), symbol, Fraction(b), Fraction(c), tuple(map(Fraction, after)))
+            steps.append(step)
+            left = tuple(sorted(after))
+        if left != (target,):
+            return steps
 
 
 @lru_cache(maxsize=16384)

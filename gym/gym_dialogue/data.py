@@ -30,6 +30,7 @@ def read_dialogues(
     form of the record (a name, or a list of one), names a file in `image_folder`, by default the
     data file's own. `<image>` in a LLaVA text says where it stands; it is put before the text here.
     The text is kept as it is, its first and last newlines too, but for that marker (`_unmarked`).
+    `puzzle` of a record is that of its first user message.
 
     Raises InputError, naming the line or the item, for a malformed record, an image that is
     elsewhere, and a file that is no image.
@@ -93,6 +94,8 @@ def _messages(record: Any, where: str, directory: Path) -> list[Message]:
             f"{where}: holds half a surrogate pair (\\ud800 to \\udfff), which is no text"
         )
     first = next(i for i, m in enumerate(messages) if m.role == "user")
+    if isinstance(puzzle := record.get("puzzle"), str):
+        messages[first] = replace(messages[first], puzzle=puzzle)
     if is_llava:
         name = _only_image(record.get("image"), where)
         messages = _without_marker(messages, first, name is not None, where)

@@ -36,7 +36,8 @@ class Message:
     """One message. An assistant message that was sampled holds its `reply`.
 
     `trained` is False for a reply that is context only, such as the mistake in an example of
-    correcting one: no loss falls on it.
+    correcting one: no loss falls on it. `puzzle` is the name of what the dialogue that it opens is
+    about, where data tells it.
     """
 
     role: Literal["system", "user", "assistant"]
@@ -44,6 +45,7 @@ class Message:
     image: Image | None = None
     reply: Reply | None = None
     trained: bool = True
+    puzzle: str = ""
 
 
 class Expert(Protocol):

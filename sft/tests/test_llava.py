@@ -12,7 +12,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from gym_cards.prompts import OWN
 from gym_cards.verifier import FEEDBACK
 from gym_cards.wording import derive
-from gym_dialogue import InputError
+from gym_dialogue import InputError, Message
 from gym_dialogue.data import read_dialogues
 from gym_dialogue.images import save_image
 from gym_dialogue.make import EnvConfig, make_envs, with_prompt_file
@@ -176,10 +176,10 @@ def test_files_without_dialogues(text, word, tmp_path):
 
 
 def test_a_share_is_kept_back():
-    dialogues = [[i] for i in range(100)]
+    dialogues = [[Message("user", str(i))] for i in range(100)]
     learned, kept = hold_back(dialogues, 0.2, seed=0)
     assert (len(learned), len(kept)) == (80, 20)
-    assert sorted(learned + kept) == dialogues
+    assert sorted(learned + kept, key=lambda d: int(d[0].text)) == dialogues
     assert hold_back(dialogues, 0.2, seed=0) == (learned, kept)
     assert hold_back(dialogues, 0.2, seed=1) != (learned, kept)
     assert hold_back(dialogues, 0.0, seed=0) == (dialogues, [])

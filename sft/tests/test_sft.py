@@ -25,6 +25,7 @@ from sft.data import (
     SourceConfig,
     TrainingOrder,
     bucketed_order,
+    hold_back,
     make_dialogues,
     write_jsonl,
 )
@@ -273,3 +274,27 @@ def test_what_comes_with_the_project_is_found_for_its_recipe(task):
     file = root / "sft" / "configs" / f"{task}_start.yaml"
     config = replace(parse_config(InitialConfig, [f"--config={file}"]), model="tiny")
     assert (root / "assets" / "start" / sft_initial._name(config) / "config.json").is_file()
+
+
+def test_dialogues_on_a_puzzle_are_kept_back_together(tmp_path):
+    env = EnvConfig(kwargs={"face_rule": "10"})
+    records = make_dialogues([SourceConfig(env=env)], 400, seed=0, show_progress=False)
+    write_jsonl(tmp_path / "data.jsonl", records)
+    learned, kept = hold_back(list(read_dialogues(tmp_path / "data.jsonl")), 0.2, seed=3)
+    names = [{dialogue[0].puzzle for dialogue in part} for part in (learned, kept)]
+    assert not names[0] & names[1]
+    assert 80 <= len(kept) <= 90
+    assert len(names[1]) < len(kept)  # some puzzles come more than once
+    assert hold_back(learned, 0.0, seed=3) == (learned, [])
+
+
+def test_dialogues_without_a_puzzle_are_told_apart_by_their_first_prompt():
+    def dialogue(text, image=None):
+        return [Message("user", text, image), Message("assistant", "x")]
+
+    dialogues = [dialogue("a")] * 5 + [dialogue("b")] * 5 + [dialogue("a", "1.png")] * 5
+    learned, kept = hold_back(dialogues, 0.3, seed=0)
+    assert (len(learned), len(kept)) == (10, 5)
+    assert kept[0] not in learned
+    with pytest.raises(InputError, match=r"leaves none of 5 dialogues on 1 puzzles"):
+        hold_back(dialogues[:5], 0.2, seed=0)

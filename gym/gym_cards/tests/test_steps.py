@@ -83,6 +83,44 @@ def test_fractions_and_negative_numbers_have_parentheses():
     assert are_right(write_steps(drawn), formula_of(drawn), [8, 3, 8, 3], 24)
 
 
+TRY = "9+6=15 left 10,8,15; 8+15=23 left 10,23; 10+23=33"
+
+
+@pytest.mark.parametrize(
+    ("steps", "right"),
+    [
+        (f"{TRY} | {EXAMPLE}", True),
+        (f"{TRY}|{TRY} |  {EXAMPLE}", True),
+        (f"{EXAMPLE} | {TRY}", False),  # the last one counts
+        (f"{TRY.replace('=33', '=34')} | {EXAMPLE}", False),  # computed wrong
+        (f" | {EXAMPLE}", False),
+        (f"{TRY} | {EXAMPLE} | ", False),
+    ],
+)
+def test_solution_may_come_after_tries_that_ended_elsewhere(steps, right):
+    assert are_right(steps, "9*(10-8)+6", [8, 6, 10, 9], 24) is right
+
+
+def test_oracle_shows_as_many_tries_as_asked():
+    env = _env(face_rule="random", tries=4)
+    counts = []
+    for seed in range(200):
+        env.reset(seed=seed)
+        _, reward, _, _, info = env.step(env.unwrapped.oracle_reply())
+        assert (reward, info["steps_right"]) == (5, True)
+        counts.append(info["tries"])
+    assert set(counts) == {1, 2, 3, 4}
+    assert min(map(counts.count, set(counts))) > 30
+
+
+@pytest.mark.parametrize(
+    "arguments", [{"tries": 0}, {"tries": 9}, {"tries": 2.0}, {"tries": 2, "steps": False}]
+)
+def test_tries_of_no_meaning_are_refused(arguments):
+    with pytest.raises(InputError, match=r"tries=.*must be an integer from 1 to 8"):
+        gymnasium.make(gym_cards.ENV_ID, **{"steps": True} | arguments)
+
+
 def test_wrong_steps_cost_nothing():
     env = _env(face_rule="10")
     env.reset(seed=0, options={"cards": ["8", "6", "10", "9"]})

@@ -17,12 +17,20 @@ from gym_dialogue.errors import InputError
 from gym_dialogue.split import Split
 from gym_virl.city import KINDS, MAX_LEGS, MIN_LEGS, OWNERS, STYLES
 from gym_virl.geo import COMPASS, RELATIVE, SIDES
-from gym_virl.prompts import DIVERSE, OWN, load_wording
+from gym_virl.legends import (
+    PLAIN_WORDS,
+    RANDOM,
+    Legend,
+    moves_of,
+    named_legend,
+    random_legend,
+)
+from gym_virl.prompts import DIVERSE, OWN, OWN_LEGEND, load_wording
 from gym_virl.rail import Position, lay_rail
 from gym_virl.released import read_platform, refuse_released
 from gym_virl.streetview import HEADINGS, LINE, ViewOrder, view_grid
 from gym_virl.verifier import verify
-from gym_virl.world import Atlas, city_world, file_world
+from gym_virl.world import Atlas, World, city_world, file_world
 
 OnFailure = Literal["end", "go_on"]
 
@@ -54,6 +62,16 @@ _VALUE = "|".join(
     )
 )
 _WORDING = rf"(?:(?!{_VALUE})[^\n])+\n?|\n"
+# With a legend, a move in plain words and the name of one are the same tokens in the legend's lines
+# as in a reply, so that a small model can look up there what to write.
+_LEGEND_VALUE = "|".join(
+    (
+        rf"\b(?:{_any_of(list(PLAIN_WORDS.values()))})(?=: |\")",
+        r"\b(?:forward|stop)\(\)",
+        _VALUE,
+    )
+)
+_LEGEND_PATTERN = rf"{_LEGEND_VALUE}|(?:(?!{_LEGEND_VALUE})[^\n])+\n?|\n"
 
 
 class NavigationEnv(DialogueEnv):
@@ -72,9 +90,9 @@ class NavigationEnv(DialogueEnv):
 
     ## Action
     The text of a reply, a JSON object with the keys `current observation`, `current instruction`
-    and `action`; read leniently. Actions: `forward()`, `stop()`, `turn_direction(X)`, where X is
-    one of eight compass names, or with `absolute_action=False` one of left, right, slightly left,
-    slightly right.
+    and `action`, and with a `legend` also `move`; read leniently. Actions: `forward()`, `stop()`,
+    `turn_direction(X)`, where X is one of eight compass names, or with `absolute_action=False` one
+    of left, right, slightly left, slightly right.
 
     ## Rewards
     CORRECT_ACTION +1, INCORRECT_OBS -1.5 (a wrong action, and the observation is mistaken about
@@ -92,8 +110,12 @@ class NavigationEnv(DialogueEnv):
       table of places suffices.
     - `city`: a name of `gym_virl.city.STYLES`, a list of them, or "mini_benchmark", all nine; each
       with `num_routes` routes of 2 to `max_legs` (8) legs. `city_seed`: which city of that name.
-    - `split`: "train", "heldout" (10 % of the routes, held out for all time) or "all".
+    - `split`: "train", "heldout" (10 % of the walks, held out for all time) or "all".
     - `absolute_action`: the rule, compass names or relative ones.
+    - `legend`: what is written for each move (`gym_virl.legends`): "train", "unseen", "usual" (its
+      own name), a mapping from each move to what is written, or "random" for a new one with every
+      episode. The prompt lists it, and a reply first names the `move` in plain words. The action
+      alone decides. A `prompt_file` must have `<<legend>>` in its prompt.
     - `relocation`: move positions to the nearest panorama within 20 m. Always done with images.
     - `straight_line_length`: points interpolated on a leg; `drop_rate`: the share of them left out.
     - `language_only`, `resolution`: see Observation; the side of one view in pixels, 16 to 2048.
@@ -114,7 +136,10 @@ class NavigationEnv(DialogueEnv):
     (the step that is followed), `position` (its number), `place`, `heading`; of the route
     `global_instruction`, `route_idx`; and after a reply `read_observation`, `read_instruction`,
     `read_action`, `finding`. `kind` is turn, forward or stop. `recognized` is None without images,
-    and where there is no landmark.
+    and where there is no landmark. With a `legend` also `gt_move` and `read_move`, the moves that
+    `gt_action` and the reply's action mean, and `legend_read`: whether the action is what is
+    written for the move that the reply names, None where it names none. `checks` are `move_right`
+    (it names the right move) and `legend_read`.
 
     ## Registered configurations
     `gym_virl/Navigation-v0`
@@ -147,23 +172,16 @@ class NavigationEnv(DialogueEnv):
         platform_cfg: Mapping[str, Any] | None = None,
         navigator_cfg: Any = None,
         platform_save_dir: Any = None,
+        legend: Legend | str | Mapping[str, str] | None = None,
     ):
         refuse_released(navigator_cfg=navigator_cfg, platform_save_dir=platform_save_dir)
         if platform_cfg is not None:
             places = read_platform(platform_cfg)
             panorama_dir = panorama_dir or places["panorama_dir"]
             gps_to_pano_path = gps_to_pano_path or places["gps_to_pano_path"]
-        _whole("resolution", resolution, 1, None)
-        if not language_only:
-            _whole("resolution", resolution, _MIN_RESOLUTION, _MAX_RESOLUTION)
-        _whole("straight_line_length", straight_line_length, 0, 1000)
-        _whole("num_routes", num_routes, 1, _MAX_ROUTES)
-        _whole("city_seed", city_seed, 0, 2**32 - 1)
-        _whole("max_legs", max_legs, MIN_LEGS, MAX_LEGS)
-        if isinstance(drop_rate, bool) or not isinstance(drop_rate, int | float):
-            raise InputError(f"drop_rate={drop_rate!r}: must be a number from 0 to 1")
-        if not 0 <= drop_rate <= 1:
-            raise InputError(f"drop_rate={drop_rate}: must be from 0 to 1")
+        _check_resolution(resolution, not language_only)
+        _check_rail(straight_line_length, drop_rate)
+        _check_city(num_routes, city_seed, max_legs)
         check_choice("split", split, get_args(Split))
         check_choice("on_failure", on_failure, get_args(OnFailure))
         check_choice("view_order", view_order, HEADINGS)
@@ -179,21 +197,10 @@ class NavigationEnv(DialogueEnv):
         self.split = split
         self.on_failure = on_failure
         self.view_order = view_order
-        if prompt_file is not None and wording != "default":
-            raise InputError(f"wording={wording}: has no part in prompt_file; give one of the two")
-        self.wording = OWN if prompt_file is None else load_wording(prompt_file)
-        self.wordings = DIVERSE if wording == "diverse" else (self.wording,)
-        if self.has_image and self.wording.image_prompt is None:
-            raise InputError(
-                f"language_only=False: prompt_file {prompt_file} has no image_prompt: it is for "
-                "observations in words only"
-            )
+        self._choose_legend(legend)
+        self._choose_wordings(prompt_file, wording)
         if route_info_path is not None:
-            world = file_world(str(route_info_path), panorama_dir, gps_to_pano_path)
-            if world.panoramas is None and self.relocates:
-                raise InputError(
-                    "panorama_dir and gps_to_pano_path: are needed for images and for relocation"
-                )
+            world = _world_of_files(route_info_path, panorama_dir, gps_to_pano_path, self.relocates)
             self.atlas = Atlas([world])
         else:
             if panorama_dir is not None or gps_to_pano_path is not None:
@@ -205,7 +212,44 @@ class NavigationEnv(DialogueEnv):
             self.atlas = Atlas(
                 [city_world(name, city_seed, num_routes, max_legs, side) for name in names]
             )
-        written = set().union(*(each.charset() for each in self.wordings))
+        self._admit_texts()
+
+    def _choose_legend(self, spec: Legend | str | Mapping[str, str] | None) -> None:
+        """Set the legend that moves are written by, if any. Raises InputError for one that is none,
+        or that does not fit the rule.
+        """
+        self.draws_legend = isinstance(spec, str) and spec == RANDOM
+        self.legend: Legend | None = None
+        if self.draws_legend:  # until the first episode draws one
+            self.legend = named_legend("usual", self.absolute_action)
+        elif spec is not None:
+            self.legend = Legend.of(spec, self.absolute_action)
+        if self.legend is not None:
+            self.token_patterns = (_LEGEND_PATTERN,)
+
+    def _choose_wordings(self, prompt_file: str | Path | None, wording: str) -> None:
+        """Set the wordings that prompts are drawn from. Raises InputError for one that does not fit
+        the other arguments.
+        """
+        if prompt_file is not None and wording != "default":
+            raise InputError(f"wording={wording}: has no part in prompt_file; give one of the two")
+        if self.legend is not None and wording != "default":
+            raise InputError(f"wording={wording}: does not go with a legend; leave one of them out")
+        own = OWN if self.legend is None else OWN_LEGEND
+        self.wording = own if prompt_file is None else load_wording(prompt_file)
+        self.wordings = DIVERSE if wording == "diverse" else (self.wording,)
+        if self.has_image and self.wording.image_prompt is None:
+            raise InputError(
+                f"language_only=False: prompt_file {prompt_file} has no image_prompt: it is for "
+                "observations in words only"
+            )
+        if self.legend is not None and not self.wording.shows_legend(self.has_image):
+            key = "image_prompt" if self.has_image else "prompt"
+            raise InputError(f"legend: key {key} of prompt_file {prompt_file} has no <<legend>>")
+
+    def _admit_texts(self) -> None:
+        """Let every character of the wordings and of the routes stand in texts."""
+        written = set().union(*(wording.charset() for wording in self.wordings))
         written |= self.atlas.foreign_characters(TEXT_CHARSET)
         charset = self._admit(written)
         self.action_space = spaces.Text(MAX_REPLY_LENGTH, min_length=0, charset=charset)
@@ -229,8 +273,11 @@ class NavigationEnv(DialogueEnv):
         if len(self.wordings) > 1:  # of a child, so that no rail depends on the wording
             drawn = self.np_random.spawn(1)[0].integers(len(self.wordings))
             self.wording = self.wordings[drawn]
+        if self.draws_legend:  # of a child too, so that no rail depends on the legend
+            self.legend = random_legend(self.np_random.spawn(1)[0], self.absolute_action)
         self.steps = self.wording.instruction_steps(self.rail.stretches)
-        self._so_far = [self.wording.opening(self.steps, self.absolute_action, self.has_image)]
+        rule = self.absolute_action
+        self._so_far = [self.wording.opening(self.steps, rule, self.has_image, self.legend)]
         self._shared = {
             "puzzle": self.route.name,
             "route_idx": int(number),
@@ -251,15 +298,18 @@ class NavigationEnv(DialogueEnv):
     def _show(self) -> Prompt:
         """The prompt of the present position."""
         position = self.position
+        move = position.action(self.absolute_action)
         views = self.view_order if self.has_image else None
         text = "".join([*self._so_far, self.wording.present(self._at + 1, position, views)])
         info = self._shared | {
             "position": self._at,
             "place": position.place,
             "heading": position.heading,
-            "gt_action": position.action(self.absolute_action),
+            "gt_action": move if self.legend is None else self.legend.write(move),
             "current_instruction": self.wording.named_step(self.steps, position.step),
         }
+        if self.legend is not None:
+            info["gt_move"] = move
         return Prompt(text, self._look() if self.has_image else None, info, position.kind)
 
     def _look(self) -> np.ndarray:
@@ -278,12 +328,16 @@ class NavigationEnv(DialogueEnv):
             return None
         if self._at + 1 == len(self.rail.positions):
             return None
-        self._so_far.append(self.wording.left(self._at + 1, self.position, self.absolute_action))
+        rule = self.absolute_action
+        self._so_far.append(self.wording.left(self._at + 1, self.position, rule, self.legend))
         self._at += 1
         return self._show()
 
     def _judge(self, reply: str) -> Verdict:
-        verdict = verify(reply, self.position, self.absolute_action, self.has_image)
+        rule = self.absolute_action
+        verdict = verify(reply, self.position, rule, self.has_image, self.legend)
+        if not self.wording.names_move:  # no reply in its form is to be told that it names none
+            verdict = replace(verdict, checks={})
         sentence = self.wording.feedback_to(
             verdict.info["finding"],
             verdict.info["read_action"],
@@ -298,17 +352,17 @@ class NavigationEnv(DialogueEnv):
 
     def random_reply(self, rng: np.random.Generator) -> str:
         """A random action, half of the time a turn; now and then mistaken about an intersection."""
-        names = COMPASS if self.absolute_action else RELATIVE
+        turns = moves_of(self.absolute_action)[2:]
         move = str(rng.choice(["forward()", "stop()", "turn"], p=[0.4, 0.1, 0.5]))
         if move == "turn":
-            move = f"turn_direction({names[rng.integers(len(names))]})"
+            move = turns[rng.integers(len(turns))]
         return self._reply(move, is_mistaken=rng.random() < _WRONG_OBSERVATION)
 
     def _reply(self, move: str, is_mistaken: bool = False) -> str:
         position = self.position
         if is_mistaken:
             position = replace(position, is_intersection=not position.is_intersection)
-        return self.wording.format_reply(position, self.steps, move)
+        return self.wording.format_reply(position, self.steps, move, self.legend)
 
 
 def _city_names(city: Any) -> list[str]:
@@ -321,6 +375,43 @@ def _city_names(city: Any) -> list[str]:
     for name in names:
         check_choice("city", name, STYLES)
     return list(names)
+
+
+def _world_of_files(
+    routes: str, panorama_dir: str | None, table: str | None, relocates: bool
+) -> World:
+    """Return the world of released data. Raises InputError where it lacks panoramas that are
+    needed.
+    """
+    world = file_world(str(routes), panorama_dir, table)
+    if world.panoramas is None and relocates:
+        raise InputError(
+            "panorama_dir and gps_to_pano_path: are needed for images and for relocation"
+        )
+    return world
+
+
+def _check_resolution(resolution: Any, has_image: bool) -> None:
+    """Raise InputError for a side of views, in pixels, that is none, or that is of no use."""
+    _whole("resolution", resolution, 1, None)
+    if has_image:
+        _whole("resolution", resolution, _MIN_RESOLUTION, _MAX_RESOLUTION)
+
+
+def _check_rail(straight_line_length: Any, drop_rate: Any) -> None:
+    """Raise InputError for numbers that no rail can be laid by."""
+    _whole("straight_line_length", straight_line_length, 0, 1000)
+    if isinstance(drop_rate, bool) or not isinstance(drop_rate, int | float):
+        raise InputError(f"drop_rate={drop_rate!r}: must be a number from 0 to 1")
+    if not 0 <= drop_rate <= 1:
+        raise InputError(f"drop_rate={drop_rate}: must be from 0 to 1")
+
+
+def _check_city(num_routes: Any, city_seed: Any, max_legs: Any) -> None:
+    """Raise InputError for numbers that there is no city of."""
+    _whole("num_routes", num_routes, 1, _MAX_ROUTES)
+    _whole("city_seed", city_seed, 0, 2**32 - 1)
+    _whole("max_legs", max_legs, MIN_LEGS, MAX_LEGS)
 
 
 def _whole(name: str, value: Any, low: int, high: int | None) -> None:

@@ -8,8 +8,9 @@ other text stands for itself. `python -m gym_dialogue.wording` makes one from wh
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ from gym_dialogue.templates import (
     to_lines,
 )
 from gym_virl.geo import COMPASS, RELATIVE
+from gym_virl.legends import PLAIN_WORDS, Legend
 from gym_virl.rail import Position, Stretch
 from gym_virl.routes import NO_LANDMARK, read_destination
 from gym_virl.streetview import HEADINGS
@@ -60,8 +62,14 @@ _STEP_VALUES = {
     "arrive_destination": ("sight", "name", "side"),
 }
 _PLACEHOLDERS = {
-    "prompt": ("instruction", "moves", "history", "number", "observation", "sight", "crossing"),
-    "image_prompt": ("instruction", "moves", "history", "number", "crossing", "views"),
+    "prompt": (
+        *("instruction", "moves", "legend", "history"),
+        *("number", "observation", "sight", "crossing"),
+    ),
+    "image_prompt": (
+        *("instruction", "moves", "legend", "history"),
+        *("number", "crossing", "views"),
+    ),
     "moves": (),
     "views": (),
     "step_line": ("number", "step"),
@@ -70,7 +78,7 @@ _PLACEHOLDERS = {
     "crossing": (),
     "observation": ("sight", "crossing"),
     "history": ("number", "observation", "sight", "crossing", "action"),
-    "reply": ("observation", "step", "action"),
+    "reply": ("observation", "step", "move", "action"),
     "feedback": ("action", "used", "remaining"),
 }
 
@@ -83,8 +91,9 @@ class Wording:
 
     prompt: str
     """The first user message. Placeholders: `instruction`, the lines of the directions; `moves`;
-    `history`, what all positions that were left add; `number`, that of the present position, from
-    1; `observation`, or its parts `sight` and `crossing`."""
+    `legend`, its lines, which is empty with the line end after it where there is none; `history`,
+    what all positions that were left add; `number`, that of the present position, from 1;
+    `observation`, or its parts `sight` and `crossing`."""
     steps: Mapping[str, str]
     """The steps of the directions. `turn`, with the placeholders `relative` and `compass`;
     `forward`, and with a landmark `forward_sight`; `arrive`, and with something to see at the
@@ -119,8 +128,8 @@ class Wording:
         )
         + "}"
     )
-    """A reply in the form that the prompt asks for. Where it is strict JSON, what is put in is
-    escaped as JSON has it."""
+    """A reply in the form that the prompt asks for; `move` is the move in plain words, as legends
+    have it. Where the form is strict JSON, what is put in is escaped as JSON has it."""
     feedback: Mapping[str, str] = field(default_factory=dict)
     """finding (`gym_virl.verifier.FEEDBACK`) -> the verifier's sentence, with `action` as the reply
     had it, `used` and `remaining`, numbers of replies; those left out have the project's own."""
@@ -167,19 +176,36 @@ class Wording:
         }
         return values | {"observation": fill(self.observation, values)}
 
-    def opening(self, steps: Sequence[str], absolute: bool, has_image: bool) -> str:
-        """What all prompts of a route begin with. Raises InputError for images without a wording
-        for them.
+    def opening(
+        self,
+        steps: Sequence[str],
+        absolute: bool,
+        has_image: bool,
+        legend: Legend | None = None,
+    ) -> str:
+        """Return what all prompts of a route begin with. Raises InputError for images without a
+        wording for them.
         """
+        text = self._parts(has_image)[0]
         values = {
             "instruction": self.instruction(steps),
             "moves": self.moves[RULES[0 if absolute else 1]],
         }
-        return fill(self._parts(has_image)[0], values)
+        if legend is None:
+            text = _LEGEND_MARK.sub("", text)
+        else:
+            values["legend"] = legend.lines()
+        return fill(text, values)
 
-    def left(self, number: int, position: Position, absolute: bool) -> str:
-        """What a position that has been left adds to the prompts after it; `number` is from 1."""
-        values = {"number": str(number), "action": position.action(absolute)}
+    def left(
+        self, number: int, position: Position, absolute: bool, legend: Legend | None = None
+    ) -> str:
+        """Return what a position that has been left adds to the prompts after it; `number` is from
+        1.
+        """
+        move = position.action(absolute)
+        action = move if legend is None else legend.write(move)
+        values = {"number": str(number), "action": action}
         return fill(self.history, values | self.observe(position))
 
     def present(self, number: int, position: Position, views: str | None) -> str:
@@ -191,12 +217,15 @@ class Wording:
             values["views"] = self.views.get(views, "")
         return fill(self._parts(views is not None)[1], values)
 
-    def format_reply(self, position: Position, steps: Sequence[str], move: str) -> str:
-        """A reply in the form that the prompt asks for."""
+    def format_reply(
+        self, position: Position, steps: Sequence[str], move: str, legend: Legend | None = None
+    ) -> str:
+        """Return a reply that makes a move, in the form that the prompt asks for."""
         values = {
             "observation": self.observe(position)["observation"],
             "step": self.named_step(steps, position.step),
-            "action": move,
+            "move": PLAIN_WORDS.get(move, move),
+            "action": move if legend is None else legend.write(move),
         }
         if self._replies_in_json:
             values = {key: _ENCODER.encode(value)[1:-1] for key, value in values.items()}
@@ -211,6 +240,15 @@ class Wording:
             return text
         values = {"action": (action or "")[:_MAX_ACTION]}
         return fill(text, values | {"used": str(used), "remaining": str(remaining)})
+
+    def shows_legend(self, has_image: bool) -> bool:
+        """Return whether the prompt has a place for a legend."""
+        return _LEGEND_MARK.search(self._parts(has_image)[0]) is not None
+
+    @property
+    def names_move(self) -> bool:
+        """Whether replies name the move in plain words."""
+        return "<<move>>" in self.reply
 
     def charset(self) -> set[str]:
         """Every character that the texts themselves can bring into an observation."""
@@ -245,6 +283,7 @@ class Wording:
         return True
 
 
+_LEGEND_MARK = re.compile(r"<<legend>>\n?")
 _ENCODER = json.JSONEncoder(ensure_ascii=False)
 
 
@@ -293,6 +332,26 @@ OWN = _worded(
     f"Reply with a JSON object and nothing else: {_KEYS}",
 )
 """The project's own, which also stands in for what a file leaves out."""
+
+_LEGEND_KEYS = _KEYS.replace('"action": "..."', '"move": "in words", "action": "as written"')
+
+
+def _with_legend(text: str) -> str:
+    """Return one of the project's own prompts with a legend, and with the form of a reply that goes
+    with it.
+    """
+    text = text.replace(_KEYS, _LEGEND_KEYS)
+    return text.replace("So far:\n", "How each move is written:\n<<legend>>\nSo far:\n")
+
+
+OWN_LEGEND = replace(
+    OWN,
+    prompt=_with_legend(OWN.prompt),
+    image_prompt=_with_legend(OWN.image_prompt or ""),
+    reply=OWN.reply.replace('"action"', '"move": "<<move>>", "action"'),
+)
+"""The same where moves are written by a legend (`gym_virl.legends`): a reply first names the move
+in plain words."""
 
 DIVERSE = (
     OWN,
@@ -390,7 +449,7 @@ def _check_meaning(wording: Wording, where: str) -> None:
             if f"<<{name}>>" not in text:
                 raise InputError(f"{where}, key {key}: does not have <<{name}>>: put it there")
         before, after = _halves(text or "")
-        for name in ("instruction", "moves"):
+        for name in ("instruction", "moves", "legend"):
             if f"<<{name}>>" in after:
                 raise InputError(f"{where}, key {key}: <<{name}>> must stand before <<history>>")
         for name in ("number", "observation", "sight", "crossing", "views"):

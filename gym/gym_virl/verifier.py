@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
 from gym_dialogue.env import Verdict
 from gym_dialogue.parse import read_fields
 from gym_virl.geo import COMPASS, RELATIVE
+from gym_virl.legends import Legend, read_plain_words
 from gym_virl.rail import Position
 from gym_virl.routes import name_in
 
@@ -30,6 +32,7 @@ FEEDBACK = {
 """What is found in a reply -> what is said of it."""
 
 _FIELDS = dict.fromkeys(REPLY_KEYS, str)
+_MOVE = "move"  # the field of a reply under a legend that names the move in plain words
 _MAX_ACTION = 64  # characters
 _ACTION = re.compile(
     r"(forward|stop|turn_direction)\s*"
@@ -75,19 +78,29 @@ def says_intersection(text: str | None) -> bool:
     return False
 
 
-def verify(reply: str, position: Position, absolute: bool, sees: bool = False) -> Verdict:
+def verify(
+    reply: str,
+    position: Position,
+    absolute: bool,
+    sees: bool = False,
+    legend: Legend | None = None,
+) -> Verdict:
     """Verify one reply at a position. Accepts any string and never raises.
 
     The action decides; for a wrong one it is told apart whether the observation already disagrees
     about being at an intersection. What the reply says of the instruction is read, and not judged:
     the outcome that the released code defines for it and never gives (INCORRECT_INSTRUCTION) is
     left out. With `sees` (the landmark is in an image only) `recognized` is whether the observation
-    names it, at positions that have one. `info` has what was read, and the `finding` (FEEDBACK).
+    names it, at positions that have one. Under a legend the action is what the legend says that it
+    means, and the verdict has checks (`_check_legend`). `info` has what was read, and the `finding`
+    (FEEDBACK).
     """
-    fields = read_fields(reply, _FIELDS)
-    observed, instructed, move = (fields[key] for key in REPLY_KEYS)
-    done = read_action(move)
-    if done == position.action(absolute):
+    fields = read_fields(reply, _FIELDS if legend is None else _FIELDS | {_MOVE: str})
+    observed, instructed, written = (fields[key] for key in REPLY_KEYS)
+    action = read_action(written)
+    move = action if legend is None else legend.read(action)
+    right = position.action(absolute)
+    if move == right:
         outcome, finding = CORRECT_ACTION, "right"
     elif says_intersection(observed) != position.is_intersection:
         outcome = INCORRECT_OBS
@@ -95,21 +108,36 @@ def verify(reply: str, position: Position, absolute: bool, sees: bool = False) -
         finding += "_intersection"
     else:
         outcome = INCORRECT_ACTION
-        finding = "unreadable" if done is None else "wrong_move"
+        finding = "unreadable" if action is None else "wrong_move"
     name = name_in(position.sight) if sees else None
-    recognized = None
-    if name is not None:
-        recognized = name.lower() in (observed or "").lower()
+    info: dict[str, Any] = {
+        "read_observation": observed,
+        "read_instruction": instructed,
+        "read_action": written,
+        "finding": finding,
+    }
+    checks: dict[str, bool] = {}
+    if legend is not None:
+        named = read_plain_words(fields[_MOVE])
+        checks = _check_legend(named, action, right, legend)
+        is_read = None if named is None else checks["legend_read"]
+        info |= {"read_move": move, "legend_read": is_read}
     return Verdict(
         reward=REWARDS[outcome],
         outcomes=(outcome,),
         feedback=FEEDBACK[finding],
         is_right=outcome == CORRECT_ACTION,
-        info={
-            "read_observation": observed,
-            "read_instruction": instructed,
-            "read_action": move,
-            "finding": finding,
-        },
-        recognized=recognized,
+        info=info,
+        recognized=None if name is None else name.lower() in (observed or "").lower(),
+        checks=checks,
     )
+
+
+def _check_legend(
+    named: str | None, action: str | None, right: str, legend: Legend
+) -> dict[str, bool]:
+    """Return whether the move that a reply names in plain words is the right one, and whether the
+    action is what the legend writes for the move that it names, right or not.
+    """
+    is_read = named in legend.moves and named is not None and action == legend.write(named)
+    return {"move_right": named == right, "legend_read": is_read}

@@ -4,6 +4,7 @@ import json
 import pickle
 import time
 import tracemalloc
+from dataclasses import replace
 
 import gymnasium
 import numpy as np
@@ -352,6 +353,22 @@ def test_splits_share_no_route():
     }
     assert not found["train"] & found["heldout"]
     assert 5 < len(found["heldout"]) < 40
+
+
+def test_no_held_out_walk_is_walked_in_training():
+    routes = [City("new_york").route(number, 2) for number in range(200)]
+    splits = [(route.walk, route.is_heldout) for route in routes]
+    held, walked = ({walk for walk, is_held in splits if is_held is kind} for kind in (True, False))
+    assert not held & walked
+    assert 5 < len(held) < 40
+    assert len(held | walked) < 190  # there are routes that differ in the first metres only
+
+
+def test_a_walk_is_its_milestones_and_destination():
+    route = City("london").route(0)
+    start = route.start[0] + 1e-4, route.start[1]
+    assert replace(route, start=start, name="other").walk == route.walk
+    assert replace(route, milestones=route.milestones[:-1]).walk != route.walk
 
 
 def test_cities_differ_and_are_made_of_their_seed():

@@ -298,3 +298,10 @@ def test_dialogues_without_a_puzzle_are_told_apart_by_their_first_prompt():
     assert kept[0] not in learned
     with pytest.raises(InputError, match=r"leaves none of 5 dialogues on 1 puzzles"):
         hold_back(dialogues[:5], 0.2, seed=0)
+
+
+def test_initial_checkpoint_of_a_task_file_lies_in_the_cache(tmp_path):
+    config = InitialConfig(task=str(tmp_path / "own.yaml"), cache=str(tmp_path / "cache"))
+    name = sft_initial._name(config, 2)
+    assert name.startswith("own-seed0-")
+    assert "/" not in name

@@ -246,7 +246,7 @@ class City:
         row, column = divmod(node, _SIZE)
         return row + 1, column + 1
 
-    def to_place(self, xy: Sequence[float]) -> Place:
+    def to_place(self, xy: Sequence[float] | np.ndarray) -> Place:
         """Degrees, to 7 digits, of a position on the ground."""
         lat, lng = self.style.centre
         north = math.degrees(xy[1] / EARTH_RADIUS)

@@ -185,7 +185,6 @@ class NavigationEnv(DialogueEnv):
         check_choice("split", split, get_args(Split))
         check_choice("on_failure", on_failure, get_args(OnFailure))
         check_choice("view_order", view_order, HEADINGS)
-        check_choice("wording", wording, ("default", "diverse"))
         size = 2 * resolution + LINE
         super().__init__(verify_iter, None if language_only else (size, size, 3))
         self.absolute_action = absolute_action
@@ -202,17 +201,20 @@ class NavigationEnv(DialogueEnv):
         if route_info_path is not None:
             world = _world_of_files(route_info_path, panorama_dir, gps_to_pano_path, self.relocates)
             self.atlas = Atlas([world])
+        elif panorama_dir is not None or gps_to_pano_path is not None:
+            raise InputError("panorama_dir, gps_to_pano_path: need route_info_path as well")
         else:
-            if panorama_dir is not None or gps_to_pano_path is not None:
-                raise InputError("panorama_dir, gps_to_pano_path: need route_info_path as well")
-            names = _city_names(city)
-            side = None
-            if self.relocates:  # in words, to the places of panoramas, whatever their size
-                side = resolution if self.has_image else 1
-            self.atlas = Atlas(
-                [city_world(name, city_seed, num_routes, max_legs, side) for name in names]
-            )
+            self.atlas = self._lay_cities(_city_names(city), num_routes, city_seed, max_legs)
         self._admit_texts()
+
+    def _lay_cities(
+        self, names: Sequence[str], num_routes: int, city_seed: int, max_legs: int
+    ) -> Atlas:
+        """Return the routes of procedural cities, with panoramas where positions move to them."""
+        side = None
+        if self.relocates:  # in words, to the places of panoramas, whatever their size
+            side = self.resolution if self.has_image else 1
+        return Atlas([city_world(name, city_seed, num_routes, max_legs, side) for name in names])
 
     def _choose_legend(self, spec: Legend | str | Mapping[str, str] | None) -> None:
         """Set the legend that moves are written by, if any. Raises InputError for one that is none,
@@ -231,6 +233,7 @@ class NavigationEnv(DialogueEnv):
         """Set the wordings that prompts are drawn from. Raises InputError for one that does not fit
         the other arguments.
         """
+        check_choice("wording", wording, ("default", "diverse"))
         if prompt_file is not None and wording != "default":
             raise InputError(f"wording={wording}: has no part in prompt_file; give one of the two")
         if self.legend is not None and wording != "default":

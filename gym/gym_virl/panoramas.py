@@ -165,8 +165,8 @@ def read_table(path: str | Path) -> dict[Place, str]:
         RecursionError,
         MemoryError,
     ) as error:  # what a damaged pickle, or JSON, can bring about
-        said = str(error) or type(error).__name__
-        raise InputError(f"{where}: is damaged or no such table: {said}") from error
+        reason = str(error) or type(error).__name__
+        raise InputError(f"{where}: is damaged or no such table: {reason}") from error
     return check_table(table, where)
 
 

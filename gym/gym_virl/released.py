@@ -20,13 +20,13 @@ def read_platform(config: Any) -> dict[str, str]:
     offline = next((value for key, value in _entries(config) if key == "OFFLINE"), None)
     if not isinstance(offline, Mapping):
         raise InputError(f"platform_cfg: has no section OFFLINE: {_WRITE} in its place")
-    found = {_KEYS[key]: value for key, value in _entries(offline) if key in _KEYS}
-    missing = [key for key, name in _KEYS.items() if not isinstance(found.get(name), str)]
+    places = {_KEYS[key]: value for key, value in _entries(offline) if key in _KEYS}
+    missing = [key for key, name in _KEYS.items() if not isinstance(places.get(name), str)]
     if missing:
         raise InputError(
             f"platform_cfg, OFFLINE: names no {' and no '.join(missing)}: {_WRITE} in its place"
         )
-    return found
+    return places
 
 
 def refuse_released(**arguments: Any) -> None:

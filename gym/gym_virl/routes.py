@@ -97,14 +97,14 @@ def destination_sight(name: str, side: str) -> str:
 
 def name_in(sight: str | None) -> str | None:
     """The name in such a sentence."""
-    found = read_sight(sight)
-    return found and found[0]
+    parts = read_sight(sight)
+    return parts and parts[0]
 
 
 def side_in(sight: str | None) -> str | None:
     """The side in such a sentence."""
-    found = read_sight(sight)
-    return found and found[1]
+    parts = read_sight(sight)
+    return parts and parts[1]
 
 
 def read_routes(path: str | Path) -> list[Route]:

@@ -316,12 +316,12 @@ def _inset(corners: np.ndarray, by: float) -> np.ndarray:
     ways = np.roll(corners, -1, axis=0) - corners
     inwards = np.stack([-ways[:, 1], ways[:, 0]], axis=1) / np.linalg.norm(ways, axis=1)[:, None]
     moved = corners + inwards * by
-    found = []
+    points = []
     for i in range(4):  # where the moved sides before and after the corner meet
         p, d, q, e = moved[i - 1], ways[i - 1], moved[i], ways[i]
         t = ((q[0] - p[0]) * e[1] - (q[1] - p[1]) * e[0]) / (d[0] * e[1] - d[1] * e[0])
-        found.append(p + t * d)
-    return np.array(found)
+        points.append(p + t * d)
+    return np.array(points)
 
 
 @lru_cache(maxsize=4096)

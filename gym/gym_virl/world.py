@@ -133,11 +133,11 @@ class Atlas:
 
     def numbers(self, split: Split) -> list[int]:
         """The numbers of all routes of a split. Raises NothingToPlayError if there are none."""
-        every = range(len(self))
-        found = [number for number in every if belongs(self[number][1].is_heldout, split)]
-        if not found:
+        numbers = range(len(self))
+        chosen = [number for number in numbers if belongs(self[number][1].is_heldout, split)]
+        if not chosen:
             raise self._has_none(split)
-        return found
+        return chosen
 
     def draw(self, rng: np.random.Generator, split: Split) -> int:
         """The number of a random route of a split. Raises NothingToPlayError if it seems to have

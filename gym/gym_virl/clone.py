@@ -131,7 +131,7 @@ def _prompt(source: Source, name: str, present: str) -> str:
 
 
 def _text(parts: Parts, name: Name, root: Path | str) -> str:
-    """The template of a text: `name` gives the placeholder of a field."""
+    """Return the template of a text: `name` gives the placeholder of a field."""
     text = ""
     for part in parts:
         if isinstance(part, Choice):
@@ -145,7 +145,9 @@ def _text(parts: Parts, name: Name, root: Path | str) -> str:
 
 
 def _moves(source: Source) -> dict[str, Any]:
-    """The moves under both rules: texts that name turn_direction and the directions of one rule."""
+    """Return the moves under both rules: texts that name turn_direction and the directions of one
+    rule.
+    """
     texts: dict[str, dict[str, bool]] = {"absolute": {}, "relative": {}}
     for passage in source.texts:
         text = _text(choose(passage.parts, False), lambda _: "", source.root)
@@ -183,9 +185,9 @@ def _step_name(name: str) -> str:
 
 
 def _steps(source: Source) -> dict[str, Any]:
-    """The sentences of the directions: those that are appended to a list in the function that names
-    turns. A turn names two headings; the steps of the last leg are under a test of the length. None
-    are taken where they do not all fit in.
+    """Return the sentences of the directions: those that are appended to a list in the function
+    that names turns. A turn names two headings; the steps of the last leg are under a test of the
+    length. None are taken where they do not all fit in.
     """
     turns = [
         passage
@@ -225,7 +227,7 @@ def _field_names(parts: Parts) -> list[str]:
 
 
 def _step_line(source: Source) -> dict[str, Any]:
-    """A numbered step, added to the directions: two fields, the number first."""
+    """Return a numbered step, added to the directions: two fields, the number first."""
     for passage in _added(source, in_loop=True):
         names = _field_names(passage.parts)
         if len(names) != 2 or not re.search(r"\+ ?1", names[0]):
@@ -238,7 +240,7 @@ def _step_line(source: Source) -> dict[str, Any]:
 
 
 def _added(source: Source, in_loop: bool) -> Iterable[Found]:
-    """Texts that are added to another in a loop, or outside of one."""
+    """Return texts that are added to another in a loop, or outside of one."""
     return [
         passage
         for passage in source.texts
@@ -250,7 +252,7 @@ def _added(source: Source, in_loop: bool) -> Iterable[Found]:
 
 
 def _sights(source: Source) -> dict[str, Any]:
-    """What is said where nothing is in sight, of intersections, and how the two are joined."""
+    """Return what is said of no sight and of intersections, and how the two are joined."""
     rail = source.labelled("intersection_observation")
     crossings = [text for passage in rail for text in _plain_texts(passage.parts) if text]
     beside = [t for t in source.texts if rail and (t.file, t.function) == _place(rail[0])]
@@ -295,7 +297,7 @@ def _plain_texts(parts: Parts) -> list[str]:
 
 
 def _history_name(name: str) -> str:
-    """The placeholder of what a line of the log has; empty where it is something else."""
+    """Return the placeholder of what a line of the log has; empty where it is something else."""
     if "len(" in name or re.fullmatch(r"(?:i|j|k|n|idx|index|number|count)(?: \+ 1)?", name):
         return "<<number>>"
     for word, mark in (("act", "action"), ("inter", "crossing"), ("obs", "observation")):
@@ -305,7 +307,7 @@ def _history_name(name: str) -> str:
 
 
 def _log_lines(source: Source, in_loop: bool) -> list[Found]:
-    """The lines of the log, observations and actions: `O_1: ...`, `A_1: ...`."""
+    """Return the lines of the log, observations and actions: `O_1: ...`, `A_1: ...`."""
     return [
         passage
         for passage in _added(source, in_loop)
@@ -314,7 +316,7 @@ def _log_lines(source: Source, in_loop: bool) -> list[Found]:
 
 
 def _history(source: Source) -> dict[str, Any]:
-    """What positions that were left add: an observation and an action, in a loop."""
+    """Return what positions that were left add: an observation and an action, in a loop."""
     lines = _log_lines(source, in_loop=True)[:2]
     names = [_history_name(name) for line in lines for name in _field_names(line.parts)]
     if sorted(names) != ["<<action>>", "<<number>>", "<<number>>", "<<observation>>"]:
@@ -328,8 +330,8 @@ def _start(parts: Parts) -> str:
 
 
 def _present(source: Source, sights: dict[str, Any]) -> tuple[str | None, str | None]:
-    """What the history ends with at the present position, in words and with an image; None where it
-    is not found.
+    """Return what the history ends with at the present position, in words and with an image; None
+    where it is not found.
     """
     texts: dict[bool, str | None] = {True: "", False: ""}
     for passage in _log_lines(source, in_loop=False):
@@ -351,8 +353,8 @@ def _present(source: Source, sights: dict[str, Any]) -> tuple[str | None, str | 
 
 
 def _with_crossing(parts: Parts, sights: dict[str, Any]) -> Parts | None:
-    """The parts with the placeholder of the crossing for each choice of what is said of it; None
-    where a choice is between other texts.
+    """Return the parts with the placeholder of the crossing for each choice of what is said of it;
+    None where a choice is between other texts.
     """
     crossings = set((sights.get("crossing") or {}).values())
     known = [
@@ -395,7 +397,7 @@ def _feedback(source: Source) -> tuple[dict[str, dict[str, str]], list[str]]:
 
 
 def _findings(passage: Found) -> tuple[str, ...]:
-    """Which findings a text of the released verifier is about."""
+    """Return which findings a text of the released verifier is about."""
     if passage.label == "INCORRECT_ACTION":
         return "wrong_move", "unreadable"
     if passage.label != "INCORRECT_OBS":

@@ -61,7 +61,9 @@ class Config:
 
 
 def read_replies(path: str, seed: int, checkpoint: str | None) -> list[str]:
-    """What turns.jsonl has of an episode, in its first suite and decoding. Raises InputError."""
+    """Return what turns.jsonl has of an episode, in its first suite and decoding. Raises
+    InputError.
+    """
     try:
         rows = [row for _, row in json_records(read_text(path))]
         rows = [row for row in rows if row["env_seed"] == seed]
@@ -202,7 +204,7 @@ def _to_metres(places: Sequence[Place], origin: Place) -> np.ndarray:
 
 
 def _with_views(world: World) -> World:
-    """The world with panoramas that are sharp enough to be looked at, where it is a city's."""
+    """Return the world, a city's with panoramas that are sharp enough to be looked at."""
     if not isinstance(world.routes, CityRoutes):
         return world
     city = world.routes.city
@@ -210,7 +212,7 @@ def _with_views(world: World) -> World:
 
 
 def main(config: Config) -> None:
-    """The command."""
+    """Run the command."""
     if config.seed < 0:
         raise InputError(f"seed={config.seed}: must be at least 0")
     (env,) = make_envs(EnvConfig(ENV_ID, config.env_kwargs), 1)

@@ -290,7 +290,7 @@ class NavigationEnv(DialogueEnv):
         return self._show()
 
     def each_once(self) -> list[dict[str, Any]]:
-        """Every route of the split, by its number."""
+        """Return every route of the split, by its number."""
         return [{"route_idx": number} for number in self.atlas.numbers(self.split)]
 
     @property
@@ -299,7 +299,7 @@ class NavigationEnv(DialogueEnv):
         return self.rail.positions[self._at]
 
     def _show(self) -> Prompt:
-        """The prompt of the present position."""
+        """Return the prompt of the present position."""
         position = self.position
         move = position.action(self.absolute_action)
         views = self.view_order if self.has_image else None
@@ -316,7 +316,7 @@ class NavigationEnv(DialogueEnv):
         return Prompt(text, self._look() if self.has_image else None, info, position.kind)
 
     def _look(self) -> np.ndarray:
-        """The views at the present position."""
+        """Return the views at the present position."""
         position = self.position
         panorama = self.world.panorama_at(position.place)
         if panorama is None:
@@ -350,11 +350,13 @@ class NavigationEnv(DialogueEnv):
         return self._worded(verdict, sentence)
 
     def oracle_reply(self) -> str:
-        """The right action, after what there is to see and the step that is followed."""
+        """Return the right action, after what there is to see and the step that is followed."""
         return self._reply(self.position.action(self.absolute_action))
 
     def random_reply(self, rng: np.random.Generator) -> str:
-        """A random action, half of the time a turn; now and then mistaken about an intersection."""
+        """Return a random action, half of the time a turn; now and then mistaken about an
+        intersection.
+        """
         turns = moves_of(self.absolute_action)[2:]
         move = str(rng.choice(["forward()", "stop()", "turn"], p=[0.4, 0.1, 0.5]))
         if move == "turn":

@@ -12,8 +12,8 @@ _WRITE = "write panorama_dir=DIRECTORY gps_to_pano_path=FILE"
 
 
 def read_platform(config: Any) -> dict[str, str]:
-    """`panorama_dir` and `gps_to_pano_path` of a released `platform_cfg`, whose section OFFLINE
-    names both. Raises InputError where it does not.
+    """Return `panorama_dir` and `gps_to_pano_path` of a released `platform_cfg`, whose section
+    OFFLINE names both. Raises InputError where it does not.
     """
     if not isinstance(config, Mapping):
         raise InputError(f"platform_cfg={config!r:.60}: must be a mapping; or {_WRITE}")
@@ -30,7 +30,7 @@ def read_platform(config: Any) -> dict[str, str]:
 
 
 def refuse_released(**arguments: Any) -> None:
-    """Raises InputError for an argument of the released environment that has no part in this one,
+    """Raise InputError for an argument of the released environment that has no part in this one,
     unless it is None.
     """
     for name, value in arguments.items():
@@ -39,7 +39,7 @@ def refuse_released(**arguments: Any) -> None:
 
 
 def _entries(config: Mapping[Any, Any]) -> Iterator[tuple[str, Any]]:
-    """Keys in capitals with their values, those of inner mappings after them."""
+    """Return keys in capitals with their values, those of inner mappings after them."""
     for key, value in config.items():
         yield str(key).upper(), value
     for value in config.values():

@@ -51,8 +51,8 @@ _CLAUSE_END = re.compile(
 
 
 def read_action(text: str | None) -> str | None:
-    """An action in its usual form, `forward()`, `stop()` or `turn_direction(NAME)`; None where the
-    text is none. Case, spaces, quotes and hyphens in the name, a keyword before it
+    """Return an action in its usual form, `forward()`, `stop()` or `turn_direction(NAME)`; None
+    where the text is none. Case, spaces, quotes and hyphens in the name, a keyword before it
     (`direction=NAME`), and a `;` or `.` behind do not matter.
     """
     text = (text or "").strip().lower()
@@ -67,9 +67,9 @@ def read_action(text: str | None) -> str | None:
 
 
 def says_intersection(text: str | None) -> bool:
-    """Whether an observation says that one is at an intersection. One that does not mention it says
-    no, as does one that denies it or speaks of one ahead (`until the next intersection`). A denial
-    holds to the end of its clause.
+    """Return whether an observation says that one is at an intersection. One that does not mention
+    it says no, as does one that denies it or speaks of one ahead (`until the next intersection`). A
+    denial holds to the end of its clause.
     """
     for clause in _CLAUSE_END.split((text or "").lower().replace("\u2019", "'")):
         place = _INTERSECTION.search(clause)

@@ -169,7 +169,7 @@ def _frame(prompt: str, steps: re.Match[str], moves: tuple[int, int], log: re.Ma
 
 
 def _paragraph(text: str, start: int, end: int) -> tuple[int, int] | None:
-    """The lines without an empty one between them around the one that names turn_direction."""
+    """Return where the paragraph begins and ends that names turn_direction; None without one."""
     match = _MOVES.search(text, start, end)
     if match is None:
         return None
@@ -195,7 +195,7 @@ def _common_start(texts: Sequence[str]) -> str:
 
 
 def _moves(examples: Sequence[Example], lines: list[str]) -> dict[str, Any]:
-    """The moves under both rules; one that the data does not have is worded after the other."""
+    """Return the moves under both rules; one that the data lacks is worded after the other."""
     listed: dict[str, list[str]] = {"absolute": [], "relative": []}
     for example in examples:
         listed["absolute" if "northeast" in example.moves else "relative"].append(example.moves)
@@ -209,7 +209,7 @@ def _moves(examples: Sequence[Example], lines: list[str]) -> dict[str, Any]:
 
 
 def _renamed(text: str, old: Sequence[str], new: Sequence[str]) -> str:
-    """A text with one list of names in the place of another, and their number."""
+    """Return a text with one list of names in the place of another, and their number."""
     first, second = map(re.escape, old[:2])
     listed = re.search(rf"(['\"`]?)\b{first}\b\1(?P<joint>\W+?)\1{second}\b\1", text)
     if listed is None:
@@ -226,7 +226,7 @@ def _renamed(text: str, old: Sequence[str], new: Sequence[str]) -> str:
 
 
 def _steps(examples: Sequence[Example], lines: list[str]) -> dict[str, str]:
-    """Templates of the steps: turns and moves by turns, the last move to the destination."""
+    """Return templates of the steps: turns and moves by turns, the last move to the destination."""
     turns: list[str | None] = []
     first_turns: list[str | None] = []
     moves: dict[str, list[str]] = {"forward": [], "arrive": []}
@@ -265,8 +265,8 @@ def _turn(step: str) -> str | None:
 
 
 def _sighted(texts: Sequence[str]) -> str:
-    """The template of texts that name different landmarks: what all begin with, and what stands
-    after the side.
+    """Return the template of texts that name different landmarks: what all begin with, and what
+    stands after the side.
     """
     prefix = _common_start(texts)
     if len(set(texts)) == 1:  # nothing varies: the landmark is taken to begin with a capital
@@ -281,7 +281,7 @@ def _sighted(texts: Sequence[str]) -> str:
 
 
 def _observations(examples: Sequence[Example], lines: list[str]) -> dict[str, Any]:
-    """How sights and crossings are said, and what is said where there is no sight."""
+    """Return how sights and crossings are said, and what is said where there is no sight."""
     by_role: dict[str, list[str]] = {
         role: [] for role in ("start", "between", "intersection", "destination")
     }
@@ -328,7 +328,7 @@ def _role(number: int, action: str) -> str:
 
 
 def _after_side(observation: str) -> str | None:
-    """What stands after a landmark and its side."""
+    """Return what stands after a landmark and its side."""
     parts = re.split(_SIDE + r"\b", observation)
     return parts[-1] if len(parts) > 1 else None
 
@@ -337,7 +337,7 @@ def _after_side(observation: str) -> str | None:
 
 
 def _reply(examples: Sequence[Example], step_line: str, lines: list[str]) -> dict[str, Any]:
-    """The form of a reply, and whether it names a step with its number."""
+    """Return the form of a reply, and whether it names a step with its number."""
     forms: Counter[str] = Counter()
     numbered = 0
     for example in examples:
@@ -364,7 +364,7 @@ def _reply(examples: Sequence[Example], step_line: str, lines: list[str]) -> dic
 
 
 def _feedback(examples: Sequence[Example]) -> dict[str, str]:
-    """The most frequent sentence on each finding."""
+    """Return the most frequent sentence on each finding."""
     heard: dict[str, Counter[str]] = {}
     for example in examples:
         position = _position(example)
@@ -379,7 +379,7 @@ def _feedback(examples: Sequence[Example]) -> dict[str, str]:
 
 
 def _position(example: Example) -> Position:
-    """The present position, as far as the verifier asks, from the right reply."""
+    """Return the present position, as far as the verifier asks, from the right reply."""
     action = read_action(example.fields[2]) or example.fields[2]
     kinds: tuple[Kind, ...] = ("forward", "stop")
     kind: Kind = next((kind for kind in kinds if kind in action), "turn")
@@ -392,8 +392,8 @@ def _position(example: Example) -> Position:
 
 
 def _render(wording: Wording, example: Example) -> tuple[str | None, str | None]:
-    """(prompt, last reply) as the environment would write them, from what the templates read in a
-    dialogue; None for what they cannot read.
+    """Return (prompt, last reply) as the environment would write them, from what the templates read
+    in a dialogue; None for what they cannot read.
     """
     rule = next((rule for rule in RULES if wording.moves[rule] == example.moves), None)
     stretches = _read_steps(wording, example.steps)
@@ -420,8 +420,8 @@ def _render(wording: Wording, example: Example) -> tuple[str | None, str | None]
 def _read_position(
     wording: Wording, observation: str, action: str, number: int, step: int, sights: Iterable[str]
 ) -> Position | None:
-    """The position where this is observed and done; None where neither the lack of a sight nor one
-    of the sights in the directions gives the observation.
+    """Return the position where this is observed and done; None where neither the lack of a sight
+    nor one of the sights in the directions gives the observation.
     """
     role = _role(number, action)
     kinds: dict[str, Kind] = {"between": "forward", "destination": "stop"}
@@ -436,8 +436,8 @@ def _read_position(
 
 
 def _read_steps(wording: Wording, steps: Sequence[str]) -> list[Stretch] | None:
-    """What the steps of a dialogue say; None where the templates do not read it, or read it as
-    something that the environment would not put there.
+    """Return what the steps of a dialogue say; None where the templates do not read it, or read it
+    as something that the environment would not put there.
     """
     stretches = []
     for number in range(0, len(steps) - 1, 2):

@@ -77,7 +77,7 @@ _PLACEHOLDERS = {
     "nothing": (),
     "crossing": (),
     "observation": ("sight", "crossing"),
-    "history": ("number", "observation", "sight", "crossing", "action"),
+    "history": ("number", "observation", "sight", "crossing", "move", "action"),
     "reply": ("observation", "step", "move", "action"),
     "feedback": ("action", "used", "remaining"),
 }
@@ -119,7 +119,7 @@ class Wording:
     observation: str = "<<sight>>; <<crossing>>."
     """What is observed, in prompts and in replies."""
     history: str = "O_<<number>>: <<observation>>\nA_<<number>>: <<action>>\n"
-    """What a position that was left adds to `history`."""
+    """What a position that was left adds to `history`; `move` as in `reply`."""
     reply: str = (
         "{"
         + ", ".join(
@@ -207,7 +207,7 @@ class Wording:
         """
         move = position.action(absolute)
         action = move if legend is None else legend.write(move)
-        values = {"number": str(number), "action": action}
+        values = {"number": str(number), "move": PLAIN_WORDS.get(move, move), "action": action}
         return fill(self.history, values | self.observe(position))
 
     def present(self, number: int, position: Position, views: str | None) -> str:
@@ -351,6 +351,9 @@ OWN_LEGEND = replace(
     OWN,
     prompt=_with_legend(OWN.prompt),
     image_prompt=_with_legend(OWN.image_prompt or ""),
+    # Each action after its plain words, as in the legend: who cannot read it yet still sees where
+    # one is on the way.
+    history="O_<<number>>: <<observation>>\nA_<<number>>: <<move>>: <<action>>\n",
     reply=OWN.reply.replace('"action"', '"move": "<<move>>", "action"'),
 )
 """The same where moves are written by a legend (`gym_virl.legends`): a reply first names the move

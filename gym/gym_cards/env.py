@@ -31,7 +31,7 @@ from gym_cards.render import (
     render_hand,
     suits_of_color,
 )
-from gym_cards.rules import RANKS, FaceRule, random_rule
+from gym_cards.rules import MAX_VALUE, RANKS, FaceRule, random_rule
 from gym_cards.solver import all_solutions, solve
 from gym_cards.steps import (
     Step,
@@ -116,7 +116,7 @@ class GeneralPointsEnv(DialogueEnv):
     - `target_points`: the target, an integer from 1 to 999.
     - `treat_face_cards_as_10`: the rule "10", else the rule "rank". `face_rule`, where given,
       replaces it: a name, an integer, a mapping (`FaceRule.of`), or "random" for a new rule with
-      every deal.
+      every deal, of numbers from 1 to `largest_face` (13).
     - `ood`: every hand has at least one face card, so that the rule matters in each.
     - `split`: "train", "heldout" (puzzles held out for all time) or "all". `heldout_share`: of the
       puzzles, 0.1 as ever; a larger share holds out the same ones and others.
@@ -190,6 +190,7 @@ class GeneralPointsEnv(DialogueEnv):
         steps: bool = False,
         heldout_share: float = HELDOUT_SHARE,
         tries: int = 1,
+        largest_face: int = 13,
     ):
         _check_resolution(resolution, not language_only)
         super().__init__(verify_iter, None if language_only else (resolution, resolution, 3))
@@ -212,6 +213,11 @@ class GeneralPointsEnv(DialogueEnv):
         if face_rule is None:
             face_rule = "10" if treat_face_cards_as_10 else "rank"
         self.draws_rule = face_rule == "random"
+        if not is_integer(largest_face) or not 2 <= largest_face <= MAX_VALUE:
+            raise InputError(
+                f"largest_face={largest_face!r}: must be an integer from 2 to {MAX_VALUE}"
+            )
+        self.largest_face = largest_face
         self.rule = FaceRule.of("10" if self.draws_rule else face_rule)
         self.target = target_points
         self.needs_face = ood
@@ -284,7 +290,7 @@ class GeneralPointsEnv(DialogueEnv):
                 "all_solutions"
             )
         if self.draws_rule:
-            self.rule = random_rule(self.np_random)
+            self.rule = random_rule(self.np_random, self.largest_face)
         hand = self._choose_hand(cards, numbers)
         self.cards = list(hand.ranks)
         self.numbers = self.rule.numbers(self.cards)

@@ -80,13 +80,13 @@ class FaceRule:
         return _NUMBER_CARDS | faces
 
 
-def random_rule(rng: np.random.Generator) -> FaceRule:
-    """Draw what J, Q and K count as: numbers from 1 to 13, independent of one another. Never a
-    named rule, so that the unseen rules of an evaluation stay unseen by a policy that met these.
+def random_rule(rng: np.random.Generator, largest: int = 13) -> FaceRule:
+    """Draw what J, Q and K count as: numbers from 1 to `largest`, independent of one another. Never
+    a named rule, so that the unseen rules of an evaluation stay unseen by a policy that met these.
     """
     named = set(NAMED_RULES.values())
     while True:
-        values = tuple(int(value) for value in rng.integers(1, 14, size=3))
+        values = tuple(int(value) for value in rng.integers(1, largest + 1, size=3))
         if values not in named:
             return FaceRule(*values)
 

@@ -189,6 +189,17 @@ def test_random_rules_meet_every_value_and_no_named_triple():
         assert any(triple[place] == named for triple in triples)
 
 
+def test_random_rules_go_up_to_the_number_named():
+    env = _env(face_rule="random", largest_face=24, ood=True)
+    largest = 0
+    for seed in range(100):
+        _, info = env.reset(seed=seed)
+        largest = max(largest, *info["numbers"])
+    assert 20 <= largest <= 24
+    with pytest.raises(InputError, match="largest_face=1: must be an integer from 2 to 99"):
+        _env(face_rule="random", largest_face=1)
+
+
 def test_held_out_puzzles_are_held_out_under_every_rule():
     for rule in ("10", "7", "rank"):
         env = _env(face_rule=rule, split="heldout")

@@ -145,16 +145,16 @@ def draw_try(numbers: Sequence[int], target: int, rng: np.random.Generator) -> l
     while True:
         solution = draw_steps(numbers, target, rng)
         steps = solution[: rng.integers(len(solution))]
-        left = sorted(map(int, steps[-1].left)) if steps and _is_whole(steps) else sorted(numbers)
-        steps = steps if _is_whole(steps) else []
-        while len(left) > 1:
-            options = sorted(set(_joined(left)))
+        if not _is_whole(steps):
+            steps = []
+        left = sorted(map(int, steps[-1].left)) if steps else sorted(numbers)
+        while options := sorted(set(_joined(left))):
             a, symbol, b, c, rest = options[rng.integers(len(options))]
             after = (*rest, c)
             step = Step(Fraction(a), symbol, Fraction(b), Fraction(c), tuple(map(Fraction, after)))
             steps.append(step)
             left = sorted(after)
-        if left != [target]:
+        if len(left) == 1 and left != [target]:  # not at numbers too large to be joined
             return steps
 
 

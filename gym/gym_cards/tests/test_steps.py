@@ -11,7 +11,15 @@ import pytest
 import gym_cards
 from gym_cards.hands import is_heldout
 from gym_cards.rules import NAMED_RULES, random_rule
-from gym_cards.steps import Step, are_right, draw_steps, formula_of, read_steps, write_steps
+from gym_cards.steps import (
+    Step,
+    are_right,
+    draw_steps,
+    draw_try,
+    formula_of,
+    read_steps,
+    write_steps,
+)
 from gym_dialogue import InputError
 
 EXAMPLE = "10-8=2 left 6,9,2; 9*2=18 left 6,18; 18+6=24"
@@ -111,6 +119,17 @@ def test_oracle_shows_as_many_tries_as_asked():
         counts.append(info["tries"])
     assert set(counts) == {1, 2, 3, 4}
     assert min(map(counts.count, set(counts))) > 30
+
+
+def test_try_ends_at_one_other_number_whatever_the_solution_passes():
+    # The only way to 24 passes 480, from where nothing can be joined to a number below 200.
+    rng = np.random.default_rng(0)
+    for numbers in ([20, 20, 24], [1, 20, 20, 24], [3, 3, 8, 8]):
+        for _ in range(30):
+            steps = draw_try(numbers, 24, rng)
+            assert len(steps) == len(numbers) - 1
+            assert len(steps[-1].left) == 1
+            assert steps[-1].c != 24
 
 
 @pytest.mark.parametrize(

@@ -122,7 +122,7 @@ def test_oracle_shows_as_many_tries_as_asked():
 
 
 def test_try_ends_at_one_other_number_whatever_the_solution_passes():
-    # Large numbers, of which a product goes beyond what may be joined, and a hand of fractions alone.
+    # Large numbers, with products beyond what may be joined, and a hand of fractions alone.
     rng = np.random.default_rng(0)
     for numbers in ([20, 20, 24], [1, 20, 20, 24], [3, 3, 8, 8]):
         for _ in range(30):

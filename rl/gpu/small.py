@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,7 +20,6 @@ from rl.gpu.config import GpuConfig
 from rl.gpu.results import Row
 from rl.run import Run
 from rl.train import train
-from sft.initial import InitialConfig, make_initial
 
 MODEL = Path(".cache/models/smollm2-135m-instruct")
 _MARGIN = 1.3  # by which the last update and evaluation may take longer than those before
@@ -73,10 +74,8 @@ def learn_the_game(config: GpuConfig) -> Iterator[Row]:
     """Yield what the training did, and the success of first replies at its two ends by suite."""
     run_dir = Path(config.run_dir)
     model = None if config.shapes == "tiny" else _small_model(config, run_dir)
-    flags = ["--config=sft/configs/gp_l_small_start.yaml", *SFT_FLAGS[config.shapes]]
-    flags += [f"--cache={run_dir / 'start'}"] + ([f"--model={model}"] if model else [])
     began = time.time()
-    initial = make_initial(parse_config(InitialConfig, flags))
+    initial = _initial_checkpoint(config, run_dir, model)
     right = RunDir(initial).read_metrics()[-1].get("success", 0.0)
     measured = f"{time.time() - began:.0f} s, {100 * right:.0f} % of first replies right after it"
     yield Row("small", "initial checkpoint, by SFT", measured)
@@ -87,6 +86,19 @@ def learn_the_game(config: GpuConfig) -> Iterator[Row]:
     training = parse_config(RLConfig, [*flags, *config.small_flags])
     train(training, _Clock(config.deadline))
     yield from _rows(RunDir(run_dir / "small"))
+
+
+def _initial_checkpoint(config: GpuConfig, run_dir: Path, model: Path | None) -> str:
+    """Return the directory of the checkpoint that the light SFT of a model leaves, by the command
+    for it, as the launchers do. Raises InputError where it fails; its reason is in the log.
+    """
+    flags = ["--config=sft/configs/gp_l_small_start.yaml", *SFT_FLAGS[config.shapes]]
+    flags += [f"--cache={run_dir / 'start'}"] + ([f"--model={model}"] if model else [])
+    command = [sys.executable, "-m", "sft.initial", *flags]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True)
+    if done.returncode:
+        raise InputError(f"sft.initial ended with code {done.returncode}")
+    return done.stdout.split()[-1]
 
 
 class _Clock:

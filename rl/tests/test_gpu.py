@@ -59,6 +59,7 @@ def test_part_that_takes_too_long_is_ended_and_the_next_one_runs(tmp_path, monke
 
 def test_part_that_fails_is_one_line(tmp_path, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))  # where no module of this project is
+    monkeypatch.chdir(tmp_path)
     command.main(GpuConfig(run_dir=str(tmp_path / "run"), parts=["device"]))
     (row,) = Results(tmp_path / "run").rows()
     assert row.measured.startswith("failed: ")

@@ -223,7 +223,7 @@ def _name(config: InitialConfig, *made_by: int) -> str:
     """Return its directory name: task, seed, a hash of the recipe and of what else made it."""
     text = json.dumps([_RECIPE, *made_by, _recipe(config)], sort_keys=True)
     digest = hashlib.sha256(text.encode()).hexdigest()[:10]
-    return f"{config.task}-seed{config.seed}-{digest}"
+    return f"{Path(config.task).stem}-seed{config.seed}-{digest}"  # a task may be a file
 
 
 def _recipe(config: InitialConfig) -> dict[str, Any]:

@@ -138,21 +138,29 @@ def draw_steps(numbers: Sequence[int], target: int, rng: np.random.Generator) ->
 
 
 def draw_try(numbers: Sequence[int], target: int, rng: np.random.Generator) -> list[Step]:
-    """Draw steps that end at another number than the target: at each of them any two numbers are
-    joined in any way that leaves whole numbers from 0 to 199.
+    """Draw steps that end at another number than the target. They begin as a solution does, with as
+    many of its steps as are drawn; from there on any two numbers are joined, in any way that leaves
+    whole numbers from 0 to 199.
     """
     while True:
-        steps: list[Step] = []
-        left = tuple(sorted(numbers))
+        solution = draw_steps(numbers, target, rng)
+        steps = solution[: rng.integers(len(solution))]
+        left = sorted(map(int, steps[-1].left)) if steps and _is_whole(steps) else sorted(numbers)
+        steps = steps if _is_whole(steps) else []
         while len(left) > 1:
             options = sorted(set(_joined(left)))
             a, symbol, b, c, rest = options[rng.integers(len(options))]
             after = (*rest, c)
             step = Step(Fraction(a), symbol, Fraction(b), Fraction(c), tuple(map(Fraction, after)))
             steps.append(step)
-            left = tuple(sorted(after))
-        if left != (target,):
+            left = sorted(after)
+        if left != [target]:
             return steps
+
+
+def _is_whole(steps: Sequence[Step]) -> bool:
+    """Return whether all numbers on the way are whole and none is negative."""
+    return all(n.denominator == 1 and n >= 0 for step in steps for n in step.left)
 
 
 @lru_cache(maxsize=16384)
@@ -168,7 +176,7 @@ def _ways(numbers: tuple[int, ...], target: int) -> tuple[tuple[Step, ...], ...]
     return tuple(ways)
 
 
-def _joined(numbers: tuple[int, ...]) -> Iterator[tuple[int, str, int, int, tuple[int, ...]]]:
+def _joined(numbers: Sequence[int]) -> Iterator[tuple[int, str, int, int, tuple[int, ...]]]:
     """Yield all ways to join two of the numbers: (a, symbol, b, result, the numbers besides)."""
     for i, j in permutations(range(len(numbers)), 2):
         a, b = numbers[i], numbers[j]

@@ -10,12 +10,13 @@ from gym_dialogue.policy import (
     RandomPolicy,
     RecordedPolicy,
 )
-from gym_dialogue.rollout import Episode, Task, Turn, rollout
+from gym_dialogue.rollout import Episode, EpisodePlayer, Task, Turn, rollout
 
 __all__ = [
     "Dialogue",
     "DialogueEnv",
     "Episode",
+    "EpisodePlayer",
     "InputError",
     "Message",
     "NoisyOraclePolicy",

@@ -67,19 +67,25 @@ class Episode:
         return [i for i, turn in enumerate(self.turns) if turn.dialogue == dialogue]
 
 
-class _Slot:
-    """An environment with the episode being played in it."""
+class EpisodePlayer:
+    """An environment with the episode that is played in it: each reply goes to the environment, and
+    what it answers grows the dialogue. `rollout` has one for each environment; whoever plays
+    episodes one at a time uses it by itself.
+    """
 
-    def __init__(self, env):
+    episode: Episode
+
+    def __init__(self, env: Any):
         self.env = env
         self.expert: DialogueEnv = env.unwrapped
 
-    def start(self, index: int, task: Task) -> None:
-        self.index = index
+    def start(self, task: Task) -> Dialogue:
+        """Begin an episode; return its dialogue, which ends with the prompt."""
         obs, info = self.env.reset(seed=task.env_seed, options=task.options)
         self.episode = Episode(task, info)
         self.shared: dict[str, Any] = {}
         self._hear(obs)
+        return self.dialogue
 
     def _hear(self, obs: dict[str, Any]) -> None:
         episode = self.episode
@@ -91,10 +97,11 @@ class _Slot:
 
     @property
     def dialogue(self) -> Dialogue:
+        """The dialogue that a reply is due in."""
         return self.episode.dialogues[-1]
 
     def answer(self, reply: Reply) -> bool:
-        """Add the reply and play it; True when that ended the episode."""
+        """Add the reply and play it; return True when that ended the episode."""
         episode = self.episode
         self.dialogue.messages.append(Message("assistant", reply.text, reply=reply))
         number = len(episode.dialogues) - 1
@@ -114,6 +121,9 @@ class _Slot:
         episode.turns.append(turn)
         if terminated or truncated:
             episode.is_success = info["is_success"]
+            for dialogue in episode.dialogues:
+                dialogue.expert = None  # its environment goes on to another task
+            self.shared.clear()
             return True
         self._hear(obs)
         return False
@@ -134,26 +144,24 @@ def rollout(
     """
     episodes: dict[int, Episode] = {}
     waiting = enumerate(tasks)
-    active: list[_Slot] = []
+    active: list[tuple[int, EpisodePlayer]] = []
     for env, (index, task) in zip(envs, waiting, strict=False):
-        slot = _Slot(env)
-        slot.start(index, task)
-        active.append(slot)
+        player = EpisodePlayer(env)
+        player.start(task)
+        active.append((index, player))
     while active:
-        replies = policy.act([slot.dialogue for slot in active])
+        replies = policy.act([player.dialogue for _, player in active])
         still = []
-        for slot, reply in zip(active, replies, strict=True):
-            if slot.answer(reply):
-                episodes[slot.index] = slot.episode
-                for dialogue in slot.episode.dialogues:
-                    dialogue.expert = None  # its environment goes on to another task
-                slot.shared.clear()
+        for (index, player), reply in zip(active, replies, strict=True):
+            if player.answer(reply):
+                episodes[index] = player.episode
                 if on_episode:
-                    on_episode(slot.episode)
+                    on_episode(player.episode)
                 following = next(waiting, None)
                 if following is None:
                     continue
-                slot.start(*following)
-            still.append(slot)
+                index, task = following
+                player.start(task)
+            still.append((index, player))
         active = still
     return [episodes[index] for index in sorted(episodes)]

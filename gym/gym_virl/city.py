@@ -236,25 +236,25 @@ class City:
         }
 
     def node_at(self, row: int, column: int) -> int | None:
-        """The node at a place of the lattice; None on the ring around the streets."""
+        """Return the node at a place of the lattice; None on the ring around the streets."""
         if not (0 < row <= _SIZE and 0 < column <= _SIZE):
             return None
         return (row - 1) * _SIZE + column - 1
 
     def place_in_lattice(self, node: int) -> tuple[int, int]:
-        """The row and the column of a node in the lattice."""
+        """Return the row and the column of a node in the lattice."""
         row, column = divmod(node, _SIZE)
         return row + 1, column + 1
 
-    def to_place(self, xy: Sequence[float]) -> Place:
-        """Degrees, to 7 digits, of a position on the ground."""
+    def to_place(self, xy: Sequence[float] | np.ndarray) -> Place:
+        """Return degrees, to 7 digits, of a position on the ground."""
         lat, lng = self.style.centre
         north = math.degrees(xy[1] / EARTH_RADIUS)
         east = math.degrees(xy[0] / (EARTH_RADIUS * math.cos(math.radians(lat))))
         return round(lat + north, 7), round(wrap(lng + east), 7)
 
     def route(self, number: int, max_legs: int = MAX_LEGS) -> Route:
-        """One of endlessly many routes of 2 to `max_legs` legs."""
+        """Return one of endlessly many routes of 2 to `max_legs` legs."""
         rng = np.random.default_rng([_ROUTE_STREAM, *self._key, number])
         legs = int(rng.integers(MIN_LEGS, max_legs + 1))
         while True:
@@ -264,8 +264,8 @@ class City:
                 return self._to_route(walk, rng, f"{self.name}-{number}{kind}")
 
     def points_between(self, a: int, b: int) -> np.ndarray:
-        """(n, 2) where panoramas stand on a street, without its ends: about 10 m apart, the same in
-        both directions, one of them in the middle.
+        """Return (n, 2) where panoramas stand on a street, without its ends: about 10 m apart, the
+        same in both directions, one of them in the middle.
         """
         a, b = min(a, b), max(a, b)
         length = np.linalg.norm(self.nodes[b] - self.nodes[a])
@@ -297,7 +297,7 @@ class City:
         return [other for place in beside if (other := self.node_at(*place)) is not None]
 
     def _open_corner(self, node: int, rng: np.random.Generator) -> Landmark | None:
-        """A landmark on one of the four blocks around an intersection, or none."""
+        """Return a landmark on one of the four blocks around an intersection, or none."""
         quadrant = int(rng.integers(4))
         place = self._name(rng)
         if rng.random() >= _CORNER_SHARE:
@@ -327,7 +327,7 @@ class City:
         return way / np.linalg.norm(way)
 
     def _walk(self, rng: np.random.Generator, legs: int) -> list[int] | None:
-        """Nodes of a walk of so many streets that meets none twice; None if it ran into itself."""
+        """Return the nodes of a walk of so many streets; None if it met one of them twice."""
         walk = [int(rng.integers(len(self.nodes)))]
         walk.append(self._choose(rng, self.neighbours[walk[0]]))
         while len(walk) <= legs:
@@ -347,7 +347,9 @@ class City:
         return nodes[rng.integers(len(nodes))]
 
     def _to_route(self, walk: list[int], rng: np.random.Generator, name: str) -> Route:
-        """From somewhere on the first street to the place in the middle of the last."""
+        """Return the route from somewhere on the first street to the place in the middle of the
+        last.
+        """
         first, last = walk[:2], walk[-2:]
         points = self.points_between(*first)
         start = points[rng.integers(len(points) // 3, len(points) - len(points) // 3)]
@@ -382,7 +384,9 @@ class City:
 
 @lru_cache(maxsize=16)
 def city_of(name: str, seed: int = 0) -> City:
-    """A city, kept for the environments that share it. Raises InputError for an unknown name."""
+    """Return a city, kept for the environments that share it. Raises InputError for an unknown
+    name.
+    """
     return City(name, seed)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +33,7 @@ PROMPT, IMAGE_PROMPT, REPLY = "Q_VIRL_L", "Q_VIRL_VL", "ResponseVIRL"
 """Names of the constants that the released configurations use."""
 
 _INSTRUCTION, _MOVES, _HISTORY = "instruction", "action_space", "obs_act_seq"
-_REPLY = {
+_FIELDS = {
     "current_observation": "<<observation>>",
     "current_instruction": "<<step>>",
     "action": "<<action>>",
@@ -48,58 +48,70 @@ Name = Callable[[str], str]
 def derive_from_clone(
     root: str | Path, prompt: str | None = None, image_prompt: str | None = None
 ) -> tuple[dict[str, Any], list[str]]:
-    """(content of a wording file, lines on where it comes from). `prompt` and `image_prompt` name
-    other constants than the released configurations use. Raises InputError, naming the clone, for
-    what is not found in it.
+    """Return (content of a wording file, lines on where it comes from). `prompt` and `image_prompt`
+    name other constants than the released configurations use. Raises InputError, naming the clone,
+    for what is not found in it.
     """
     source = read_source(root)
-    data: dict[str, Any] = {"format": FORMAT}
+    data: dict[str, Any] = {"format": FORMAT} | _moves(source)
     summary: list[str] = []
-    data |= _moves(source)
+    sights = _sights(source)
     parts = {
         "steps": _steps(source),
         "step_line, reply_step": _step_line(source),
-        "nothing, crossing, observation": _sights(source),
+        "nothing, crossing, observation": sights,
         "history": _history(source),
     }
-    present, image_present = _present(source, parts["nothing, crossing, observation"])
-    for name, found in parts.items():
-        data |= found
-        summary.append(f"{name}: {'found' if found else _MISSING}")
-    sights = data.get("nothing")
-    if sights and sights["start"] == sights["between"]:
+    for name, part in parts.items():
+        data |= part
+        summary.append(f"{name}: {'found' if part else _MISSING}")
+    if sights and sights["nothing"]["start"] == sights["nothing"]["between"]:
         summary.append("nothing in sight: said at the start as between intersections")
     data.setdefault("steps", dict(OWN.steps))
-    if present is None:
-        present = OWN_PRESENT
-        summary.append(f"the end of the log: {_MISSING}")
-    for key, name, usual, last in (
-        ("prompt", prompt, PROMPT, present),
-        ("image_prompt", image_prompt, IMAGE_PROMPT, image_present or ""),
-    ):
-        constant = find_constant(source, name, usual)
-        if constant is not None:
-            data[key] = _prompt(source, constant, last)
-        summary.append(f"{key}: {f'constant {constant}' if constant else 'not found'}")
-    if "prompt" not in data:
-        raise InputError(
-            f"{root}: no constant named {prompt or PROMPT} is in its files: give a clone of the "
-            "released code, or name the constant with --prompt"
-        )
-    if REPLY in source.constants:
-        reply = format_parts(source.constants[REPLY], f"{root}, constant {REPLY}")
-        data["reply"] = _text(reply, lambda name: _REPLY.get(name, ""), root)
-        summary.append(f"reply: constant {REPLY}")
-    if image_present is None:
-        data.pop("image_prompt", None)
-        summary.append("image_prompt: left out: how the log ends with an image is not found")
-    feedback, lines = _feedback(source)
-    if feedback:
-        data["feedback"] = feedback
-    summary += lines
+    named = {"prompt": prompt, "image_prompt": image_prompt}
+    for derived, lines in (_prompts(source, sights, named), _reply(source), _feedback(source)):
+        data |= derived
+        summary += lines
     data = {key: to_lines(value) for key, value in data.items()}
     read_wording(data, f"the wording of {root}")
     return data, summary
+
+
+def _prompts(
+    source: Source, sights: dict[str, Any], named: Mapping[str, str | None]
+) -> tuple[dict[str, str], list[str]]:
+    """Return (prompts by key, lines on them) from the constants of these names, or of the usual
+    ones. Raises InputError where the prompt in words is not found.
+    """
+    prompts: dict[str, str] = {}
+    lines: list[str] = []
+    present, image_present = _present(source, sights)
+    if present is None:
+        lines.append(f"the end of the log: {_MISSING}")
+    ends = {"prompt": present or OWN_PRESENT, "image_prompt": image_present or ""}
+    for key, usual in (("prompt", PROMPT), ("image_prompt", IMAGE_PROMPT)):
+        constant = find_constant(source, named[key], usual)
+        if constant is not None:
+            prompts[key] = _prompt(source, constant, ends[key])
+        lines.append(f"{key}: {f'constant {constant}' if constant else 'not found'}")
+    if "prompt" not in prompts:
+        raise InputError(
+            f"{source.root}: no constant named {named['prompt'] or PROMPT} is in its files: give a "
+            "clone of the released code, or name the constant with --prompt"
+        )
+    if image_present is None:
+        prompts.pop("image_prompt", None)
+        lines.append("image_prompt: left out: how the log ends with an image is not found")
+    return prompts, lines
+
+
+def _reply(source: Source) -> tuple[dict[str, str], list[str]]:
+    """Return (the form of a reply by its key, a line on it); nothing where there is none."""
+    if REPLY not in source.constants:
+        return {}, []
+    parts = format_parts(source.constants[REPLY], f"{source.root}, constant {REPLY}")
+    form = _text(parts, lambda name: _FIELDS.get(name, ""), source.root)
+    return {"reply": form}, [f"reply: constant {REPLY}"]
 
 
 def _prompt(source: Source, name: str, present: str) -> str:
@@ -119,7 +131,7 @@ def _prompt(source: Source, name: str, present: str) -> str:
 
 
 def _text(parts: Parts, name: Name, root: Path | str) -> str:
-    """The template of a text: `name` gives the placeholder of a field."""
+    """Return the template of a text: `name` gives the placeholder of a field."""
     text = ""
     for part in parts:
         if isinstance(part, Choice):
@@ -133,25 +145,27 @@ def _text(parts: Parts, name: Name, root: Path | str) -> str:
 
 
 def _moves(source: Source) -> dict[str, Any]:
-    """The moves under both rules: texts that name turn_direction and the directions of one rule."""
+    """Return the moves under both rules: texts that name turn_direction and the directions of one
+    rule.
+    """
     texts: dict[str, dict[str, bool]] = {"absolute": {}, "relative": {}}
-    for found in source.texts:
-        text = _text(choose(found.parts, False), lambda _: "", source.root)
+    for passage in source.texts:
+        text = _text(choose(passage.parts, False), lambda _: "", source.root)
         if "turn_direction(x)" in text.lower() and "forward()" in text and "stop()" in text:
             rule = "absolute" if "northeast" in text else "relative"
             if rule == "absolute" or "slightly left" in text:
-                named = f"{found.target} {found.function} {found.label}".lower()
+                named = f"{passage.target} {passage.function} {passage.label}".lower()
                 texts[rule][text] = texts[rule].get(text, False) or _MOVES in named
     moves: dict[str, str] = {}
     for rule, candidates in texts.items():
-        named = [text for text, is_named in candidates.items() if is_named] or list(candidates)
-        if len(named) > 1:
+        chosen = [text for text, is_named in candidates.items() if is_named] or list(candidates)
+        if len(chosen) > 1:
             raise InputError(
-                f"{source.root}: has {len(named)} texts for {{{_MOVES}}} with the same moves; must "
-                "have one"
+                f"{source.root}: has {len(chosen)} texts for {{{_MOVES}}} with the same moves; "
+                "must have one"
             )
-        if named:
-            moves[rule] = named[0]
+        if chosen:
+            moves[rule] = chosen[0]
     if set(moves) != {"absolute", "relative"}:
         raise InputError(
             f"{source.root}: the texts of {{{_MOVES}}} are not found in its files, one with "
@@ -171,25 +185,25 @@ def _step_name(name: str) -> str:
 
 
 def _steps(source: Source) -> dict[str, Any]:
-    """The sentences of the directions: those that are appended to a list in the function that names
-    turns. A turn names two headings; the steps of the last leg are under a test of the length. None
-    are taken where they do not all fit in.
+    """Return the sentences of the directions: those that are appended to a list in the function
+    that names turns. A turn names two headings; the steps of the last leg are under a test of the
+    length. None are taken where they do not all fit in.
     """
     turns = [
-        found
-        for found in source.texts
-        if found.target.endswith(".append")
-        and {"<<relative>>", "<<compass>>"} <= {_step_name(n) for n in _field_names(found.parts)}
+        passage
+        for passage in source.texts
+        if passage.target.endswith(".append")
+        and {"<<relative>>", "<<compass>>"} <= {_step_name(n) for n in _field_names(passage.parts)}
     ]
     steps: dict[str, str] = {}
-    for found in source.texts if turns else ():
-        if (found.target, found.function) != (turns[0].target, turns[0].function):
+    for passage in source.texts if turns else ():
+        if (passage.target, passage.function) != (turns[0].target, turns[0].function):
             continue
-        names = [_step_name(name) for name in _field_names(found.parts)]
-        is_last = any("len(" in test for test in found.conditions if not test.startswith("not "))
+        names = [_step_name(name) for name in _field_names(passage.parts)]
+        is_last = any("len(" in test for test in passage.conditions if not test.startswith("not "))
         written = {}
         for index, kind in ((0, "first_turn"), (1, "turn")):
-            parts = choose_at(found.parts, index)
+            parts = choose_at(passage.parts, index)
             if parts is None or "" in names:
                 return {}
             written[kind] = _text(parts, _step_name, source.root)
@@ -213,25 +227,24 @@ def _field_names(parts: Parts) -> list[str]:
 
 
 def _step_line(source: Source) -> dict[str, Any]:
-    """A numbered step, added to the directions: two fields, the number first."""
-    for found in _added(source, in_loop=True):
-        names = _field_names(found.parts)
-        text = _text(
-            choose(found.parts, False),
-            lambda name, names=names: "<<number>>" if name == names[0] else "<<step>>",
-            source.root,
-        )
-        if len(names) == 2 and re.search(r"\+ ?1", names[0]) and re.search(r"instr|step", names[1]):
+    """Return a numbered step, added to the directions: two fields, the number first."""
+    for passage in _added(source, in_loop=True):
+        names = _field_names(passage.parts)
+        if len(names) != 2 or not re.search(r"\+ ?1", names[0]):
+            continue
+        if re.search(r"instr|step", names[1]):
+            marks = {names[1]: "<<step>>"} | {names[0]: "<<number>>"}
+            text = _text(choose(passage.parts, False), marks.__getitem__, source.root)
             return {"step_line": text, "reply_step": "<<step>>"}
     return {}
 
 
 def _added(source: Source, in_loop: bool) -> Iterable[Found]:
-    """Texts that are added to another in a loop, or outside of one."""
+    """Return texts that are added to another in a loop, or outside of one."""
     return [
-        found
-        for found in source.texts
-        if found.in_loop == in_loop and found.target.isidentifier() and fields_of(found.parts)
+        passage
+        for passage in source.texts
+        if passage.in_loop == in_loop and passage.target.isidentifier() and fields_of(passage.parts)
     ]
 
 
@@ -239,21 +252,21 @@ def _added(source: Source, in_loop: bool) -> Iterable[Found]:
 
 
 def _sights(source: Source) -> dict[str, Any]:
-    """What is said where nothing is in sight, of intersections, and how the two are joined."""
+    """Return what is said of no sight and of intersections, and how the two are joined."""
     rail = source.labelled("intersection_observation")
-    crossings = [text for found in rail for text in _plain_texts(found.parts) if text]
+    crossings = [text for passage in rail for text in _plain_texts(passage.parts) if text]
     beside = [t for t in source.texts if rail and (t.file, t.function) == _place(rail[0])]
     between = [t for f in beside if f.label == "observation" for t in _plain_texts(f.parts)]
     start = [
         text
-        for found in beside
-        if "landmark" in found.target and found.target.endswith(".insert")
-        for text in _plain_texts(found.parts)
+        for passage in beside
+        if "landmark" in passage.target and passage.target.endswith(".insert")
+        for text in _plain_texts(passage.parts)
     ]
     joined = [
-        _text(found.parts, _sight_name, source.root)
-        for found in source.texts
-        if {_sight_name(name) for name in fields_of(found.parts)} == {"<<sight>>", "<<crossing>>"}
+        _text(passage.parts, _sight_name, source.root)
+        for passage in source.texts
+        if {_sight_name(name) for name in fields_of(passage.parts)} == {"<<sight>>", "<<crossing>>"}
     ]
     if not (between and crossings and joined):
         return {}
@@ -268,8 +281,8 @@ def _sights(source: Source) -> dict[str, Any]:
     }
 
 
-def _place(found: Found) -> tuple[Path, str]:
-    return found.file, found.function
+def _place(passage: Found) -> tuple[Path, str]:
+    return passage.file, passage.function
 
 
 def _sight_name(name: str) -> str:
@@ -279,12 +292,12 @@ def _sight_name(name: str) -> str:
 
 
 def _plain_texts(parts: Parts) -> list[str]:
-    texts = [choose(parts, otherwise) for otherwise in (False, True)]
-    return ["".join(t) for t in texts if all(isinstance(part, str) for part in t)]
+    texts = [plain(choose(parts, otherwise)) for otherwise in (False, True)]
+    return [text for text in texts if text is not None]
 
 
 def _history_name(name: str) -> str:
-    """The placeholder of what a line of the log has; empty where it is something else."""
+    """Return the placeholder of what a line of the log has; empty where it is something else."""
     if "len(" in name or re.fullmatch(r"(?:i|j|k|n|idx|index|number|count)(?: \+ 1)?", name):
         return "<<number>>"
     for word, mark in (("act", "action"), ("inter", "crossing"), ("obs", "observation")):
@@ -294,14 +307,16 @@ def _history_name(name: str) -> str:
 
 
 def _log_lines(source: Source, in_loop: bool) -> list[Found]:
-    """The lines of the log, observations and actions: `O_1: ...`, `A_1: ...`."""
+    """Return the lines of the log, observations and actions: `O_1: ...`, `A_1: ...`."""
     return [
-        found for found in _added(source, in_loop) if re.match(r"[OA]\w*_", _start(found.parts))
+        passage
+        for passage in _added(source, in_loop)
+        if re.match(r"[OA]\w*_", _start(passage.parts))
     ]
 
 
 def _history(source: Source) -> dict[str, Any]:
-    """What positions that were left add: an observation and an action, in a loop."""
+    """Return what positions that were left add: an observation and an action, in a loop."""
     lines = _log_lines(source, in_loop=True)[:2]
     names = [_history_name(name) for line in lines for name in _field_names(line.parts)]
     if sorted(names) != ["<<action>>", "<<number>>", "<<number>>", "<<observation>>"]:
@@ -315,19 +330,20 @@ def _start(parts: Parts) -> str:
 
 
 def _present(source: Source, sights: dict[str, Any]) -> tuple[str | None, str | None]:
-    """What the history ends with at the present position, in words and with an image; None where it
-    is not found.
+    """Return what the history ends with at the present position, in words and with an image; None
+    where it is not found.
     """
     texts: dict[bool, str | None] = {True: "", False: ""}
-    for found in _log_lines(source, in_loop=False):
-        tests = [test for test in found.conditions if "language" in test]
+    for passage in _log_lines(source, in_loop=False):
+        tests = [test for test in passage.conditions if "language" in test]
         is_words = all(test.count("not ") % 2 == 0 for test in tests)
-        parts = _with_crossing(found.parts, sights)
-        is_known = parts is not None and all(map(_history_name, fields_of(parts)))
-        text = _text(parts, _history_name, source.root) if is_known else None
+        parts = _with_crossing(passage.parts, sights)
+        text = None
+        if parts is not None and all(map(_history_name, fields_of(parts))):
+            text = _text(parts, _history_name, source.root)
         for kind in (is_words,) if tests else (True, False):
             whole = texts[kind]
-            is_second = bool(whole) and _start(found.parts).startswith("O")
+            is_second = bool(whole) and _start(passage.parts).startswith("O")
             texts[kind] = None if whole is None or text is None or is_second else whole + text
     words, image = texts[True] or None, texts[False] or None
     has_both = words is not None and "<<observation>>" in words
@@ -337,14 +353,14 @@ def _present(source: Source, sights: dict[str, Any]) -> tuple[str | None, str | 
 
 
 def _with_crossing(parts: Parts, sights: dict[str, Any]) -> Parts | None:
-    """The parts with the placeholder of the crossing for each choice of what is said of it; None
-    where a choice is between other texts.
+    """Return the parts with the placeholder of the crossing for each choice of what is said of it;
+    None where a choice is between other texts.
     """
-    said = set((sights.get("crossing") or {}).values())
+    crossings = set((sights.get("crossing") or {}).values())
     known = [
         Field("inter") if isinstance(part, Choice) else part
         for part in parts
-        if not isinstance(part, Choice) or {plain(part.then), plain(part.otherwise)} == said
+        if not isinstance(part, Choice) or {plain(part.then), plain(part.otherwise)} == crossings
     ]
     return tuple(known) if len(known) == len(parts) else None
 
@@ -352,17 +368,21 @@ def _with_crossing(parts: Parts, sights: dict[str, Any]) -> Parts | None:
 # What the verifier says.
 
 
-def _feedback(source: Source) -> tuple[dict[str, str], list[str]]:
-    """(finding -> the verifier's sentence, lines on them)."""
+def _feedback(source: Source) -> tuple[dict[str, dict[str, str]], list[str]]:
+    """Return (finding -> the verifier's sentence, by their key, and lines on them); no key where
+    there are none.
+    """
     joint, frame = verdict_joint(source), verdict_frame(source)
     (_, end), (before, after) = joint or (", ", "."), frame or ("", "")
     feedback: dict[str, str] = {}
-    for found in source.texts:
-        kinds = _findings(found)
-        if not kinds or fields_of(choose(found.parts, False)):
+    for passage in source.texts:
+        kinds = _findings(passage)
+        if not kinds or fields_of(choose(passage.parts, False)):
             continue  # what a sentence repeats of the position has no placeholder
-        stop = "" if found.target == "return" else end
-        text = before + _text(choose(found.parts, False), lambda _: "", source.root) + stop + after
+        stop = "" if passage.target == "return" else end
+        text = (
+            before + _text(choose(passage.parts, False), lambda _: "", source.root) + stop + after
+        )
         for kind in kinds:
             feedback.setdefault(kind, text)
     missing = [kind for kind in FEEDBACK if FEEDBACK[kind] and kind not in feedback]
@@ -373,16 +393,16 @@ def _feedback(source: Source) -> tuple[dict[str, str], list[str]]:
         lines.append("feedback: what ends a message is not found: taken to be '.'")
     if feedback and frame is None:
         lines.append("feedback: what stands around a message is not found: taken to be nothing")
-    return feedback, lines
+    return {"feedback": feedback} if feedback else {}, lines
 
 
-def _findings(found: Found) -> tuple[str, ...]:
-    """Which findings a text of the released verifier is about."""
-    if found.label == "INCORRECT_ACTION":
+def _findings(passage: Found) -> tuple[str, ...]:
+    """Return which findings a text of the released verifier is about."""
+    if passage.label == "INCORRECT_ACTION":
         return "wrong_move", "unreadable"
-    if found.label != "INCORRECT_OBS":
+    if passage.label != "INCORRECT_OBS":
         return ()
-    tests = [test for test in found.conditions if not test.startswith("not (")]
+    tests = [test for test in passage.conditions if not test.startswith("not (")]
     # A test compares a word with the reply's observation, and with the true one.
     sides = re.findall(r"['\"]\w+['\"] (not in|in) (\w+)", tests[-1] if tests else "")
     true = [how for how, name in sides if re.search(r"gt|true|truth|target|label|expect", name)]

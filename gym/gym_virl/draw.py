@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import textwrap
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,9 @@ from gym_dialogue.errors import InputError
 from gym_dialogue.make import EnvConfig, Kwargs, make_envs
 from gym_virl import ENV_ID
 from gym_virl.env import NavigationEnv
-from gym_virl.geo import EARTH_RADIUS
+from gym_virl.geo import EARTH_RADIUS, Place
+from gym_virl.rail import Position
+from gym_virl.routes import Route
 from gym_virl.scenery import city_panoramas, panorama_width
 from gym_virl.streetview import view_grid
 from gym_virl.world import CityRoutes, World
@@ -58,7 +61,9 @@ class Config:
 
 
 def read_replies(path: str, seed: int, checkpoint: str | None) -> list[str]:
-    """What turns.jsonl has of an episode, in its first suite and decoding. Raises InputError."""
+    """Return what turns.jsonl has of an episode, in its first suite and decoding. Raises
+    InputError.
+    """
     try:
         rows = [row for _, row in json_records(read_text(path))]
         rows = [row for row in rows if row["env_seed"] == seed]
@@ -117,24 +122,50 @@ def draw_episode(env: NavigationEnv, episode: Episode, number: int, path: str | 
     plt.close(figure)
 
 
-def _draw_map(axis, env, positions, won, number):
+def _draw_map(
+    axis: Any, env: NavigationEnv, positions: Sequence[Position], won: Sequence[bool], number: int
+) -> None:
+    """Draw the streets, the route and every position, with a circle and an arrow at the one of this
+    number.
+    """
     route = env.route
     xy = _to_metres([route.start, *(m.place for m in route.milestones)], route.start)
-    routes = env.world.routes
-    if isinstance(routes, CityRoutes):
-        city = routes.city
-        nodes = _to_metres([city.to_place(node) for node in city.nodes], route.start)
-        for a, b in city.streets:
-            axis.plot(*nodes[[a, b]].T, color="0.85", linewidth=6, solid_capstyle="round", zorder=0)
+    _draw_streets(axis, env.world.routes, route.start)
     axis.plot(*xy.T, color="tab:blue", linewidth=2, label="route", zorder=1)
     for mark, (place, milestone) in enumerate(zip(xy[1:], route.milestones, strict=True), start=1):
-        sight = milestone.sight or ""
-        label = "\n".join(textwrap.wrap(f"{mark}. {sight}", 24))
+        label = "\n".join(textwrap.wrap(f"{mark}. {milestone.sight or ''}", 24))
         axis.annotate(
             label, place, xytext=(9, 5), textcoords="offset points", fontsize=7, color="0.25"
         )
     places = _to_metres([position.place for position in positions], route.start)
-    shown = set()
+    _draw_positions(axis, places, positions, won)
+    size = np.ptp(xy, axis=0).max()  # metres, of the map's longer side
+    _draw_walker(axis, places[number], positions[number].heading, 0.12 * max(size, 100))
+    middle, half = (xy.max(axis=0) + xy.min(axis=0)) / 2, size / 2 + 70
+    axis.set_xlim(middle[0] - half, middle[0] + half)
+    axis.set_ylim(middle[1] - half, middle[1] + half)
+    axis.set_aspect("equal")
+    axis.set_xlabel("metres to the east of the start")
+    axis.set_ylabel("metres to the north")
+    axis.set_title(f"{route.name}: {route.start_name} to {route.destination}", fontsize=10)
+    axis.legend(fontsize=8, loc="best")
+
+
+def _draw_streets(axis: Any, routes: Sequence[Route], origin: Place) -> None:
+    """Draw the streets of a procedural city; of routes from files none are known."""
+    if not isinstance(routes, CityRoutes):
+        return
+    city = routes.city
+    nodes = _to_metres([city.to_place(node) for node in city.nodes], origin)
+    for a, b in city.streets:
+        axis.plot(*nodes[[a, b]].T, color="0.85", linewidth=6, solid_capstyle="round", zorder=0)
+
+
+def _draw_positions(
+    axis: Any, places: np.ndarray, positions: Sequence[Position], won: Sequence[bool]
+) -> None:
+    """Mark each position by its kind and by how it went; `won` ends at the last one reached."""
+    labelled = set()
     for index, (place, position) in enumerate(zip(places, positions, strict=True)):
         if index >= len(won):
             color, label = "0.7", "not reached"
@@ -147,38 +178,33 @@ def _draw_map(axis, env, positions, won, number):
             color=color,
             markersize=8,
             linestyle="none",
-            label=None if label in shown else label,
+            label=None if label in labelled else label,
             zorder=3,
         )
-        shown.add(label)
-    facing = np.radians(positions[number].heading)
-    reach = 0.06 * max(np.ptp(xy, axis=0).max(), 100)
+        labelled.add(label)
+
+
+def _draw_walker(axis: Any, place: np.ndarray, heading: float, length: float) -> None:
+    """Circle a place, with an arrow of this length, in metres, to where the walker looks."""
+    facing = np.radians(heading)
     axis.annotate(
         "",
-        places[number] + 2 * reach * np.array([np.sin(facing), np.cos(facing)]),
-        places[number],
+        place + length * np.array([np.sin(facing), np.cos(facing)]),
+        place,
         arrowprops={"arrowstyle": "->", "color": "black", "linewidth": 2},
         zorder=4,
     )
-    axis.plot(*places[number], "o", markersize=17, fillstyle="none", color="black", zorder=4)
-    middle, half = (xy.max(axis=0) + xy.min(axis=0)) / 2, np.ptp(xy, axis=0).max() / 2 + 70
-    axis.set_xlim(middle[0] - half, middle[0] + half)
-    axis.set_ylim(middle[1] - half, middle[1] + half)
-    axis.set_aspect("equal")
-    axis.set_xlabel("metres to the east of the start")
-    axis.set_ylabel("metres to the north")
-    axis.set_title(f"{route.name}: {route.start_name} to {route.destination}", fontsize=10)
-    axis.legend(fontsize=8, loc="best")
+    axis.plot(*place, "o", markersize=17, fillstyle="none", color="black", zorder=4)
 
 
-def _to_metres(places, origin):
-    """(n, 2) east and north of `origin`, near enough for a map."""
-    places = np.asarray(places) - np.asarray(origin)
-    return np.radians(places[:, ::-1]) * EARTH_RADIUS * [np.cos(np.radians(origin[0])), 1]
+def _to_metres(places: Sequence[Place], origin: Place) -> np.ndarray:
+    """Return (n, 2) metres to the east and to the north of `origin`, near enough for a map."""
+    beyond = np.asarray(places) - np.asarray(origin)
+    return np.radians(beyond[:, ::-1]) * EARTH_RADIUS * [np.cos(np.radians(origin[0])), 1]
 
 
 def _with_views(world: World) -> World:
-    """The world with panoramas that are sharp enough to be looked at, where it is a city's."""
+    """Return the world, a city's with panoramas that are sharp enough to be looked at."""
     if not isinstance(world.routes, CityRoutes):
         return world
     city = world.routes.city
@@ -186,7 +212,7 @@ def _with_views(world: World) -> World:
 
 
 def main(config: Config) -> None:
-    """The command."""
+    """Run the command."""
     if config.seed < 0:
         raise InputError(f"seed={config.seed}: must be at least 0")
     (env,) = make_envs(EnvConfig(ENV_ID, config.env_kwargs), 1)

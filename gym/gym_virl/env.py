@@ -185,7 +185,6 @@ class NavigationEnv(DialogueEnv):
         check_choice("split", split, get_args(Split))
         check_choice("on_failure", on_failure, get_args(OnFailure))
         check_choice("view_order", view_order, HEADINGS)
-        check_choice("wording", wording, ("default", "diverse"))
         size = 2 * resolution + LINE
         super().__init__(verify_iter, None if language_only else (size, size, 3))
         self.absolute_action = absolute_action
@@ -202,17 +201,20 @@ class NavigationEnv(DialogueEnv):
         if route_info_path is not None:
             world = _world_of_files(route_info_path, panorama_dir, gps_to_pano_path, self.relocates)
             self.atlas = Atlas([world])
+        elif panorama_dir is not None or gps_to_pano_path is not None:
+            raise InputError("panorama_dir, gps_to_pano_path: need route_info_path as well")
         else:
-            if panorama_dir is not None or gps_to_pano_path is not None:
-                raise InputError("panorama_dir, gps_to_pano_path: need route_info_path as well")
-            names = _city_names(city)
-            side = None
-            if self.relocates:  # in words, to the places of panoramas, whatever their size
-                side = resolution if self.has_image else 1
-            self.atlas = Atlas(
-                [city_world(name, city_seed, num_routes, max_legs, side) for name in names]
-            )
+            self.atlas = self._lay_cities(_city_names(city), num_routes, city_seed, max_legs)
         self._admit_texts()
+
+    def _lay_cities(
+        self, names: Sequence[str], num_routes: int, city_seed: int, max_legs: int
+    ) -> Atlas:
+        """Return the routes of procedural cities, with panoramas where positions move to them."""
+        side = None
+        if self.relocates:  # in words, to the places of panoramas, whatever their size
+            side = self.resolution if self.has_image else 1
+        return Atlas([city_world(name, city_seed, num_routes, max_legs, side) for name in names])
 
     def _choose_legend(self, spec: Legend | str | Mapping[str, str] | None) -> None:
         """Set the legend that moves are written by, if any. Raises InputError for one that is none,
@@ -231,6 +233,7 @@ class NavigationEnv(DialogueEnv):
         """Set the wordings that prompts are drawn from. Raises InputError for one that does not fit
         the other arguments.
         """
+        check_choice("wording", wording, ("default", "diverse"))
         if prompt_file is not None and wording != "default":
             raise InputError(f"wording={wording}: has no part in prompt_file; give one of the two")
         if self.legend is not None and wording != "default":
@@ -287,7 +290,7 @@ class NavigationEnv(DialogueEnv):
         return self._show()
 
     def each_once(self) -> list[dict[str, Any]]:
-        """Every route of the split, by its number."""
+        """Return every route of the split, by its number."""
         return [{"route_idx": number} for number in self.atlas.numbers(self.split)]
 
     @property
@@ -296,7 +299,7 @@ class NavigationEnv(DialogueEnv):
         return self.rail.positions[self._at]
 
     def _show(self) -> Prompt:
-        """The prompt of the present position."""
+        """Return the prompt of the present position."""
         position = self.position
         move = position.action(self.absolute_action)
         views = self.view_order if self.has_image else None
@@ -313,7 +316,7 @@ class NavigationEnv(DialogueEnv):
         return Prompt(text, self._look() if self.has_image else None, info, position.kind)
 
     def _look(self) -> np.ndarray:
-        """The views at the present position."""
+        """Return the views at the present position."""
         position = self.position
         panorama = self.world.panorama_at(position.place)
         if panorama is None:
@@ -347,11 +350,13 @@ class NavigationEnv(DialogueEnv):
         return self._worded(verdict, sentence)
 
     def oracle_reply(self) -> str:
-        """The right action, after what there is to see and the step that is followed."""
+        """Return the right action, after what there is to see and the step that is followed."""
         return self._reply(self.position.action(self.absolute_action))
 
     def random_reply(self, rng: np.random.Generator) -> str:
-        """A random action, half of the time a turn; now and then mistaken about an intersection."""
+        """Return a random action, half of the time a turn; now and then mistaken about an
+        intersection.
+        """
         turns = moves_of(self.absolute_action)[2:]
         move = str(rng.choice(["forward()", "stop()", "turn"], p=[0.4, 0.1, 0.5]))
         if move == "turn":

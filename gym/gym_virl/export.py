@@ -50,7 +50,7 @@ class Config:
 
 
 def _passed(route: Route, nearest: NearestPlace) -> set[int]:
-    """Numbers of the places that are the nearest to somewhere on a route."""
+    """Return numbers of the places that are the nearest to somewhere on a route."""
     way = [route.start, *(milestone.place for milestone in route.milestones)]
     numbers = set()
     for a, b in pairwise(way):
@@ -60,7 +60,7 @@ def _passed(route: Route, nearest: NearestPlace) -> set[int]:
 
 
 def main(config: Config) -> None:
-    """The command."""
+    """Run the command."""
     if config.num_routes < 1 or config.resolution < 1 or config.city_seed < 0:
         raise InputError(
             f"num_routes={config.num_routes}, resolution={config.resolution}, "

@@ -38,7 +38,7 @@ SIDES = (
 
 
 def is_place(value: object) -> bool:
-    """Whether a value is a latitude from -90 to 90 and a longitude from -180 to 180."""
+    """Return whether a value is a latitude from -90 to 90 and a longitude from -180 to 180."""
     return (
         isinstance(value, list | tuple)
         and len(value) == 2
@@ -49,14 +49,14 @@ def is_place(value: object) -> bool:
 
 
 def is_heading(value: object) -> bool:
-    """Whether a value is a number of degrees from -360 to 360."""
+    """Return whether a value is a number of degrees from -360 to 360."""
     if not isinstance(value, int | float) or isinstance(value, bool):
         return False
     return -360 <= value <= 360
 
 
 def distance(a: Place, b: Place) -> float:
-    """Metres between two places on the sphere (haversine formula)."""
+    """Return metres between two places on the sphere (haversine formula)."""
     lat_a, lat_b = math.radians(a[0]), math.radians(b[0])
     half_lat = math.sin((lat_b - lat_a) / 2)
     half_lng = math.sin(math.radians(b[1] - a[1]) / 2)
@@ -65,7 +65,7 @@ def distance(a: Place, b: Place) -> float:
 
 
 def heading(a: Place, b: Place) -> float:
-    """The heading in [0, 360) at which one leaves `a` for `b` on a great circle."""
+    """Return the heading in [0, 360) at which one leaves `a` for `b` on a great circle."""
     lat_a, lat_b = math.radians(a[0]), math.radians(b[0])
     lng = math.radians(b[1] - a[1])
     east = math.sin(lng) * math.cos(lat_b)
@@ -74,26 +74,27 @@ def heading(a: Place, b: Place) -> float:
 
 
 def between(a: Place, b: Place, share: float) -> Place:
-    """The place at a share of the way from `a` to `b`, on a straight line in degrees, across the
-    180th meridian where that is the shorter way.
+    """Return the place at a share of the way from `a` to `b`, on a straight line in degrees, across
+    the 180th meridian where that is the shorter way.
     """
     lng = wrap(b[1] - a[1])
     return a[0] + share * (b[0] - a[0]), wrap(a[1] + share * lng)
 
 
 def wrap(angle: float) -> float:
-    """An angle in (-180, 180]."""
+    """Return an angle as the same one in (-180, 180]."""
     return 180 - (180 - angle) % 360
 
 
 def compass(angle: float) -> str:
-    """The nearest of the eight compass names."""
+    """Return the nearest of the eight compass names."""
     return COMPASS[round(angle / 45) % 8]
 
 
 def relative(before: float, after: float) -> str:
-    """What the turn from one heading to another is called: left beyond 45 degrees to the left,
-    right beyond 45 to the right, else slightly left (also for no turn at all) or slightly right.
+    """Return what the turn from one heading to another is called: left beyond 45 degrees to the
+    left, right beyond 45 to the right, else slightly left (also for no turn at all) or slightly
+    right.
     """
     turn = wrap(after - before)
     if turn < -45:
@@ -104,7 +105,7 @@ def relative(before: float, after: float) -> str:
 
 
 def side(facing: float, towards: float) -> str:
-    """On which of eight sides of one who is `facing` a heading something stands."""
+    """Return on which of eight sides of one who is `facing` a heading something stands."""
     return SIDES[round((towards - facing) / 45) % 8]
 
 
@@ -116,7 +117,7 @@ class NearestPlace:
         self._tree = KDTree(_on_sphere(self.places)) if self.places else None
 
     def find(self, place: Place, within: float) -> int | None:
-        """The index of the nearest place, None if there is none within so many metres."""
+        """Return the index of the nearest place, None if there is none within so many metres."""
         if self._tree is None:
             return None
         chord = 2 * math.sin(within / (2 * EARTH_RADIUS))

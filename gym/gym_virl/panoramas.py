@@ -40,7 +40,7 @@ class Panoramas(Protocol):
     nearest: NearestPlace
 
     def load(self, number: int) -> Panorama:
-        """Raises InputError, naming the panorama, if it cannot be had."""
+        """Load a panorama. Raises InputError, naming the panorama, if it cannot be had."""
 
 
 _Load = Callable[[int], Panorama]
@@ -54,7 +54,7 @@ class Kept:
         self._panoramas: OrderedDict[tuple[_Load, int], Panorama] = OrderedDict()
 
     def get(self, load: _Load, number: int) -> Panorama:
-        """The panorama that `load` has under a number; loaded if it is not kept."""
+        """Return the panorama that `load` has under a number; loaded if it is not kept."""
         key = load, number
         if key not in self._panoramas:
             self._panoramas[key] = load(number)
@@ -69,12 +69,12 @@ _KEPT = Kept(_KEPT_BYTES)
 
 
 def kept(load: _Load) -> _Load:
-    """The same loader, which keeps panoramas together with all others that do."""
+    """Return the same loader, which keeps panoramas together with all others that do."""
     return partial(_KEPT.get, load)
 
 
 def from_north(rotation: float) -> float:
-    """Turns the `rotation` of released metadata into the heading of the middle column, and back.
+    """Turn the `rotation` of released metadata into the heading of the middle column, and back.
 
     There it says how many degrees to the right of the image's left edge north is (as V-IRL cuts
     its views, arXiv 2402.03310), so the middle faces 180 degrees less that.
@@ -95,7 +95,7 @@ class PanoramaFiles:
         self.load = kept(self._read)
 
     def _read(self, number: int) -> Panorama:
-        """Raises InputError, naming the file, if it is missing or damaged."""
+        """Read a file. Raises InputError, naming the file, if it is missing or damaged."""
         name = self.ids[number]
         lat, lng = self.nearest.places[number]
         where = f"panorama {name} at ({lat}, {lng})"
@@ -115,8 +115,8 @@ class PanoramaFiles:
 
 
 def decode_image(data: bytes) -> np.ndarray:
-    """uint8 (H, W, 3) of a JPEG file. Raises OSError for one that is damaged, or not all there, and
-    ValueError for bytes that are none, and one that is too large.
+    """Return uint8 (H, W, 3) of a JPEG file. Raises OSError for one that is damaged, or not all
+    there, and ValueError for bytes that are none, and one that is too large.
     """
     try:
         with PIL.Image.open(io.BytesIO(data), formats=["JPEG"]) as image:
@@ -130,14 +130,14 @@ def decode_image(data: bytes) -> np.ndarray:
 
 
 def encode_image(pixels: np.ndarray) -> bytes:
-    """A JPEG file of uint8 (H, W, 3)."""
+    """Return a JPEG file of uint8 (H, W, 3)."""
     file = io.BytesIO()
     PIL.Image.fromarray(pixels).save(file, "JPEG", quality=IMAGE_QUALITY, subsampling=0)
     return file.getvalue()
 
 
 def read_table(path: str | Path) -> dict[Place, str]:
-    """Panorama ids by place, from `gps_pano_mapping.pkl` or a file made of it (.json).
+    """Return panorama ids by place, from `gps_pano_mapping.pkl` or a file made of it (.json).
 
     Raises InputError for a file that cannot be read, a pickle of anything but plain data (naming
     the class), and places that are none.
@@ -165,13 +165,13 @@ def read_table(path: str | Path) -> dict[Place, str]:
         RecursionError,
         MemoryError,
     ) as error:  # what a damaged pickle, or JSON, can bring about
-        said = str(error) or type(error).__name__
-        raise InputError(f"{where}: is damaged or no such table: {said}") from error
+        reason = str(error) or type(error).__name__
+        raise InputError(f"{where}: is damaged or no such table: {reason}") from error
     return check_table(table, where)
 
 
 def check_table(table: Any, where: str) -> dict[Place, str]:
-    """The table, its places as floats. Raises InputError for anything but {(lat, lng): id}."""
+    """Return the table, places as floats. Raises InputError for anything but {(lat, lng): id}."""
     if not isinstance(table, Mapping) or not table:
         raise InputError(f"{where}: must be a table of places with at least one, not {table!r:.60}")
     for place, name in table.items():
@@ -226,7 +226,7 @@ class _NumberType:
 
 
 def _number(kind: _NumberType, data: bytes) -> int | float:
-    """Stands in for numpy's maker of scalars in a pickle."""
+    """Stand in for numpy's maker of scalars in a pickle."""
     return np.frombuffer(data, np.dtype(kind.order.replace("|", "=") + kind.code))[0].item()
 
 
@@ -241,7 +241,7 @@ class Config:
 
 
 def main(config: Config) -> None:
-    """The command."""
+    """Run the command."""
     table = read_table(config.table)
     if Path(config.out).suffix != ".json":
         raise InputError(f"out {config.out}: must end in .json")

@@ -77,7 +77,7 @@ _PLACEHOLDERS = {
     "nothing": (),
     "crossing": (),
     "observation": ("sight", "crossing"),
-    "history": ("number", "observation", "sight", "crossing", "action"),
+    "history": ("number", "observation", "sight", "crossing", "move", "action"),
     "reply": ("observation", "step", "move", "action"),
     "feedback": ("action", "used", "remaining"),
 }
@@ -119,7 +119,7 @@ class Wording:
     observation: str = "<<sight>>; <<crossing>>."
     """What is observed, in prompts and in replies."""
     history: str = "O_<<number>>: <<observation>>\nA_<<number>>: <<action>>\n"
-    """What a position that was left adds to `history`."""
+    """What a position that was left adds to `history`; `move` as in `reply`."""
     reply: str = (
         "{"
         + ", ".join(
@@ -135,7 +135,7 @@ class Wording:
     had it, `used` and `remaining`, numbers of replies; those left out have the project's own."""
 
     def instruction_steps(self, stretches: Sequence[Stretch]) -> list[str]:
-        """The steps of an instruction, turns and moves by turns, each turn named both ways."""
+        """Return the steps of an instruction: a turn, named both ways, then a move, and so on."""
         steps: list[str] = []
         for number, stretch in enumerate(stretches):
             turn = dict(zip(("relative", "compass"), stretch.turn, strict=True))
@@ -158,18 +158,20 @@ class Wording:
         return fill(text, values)
 
     def instruction(self, steps: Sequence[str]) -> str:
-        """The lines of the directions."""
+        """Return the lines of the directions."""
         return "".join(
             fill(self.step_line, {"number": str(number), "step": step})
             for number, step in enumerate(steps, start=1)
         )
 
     def named_step(self, steps: Sequence[str], number: int) -> str:
-        """One of the steps, counted from 0, as a reply names it."""
+        """Return one of the steps, counted from 0, as a reply names it."""
         return fill(self.reply_step, {"number": str(number + 1), "step": steps[number]})
 
     def observe(self, position: Position) -> dict[str, str]:
-        """What is to be seen at a position: `sight`, `crossing`, and both as an `observation`."""
+        """Return what is to be seen at a position: `sight`, `crossing`, and both as an
+        `observation`.
+        """
         values = {
             "sight": position.sight or self.nothing[position.role],
             "crossing": self.crossing["at" if position.is_intersection else "away"],
@@ -205,12 +207,12 @@ class Wording:
         """
         move = position.action(absolute)
         action = move if legend is None else legend.write(move)
-        values = {"number": str(number), "action": action}
+        values = {"number": str(number), "move": PLAIN_WORDS.get(move, move), "action": action}
         return fill(self.history, values | self.observe(position))
 
     def present(self, number: int, position: Position, views: str | None) -> str:
-        """The end of a prompt, with what is observed now: in words, or, where an image has the
-        views in an order of that name, only whether this is an intersection.
+        """Return the end of a prompt, with what is observed now: in words, or, where an image has
+        the views in an order of that name, only whether this is an intersection.
         """
         values = {"number": str(number)} | self.observe(position)
         if views is not None:
@@ -232,8 +234,8 @@ class Wording:
         return fill(self.reply, values)
 
     def feedback_to(self, finding: str, action: str | None, used: int, remaining: int) -> str:
-        """The verifier's sentence on a reply with this finding, whose action reads so; `used` and
-        `remaining` count the replies, with this one used.
+        """Return the verifier's sentence on a reply with this finding, whose action reads so;
+        `used` and `remaining` count the replies, with this one used.
         """
         text = self.feedback.get(finding, FEEDBACK[finding])
         if not MARK.search(text):
@@ -251,13 +253,13 @@ class Wording:
         return "<<move>>" in self.reply
 
     def charset(self) -> set[str]:
-        """Every character that the texts themselves can bring into an observation."""
+        """Return every character that the texts themselves can bring into an observation."""
         values = [getattr(self, f.name) for f in fields(self)]
         texts = [text for v in values if v is not None for _, text in texts_in(v, "")]
         return set("".join(texts))
 
     def to_json(self) -> dict[str, Any]:
-        """The content of a wording file; `read_wording` reads it back."""
+        """Return the content of a wording file; `read_wording` reads it back."""
         keys = [f.name for f in fields(self) if getattr(self, f.name) is not None]
         return {"format": FORMAT} | {key: to_lines(getattr(self, key)) for key in keys}
 
@@ -288,7 +290,7 @@ _ENCODER = json.JSONEncoder(ensure_ascii=False)
 
 
 def _halves(prompt: str) -> tuple[str, str]:
-    """What stands before the history, and what after it."""
+    """Return what stands before the history, and what after it."""
     before, _, after = prompt.partition("<<history>>")
     return before, after
 
@@ -297,8 +299,9 @@ _KEYS = '{"current observation": "...", "current instruction": "...", "action": 
 
 
 def _worded(task: str, moves: str, form: str) -> Wording:
-    """A wording from what its prompt says around the directions, the history and the observation:
-    the task, the moves that there are ({names} stands for the directions), and the form of a reply.
+    """Return a wording from what its prompt says around the directions, the history and the
+    observation: the task, the moves that there are ({names} stands for the directions), and the
+    form of a reply.
     """
     opening = f"{task}<<instruction>><<moves>>So far:\n<<history>>Now: "
     return Wording(
@@ -348,6 +351,9 @@ OWN_LEGEND = replace(
     OWN,
     prompt=_with_legend(OWN.prompt),
     image_prompt=_with_legend(OWN.image_prompt or ""),
+    # Each action after its plain words, as in the legend: who cannot read it yet still sees where
+    # one is on the way.
+    history="O_<<number>>: <<observation>>\nA_<<number>>: <<move>>: <<action>>\n",
     reply=OWN.reply.replace('"action"', '"move": "<<move>>", "action"'),
 )
 """The same where moves are written by a legend (`gym_virl.legends`): a reply first names the move
@@ -388,16 +394,16 @@ _WHOLE = ("moves", "nothing", "crossing")  # objects that must have all of their
 
 
 def load_wording(path: str | Path) -> Wording:
-    """The wording of a file. Raises InputError, naming the file and the key, for a file that cannot
-    be read, a key or placeholder that is unknown, a prompt that leaves out what the task needs, and
-    a form of reply that the verifier does not accept.
+    """Return the wording of a file. Raises InputError, naming the file and the key, for a file that
+    cannot be read, a key or placeholder that is unknown, a prompt that leaves out what the task
+    needs, and a form of reply that the verifier does not accept.
     """
     where = f"prompt_file {path}"
     return read_wording(read_json(path, where), where)
 
 
 def read_wording(data: Any, where: str) -> Wording:
-    """A wording from the content of its file; `where` opens the line of an error."""
+    """Return a wording from the content of its file; `where` opens the line of an error."""
     if not isinstance(data, dict) or data.get("format") != FORMAT:
         raise InputError(f"{where}, key format: must be {FORMAT!r}")
     known = [f.name for f in fields(Wording)]
@@ -440,7 +446,7 @@ def _read_key(key: str, value: Any, known: Sequence[str], where: str) -> Any:
 
 
 def _check_meaning(wording: Wording, where: str) -> None:
-    """Raises InputError for a wording under which the task cannot be done as it is meant."""
+    """Raise InputError for a wording under which the task cannot be done as it is meant."""
     for key in ("prompt", "image_prompt"):
         text = getattr(wording, key)
         needed = ["instruction", "moves", "history"]
@@ -463,7 +469,7 @@ def _check_meaning(wording: Wording, where: str) -> None:
 
 
 def _check_reading(wording: Wording, where: str) -> None:
-    """Raises InputError where the verifier would not read what this wording writes."""
+    """Raise InputError where the verifier would not read what this wording writes."""
     turn = Position("turn", (0.0, 0.0), 0.0, 0, "A is on your left", True, ("left", "west"))
     ahead = Position("forward", (0.0, 0.0), 0.0, 1)
     steps = wording.instruction_steps([Stretch(("left", "west"), None)])

@@ -54,7 +54,7 @@ class Position:
         return "between" if self.kind == "forward" else "destination"
 
     def action(self, absolute: bool) -> str:
-        """The right action, by compass names or by relative ones."""
+        """Return the right action, by compass names or by relative ones."""
         if self.kind != "turn" or self.turn is None:
             return f"{self.kind}()"
         return f"turn_direction({self.turn[1 if absolute else 0]})"
@@ -75,7 +75,7 @@ def lay_rail(
     drop_rate: float = 0.5,
     relocate: Callable[[Place], Place | None] | None = None,
 ) -> Rail:
-    """The rail of a route; what is random about it comes from `rng`.
+    """Return the rail of a route; what is random about it comes from `rng`.
 
     On each leg longer than 5 m `straight_line_length` points are interpolated, the last of them on
     the milestone, and each is dropped with probability `drop_rate`. With `relocate`, which returns

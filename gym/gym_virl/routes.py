@@ -75,40 +75,42 @@ class Route:
 
 
 def read_sight(sight: str | None) -> tuple[str, str] | None:
-    """(name of the landmark, or destination; side) of a sentence such as `X is on your left`."""
+    """Return (name of the landmark, or destination; side) of a sentence such as `X is on your
+    left`.
+    """
     match = _SIGHT.fullmatch(sight or "")
     return match and (match["name"].removeprefix(DESTINATION), match["side"])
 
 
 def read_destination(sight: str | None) -> tuple[str, str] | None:
-    """(name, side) of a sentence on the destination; None for one on anything else."""
+    """Return (name, side) of a sentence on the destination; None for one on anything else."""
     return read_sight(sight) if (sight or "").startswith(DESTINATION) else None
 
 
 def landmark_sight(name: str, side: str) -> str:
-    """What is to be seen where there is a landmark, as the released data words it."""
+    """Return what is to be seen where there is a landmark, as the released data words it."""
     return f"{name} is on your {side}"
 
 
 def destination_sight(name: str, side: str) -> str:
-    """What is to be seen at the destination, as the released data words it."""
+    """Return what is to be seen at the destination, as the released data words it."""
     return landmark_sight(DESTINATION + name, side)
 
 
 def name_in(sight: str | None) -> str | None:
-    """The name in such a sentence."""
-    found = read_sight(sight)
-    return found and found[0]
+    """Return the name in such a sentence."""
+    parts = read_sight(sight)
+    return parts and parts[0]
 
 
 def side_in(sight: str | None) -> str | None:
-    """The side in such a sentence."""
-    found = read_sight(sight)
-    return found and found[1]
+    """Return the side in such a sentence."""
+    parts = read_sight(sight)
+    return parts and parts[1]
 
 
 def read_routes(path: str | Path) -> list[Route]:
-    """The routes of a `route_infos.json`.
+    """Return the routes of a `route_infos.json`.
 
     Raises InputError, naming the file, the route and the key, for a file that cannot be read or is
     cut short, a route without milestones, and places that are none. Keys that are not needed are
@@ -167,8 +169,9 @@ def _read_route(data: Any, name: str, where: str) -> Route:
 
 
 def _read_milestone(block: dict[str, str], place: Place, where: str) -> Milestone:
-    """A milestone from its block, which tells of the leg into it: the heading to take where the leg
-    begins, and what is to be seen where it ends. (`human_heading` only repeats the leg before.)
+    """Return a milestone from its block, which tells of the leg into it: the heading to take where
+    the leg begins, and what is to be seen where it ends. (`human_heading` only repeats the leg
+    before.)
     """
     text = block.get(_HEADING)
     if text is None:
@@ -189,8 +192,8 @@ def _read_milestone(block: dict[str, str], place: Place, where: str) -> Mileston
 
 
 def read_blocks(text: str) -> list[dict[str, str]]:
-    """The blocks of `milestone_info`, which look like JSON objects and are not: every line in
-    braces ends in a comma, the last one too, quotes in names are not escaped, and a number may
+    """Return the blocks of `milestone_info`, which look like JSON objects and are not: every line
+    in braces ends in a comma, the last one too, quotes in names are not escaped, and a number may
     stand without quotes.
     """
     blocks: list[dict[str, str]] = []
@@ -237,7 +240,7 @@ def _to_json(route: Route, instruction: str) -> dict[str, Any]:
 
 
 def _block(number: int, milestone: Milestone, before: float, length: float) -> str:
-    """The block of the leg into a milestone; `before` is the heading of the leg before it."""
+    """Return the block of the leg into a milestone; `before` is the heading of the last leg."""
     fields = {
         "intersection_idx": number,
         "landmarks": milestone.sight or NO_LANDMARK,

@@ -63,8 +63,8 @@ class Scenery:
         self.ground, self._ground_origin = self._lay_ground()
 
     def panorama(self, at: np.ndarray, rotation: float, width: int) -> np.ndarray:
-        """(width / 2, width, 3) uint8: the view all around from (x, y) metres, with the heading
-        `rotation` in the middle column.
+        """Return (width / 2, width, 3) uint8: the view all around from (x, y) metres, with the
+        heading `rotation` in the middle column.
         """
         height, style = width // 2, self.city.style
         headings = np.radians(rotation + ((np.arange(width) + 0.5) / width - 0.5) * 360)
@@ -141,7 +141,7 @@ class Scenery:
         image[rows, columns] = colors * fade + haze * (1 - fade)
 
     def _wall_colors(self, wall, lot, u, z):
-        """(n, 3) float32 of points on walls: u metres along, z metres up."""
+        """Return (n, 3) float32 of points on walls: u metres along, z metres up."""
         walls, (cell_w, cell_h) = self.walls, self.city.style.windows
         colors = walls.lot_colors[lot]
         column, row = u / cell_w, z / cell_h
@@ -210,7 +210,7 @@ class Scenery:
         )
 
     def _corner_places(self) -> dict[tuple[tuple[int, int], tuple[int, int] | None], int]:
-        """Numbers of the places at corners, by (node in the lattice, block)."""
+        """Return numbers of the places at corners, by (node in the lattice, block)."""
         numbers = {}
         for node, landmark in enumerate(self.city.corners):
             if landmark is not None:
@@ -219,7 +219,7 @@ class Scenery:
         return numbers
 
     def _street_place(self, here: tuple[int, int], after: tuple[int, int]) -> int:
-        """The number of the place along a block's side; -1 at the rim, where no street is."""
+        """Return the number of the place along a block's side; -1 at the rim, without a street."""
         # Walking with the block on the right is walking clockwise round it.
         a, b = self.city.node_at(*after), self.city.node_at(*here)
         if a is None or b is None:
@@ -228,7 +228,7 @@ class Scenery:
         return len(self.places) - 1
 
     def _lay_ground(self) -> tuple[np.ndarray, np.ndarray]:
-        """Classes of ground (y, x) in cells of 0.5 m, and where its first cell lies."""
+        """Return classes of ground (y, x) in cells of 0.5 m, and where its first cell lies."""
         city, style = self.city, self.city.style
         lattice = city.lattice
         origin = lattice.reshape(-1, 2).min(axis=0) - 10
@@ -284,7 +284,7 @@ class CityPanoramas:
         self.load = kept(self._draw)
 
     def encoded(self, number: int) -> bytes:
-        """A panorama as a JPEG file. `load` decodes it, so what is read from files is equal."""
+        """Return a panorama as a JPEG file. `load` decodes it too, so files give the same."""
         scenery = _scenery_of(self.city.name, self.city.seed)
         return encode_image(scenery.panorama(self.xy[number], self.rotations[number], self.width))
 
@@ -294,7 +294,7 @@ class CityPanoramas:
 
 @lru_cache(maxsize=16)
 def city_panoramas(name: str, seed: int, width: int) -> CityPanoramas:
-    """The panoramas of a city, kept for the environments that share them."""
+    """Return the panoramas of a city, kept for the environments that share them."""
     return CityPanoramas(city_of(name, seed), width)
 
 
@@ -304,7 +304,9 @@ def _scenery_of(name: str, seed: int) -> Scenery:
 
 
 def panorama_width(side: int) -> int:
-    """The width of panoramas that views of `side` pixels are cut from: about as sharp as those."""
+    """Return the width of panoramas that views of `side` pixels are cut from: about as sharp as
+    those.
+    """
     width = 256
     while width < 4 * side and width < 2048:
         width *= 2
@@ -312,21 +314,23 @@ def panorama_width(side: int) -> int:
 
 
 def _inset(corners: np.ndarray, by: float) -> np.ndarray:
-    """(4, 2) corners of an anticlockwise quadrilateral, moved inwards from every side."""
+    """Return (4, 2) corners of an anticlockwise quadrilateral, moved inwards from every side."""
     ways = np.roll(corners, -1, axis=0) - corners
     inwards = np.stack([-ways[:, 1], ways[:, 0]], axis=1) / np.linalg.norm(ways, axis=1)[:, None]
     moved = corners + inwards * by
-    found = []
+    points = []
     for i in range(4):  # where the moved sides before and after the corner meet
         p, d, q, e = moved[i - 1], ways[i - 1], moved[i], ways[i]
         t = ((q[0] - p[0]) * e[1] - (q[1] - p[1]) * e[0]) / (d[0] * e[1] - d[1] * e[0])
-        found.append(p + t * d)
-    return np.array(found)
+        points.append(p + t * d)
+    return np.array(points)
 
 
 @lru_cache(maxsize=4096)
 def front_of(name: str, kind: str) -> np.ndarray:
-    """(H, W, 3) uint8: the front of a place, with the motif of its kind and its name on a sign."""
+    """Return (H, W, 3) uint8: the front of a place, with the motif of its kind and its name on a
+    sign.
+    """
     wall, sign, draw_motif = _FRONTS[kind]
     w, h = 168, 108
     image = Image.new("RGB", (w, h), wall)

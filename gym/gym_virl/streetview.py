@@ -54,8 +54,8 @@ class Panorama:
 def perspective(
     panorama: Panorama, heading: float, pitch: float, fov: float, width: int, height: int
 ) -> np.ndarray:
-    """(height, width, 3) uint8: what a camera sees that faces `heading`, `pitch` degrees above the
-    horizon, with a horizontal field of view of `fov` degrees; interpolated bilinearly.
+    """Return (height, width, 3) uint8: what a camera sees that faces `heading`, `pitch` degrees
+    above the horizon, with a horizontal field of view of `fov` degrees; interpolated bilinearly.
     """
     rows, columns, _ = panorama.pixels.shape
     ahead, top_left, below = _rays(pitch, fov, width, height, rows, columns)
@@ -79,7 +79,7 @@ def perspective(
 
 
 def _mix(a: np.ndarray, b: np.ndarray, share: np.ndarray) -> np.ndarray:
-    """Packed pixels between `a` and `b`, which are used up: `share` of 256 parts of b."""
+    """Return packed pixels between `a` and `b`, which are used up: `share` of 256 parts of b."""
     a *= _PARTS - share
     b *= share
     a += b
@@ -98,8 +98,9 @@ _AT_ONCE = 1 << 15  # pixels, whose intermediate results stay in a processor's c
 def _rays(
     pitch: float, fov: float, width: int, height: int, rows: int, columns: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """For every pixel's ray, each (height * width,): columns clockwise of the camera's heading, in
-    256th; where the panorama's row above it starts; and how far below that it is, in 256th.
+    """Return three arrays (height * width,), for the ray of each pixel: columns clockwise of the
+    camera's heading, in 256th; where the panorama's row above it starts; and how far below that it
+    is, in 256th.
     """
     focal = width / 2 / np.tan(np.radians(fov) / 2)
     x = np.arange(width) + 0.5 - width / 2
@@ -120,8 +121,8 @@ def _rays(
 
 
 def view_grid(panorama: Panorama, heading: float, side: int, order: ViewOrder) -> np.ndarray:
-    """(2 * side + 5, 2 * side + 5, 3) uint8: four views of `side` pixels, for an agent that faces
-    `heading`, in two rows with a line between them.
+    """Return (2 * side + 5, 2 * side + 5, 3) uint8: four views of `side` pixels, for an agent that
+    faces `heading`, in two rows with a line between them.
     """
     size = 2 * side + LINE
     grid = np.full((size, size, 3), _LINE_COLOR, np.uint8)

@@ -51,25 +51,25 @@ _CLAUSE_END = re.compile(
 
 
 def read_action(text: str | None) -> str | None:
-    """An action in its usual form, `forward()`, `stop()` or `turn_direction(NAME)`; None where the
-    text is none. Case, spaces, quotes and hyphens in the name, a keyword before it
+    """Return an action in its usual form, `forward()`, `stop()` or `turn_direction(NAME)`; None
+    where the text is none. Case, spaces, quotes and hyphens in the name, a keyword before it
     (`direction=NAME`), and a `;` or `.` behind do not matter.
     """
     text = (text or "").strip().lower()
     match = _ACTION.fullmatch(text) if len(text) <= _MAX_ACTION else None
     if match is None:
         return None
-    verb, said = match.groups()
-    name = _DIRECTIONS.get(re.sub(r"[_ -]", "", said))
+    verb, argument = match.groups()
+    name = _DIRECTIONS.get(re.sub(r"[_ -]", "", argument))
     if verb == "turn_direction":
         return None if name is None else f"{verb}({name})"
-    return None if said.strip() else f"{verb}()"
+    return None if argument.strip() else f"{verb}()"
 
 
 def says_intersection(text: str | None) -> bool:
-    """Whether an observation says that one is at an intersection. One that does not mention it says
-    no, as does one that denies it or speaks of one ahead (`until the next intersection`). A denial
-    holds to the end of its clause.
+    """Return whether an observation says that one is at an intersection. One that does not mention
+    it says no, as does one that denies it or speaks of one ahead (`until the next intersection`). A
+    denial holds to the end of its clause.
     """
     for clause in _CLAUSE_END.split((text or "").lower().replace("\u2019", "'")):
         place = _INTERSECTION.search(clause)
@@ -100,15 +100,7 @@ def verify(
     action = read_action(written)
     move = action if legend is None else legend.read(action)
     right = position.action(absolute)
-    if move == right:
-        outcome, finding = CORRECT_ACTION, "right"
-    elif says_intersection(observed) != position.is_intersection:
-        outcome = INCORRECT_OBS
-        finding = "missed" if position.is_intersection else "imagined"
-        finding += "_intersection"
-    else:
-        outcome = INCORRECT_ACTION
-        finding = "unreadable" if action is None else "wrong_move"
+    outcome, finding = _find(move == right, action is not None, observed, position)
     name = name_in(position.sight) if sees else None
     info: dict[str, Any] = {
         "read_observation": observed,
@@ -131,6 +123,18 @@ def verify(
         recognized=None if name is None else name.lower() in (observed or "").lower(),
         checks=checks,
     )
+
+
+def _find(
+    is_right: bool, is_read: bool, observed: str | None, position: Position
+) -> tuple[str, str]:
+    """Return the outcome of a reply and the finding, from its action and what it observes."""
+    if is_right:
+        return CORRECT_ACTION, "right"
+    if says_intersection(observed) != position.is_intersection:
+        kind = "missed" if position.is_intersection else "imagined"
+        return INCORRECT_OBS, f"{kind}_intersection"
+    return INCORRECT_ACTION, "wrong_move" if is_read else "unreadable"
 
 
 def _check_legend(

@@ -21,7 +21,7 @@ from gym_dialogue.parse import read_fields
 from gym_dialogue.templates import MARK, fill, refuse_marks, to_lines
 from gym_virl.geo import COMPASS, RELATIVE, SIDES
 from gym_virl.prompts import FORMAT, OWN, RULES, Wording, read_wording
-from gym_virl.rail import Position, Stretch
+from gym_virl.rail import Kind, Position, Stretch
 from gym_virl.routes import DESTINATION
 from gym_virl.verifier import REPLY_KEYS, read_action, says_intersection, verify
 
@@ -36,6 +36,7 @@ _TURN = re.compile(
     rf"(?P<a>.*?)\b(?P<relative>{'|'.join(RELATIVE[::-1])})\b(?P<b>.*?)"
     rf"\b(?P<compass>{'|'.join(sorted(COMPASS, key=len)[::-1])})\b(?P<c>.*)"
 )
+_DERIVED = "the wording that was found"
 _MOVES = re.compile(r"(?m)^.*turn_direction\(.*$")
 
 
@@ -66,8 +67,8 @@ class Example:
 
 
 def derive_from_data(dialogues: Iterable[Sequence[Message]]) -> tuple[dict[str, Any], list[str]]:
-    """(content of a wording file, lines on what was read and how much of it the wording explains).
-    Raises InputError where too little can be explained.
+    """Return (content of a wording file, lines on what was read and how much of it the wording
+    explains). Raises InputError where too little can be explained.
     """
     total, examples = 0, []
     for messages in dialogues:
@@ -89,44 +90,72 @@ def derive_from_data(dialogues: Iterable[Sequence[Message]]) -> tuple[dict[str, 
     data["steps"] = _steps(examples, lines)
     data |= _observations(examples, lines)
     data |= _reply(examples, data["step_line"], lines)
-    wording = read_wording(data, "the wording that was found")
-    rendered = [_render(wording, e) for e in examples]
-    share = sum(e.prompt == texts[0] for e, texts in zip(examples, rendered, strict=True)) / total
-    said = sum(e.replies[-1] == texts[1] for e, texts in zip(examples, rendered, strict=True))
-    if "reply" in data:
-        lines.append(f"reply: explains {100 * said / total:.1f} % of the last replies")
-    lines.append(f"prompt: explains {100 * share:.1f} % of the dialogues")
-    if share < MIN_SHARE:
-        raise InputError(
-            f"the most frequent prompt explains {100 * share:.1f} % of {total} dialogues, and must "
-            f"explain {100 * MIN_SHARE:.0f} %: give data with one wording"
-        )
+    lines += _explained(data, examples, total)
     feedback = _feedback(examples)
     data["feedback"] = feedback
     lines.append(f"feedback: {', '.join(feedback) or 'no example'}; else the project's own")
     data = {key: to_lines(value) for key, value in data.items()}
-    read_wording(data, "the wording that was found")
+    read_wording(data, _DERIVED)
     return data, lines
 
 
+def _explained(data: dict[str, Any], examples: Sequence[Example], total: int) -> list[str]:
+    """Return lines on how much of the dialogues a wording explains. Raises InputError where that is
+    too little.
+    """
+    wording = read_wording(data, _DERIVED)
+    rendered = [_render(wording, example) for example in examples]
+    pairs = list(zip(examples, rendered, strict=True))
+    prompts = sum(example.prompt == prompt for example, (prompt, _) in pairs) / total
+    replies = sum(example.replies[-1] == reply for example, (_, reply) in pairs) / total
+    lines = []
+    if "reply" in data:
+        lines.append(f"reply: explains {100 * replies:.1f} % of the last replies")
+    lines.append(f"prompt: explains {100 * prompts:.1f} % of the dialogues")
+    if prompts < MIN_SHARE:
+        raise InputError(
+            f"the most frequent prompt explains {100 * prompts:.1f} % of {total} dialogues, and "
+            f"must explain {100 * MIN_SHARE:.0f} %: give data with one wording"
+        )
+    return lines
+
+
 def _read(messages: Sequence[Message]) -> Example | None:
-    """A dialogue taken apart; None where its prompt or its last reply is not of the known form."""
+    """Return a dialogue taken apart; None where its prompt or its last reply is not of the known
+    form.
+    """
     if messages[0].role == "system":
         messages = messages[1:]
     prompt, replies = messages[0].text, tuple(m.text for m in messages[1::2])
     fields = read_fields(replies[-1], dict.fromkeys(REPLY_KEYS, str))
     steps, log = _STEPS.search(prompt), _LOG.search(prompt)
-    moves = steps and log and _paragraph(prompt, steps.end(), log.start())
-    values = tuple(fields[key] for key in REPLY_KEYS)
-    if not moves or None in values or messages[0].image is not None:
+    if steps is None or log is None or messages[0].image is not None:
+        return None
+    moves = _paragraph(prompt, steps.end(), log.start())
+    observation, instruction, action = (fields[key] for key in REPLY_KEYS)
+    if moves is None or None in (observation, instruction, action):
         return None
     for text in (prompt, *(m.text for m in messages[1:])):
         refuse_marks(text, "a dialogue")
-    number = log["number"]
-    end = log.end()
-    rest = prompt[end:]
-    rest = re.sub(rf"^(A_){number}(:)", r"\1<<number>>\2", rest)
-    frame = "".join(
+    dot = steps["dot"]
+    return Example(
+        prompt,
+        _frame(prompt, steps, moves, log),
+        dot,
+        tuple(line.partition(f"{dot} ")[2] for line in steps[0].splitlines()),
+        prompt[moves[0] : moves[1]],
+        tuple((m["observation"], m["action"]) for m in _PAIR.finditer(log[0])),
+        log["last"],
+        replies,
+        tuple(m.text for m in messages[2::2]),
+        (observation, instruction, action),
+    )
+
+
+def _frame(prompt: str, steps: re.Match[str], moves: tuple[int, int], log: re.Match[str]) -> str:
+    """Return a prompt with placeholders for the steps, the moves and the log that it holds."""
+    rest = re.sub(rf"^(A_){log['number']}(:)", r"\1<<number>>\2", prompt[log.end() :])
+    return "".join(
         (
             prompt[: steps.start()],
             "<<instruction>>",
@@ -137,23 +166,10 @@ def _read(messages: Sequence[Message]) -> Example | None:
             rest,
         )
     )
-    dot = steps["dot"]
-    return Example(
-        prompt,
-        frame,
-        dot,
-        tuple(line.partition(f"{dot} ")[2] for line in steps[0].splitlines()),
-        prompt[moves[0] : moves[1]],
-        tuple((m["observation"], m["action"]) for m in _PAIR.finditer(log[0])),
-        log["last"],
-        replies,
-        tuple(m.text for m in messages[2::2]),
-        values,
-    )
 
 
 def _paragraph(text: str, start: int, end: int) -> tuple[int, int] | None:
-    """The lines without an empty one between them around the one that names turn_direction."""
+    """Return where the paragraph begins and ends that names turn_direction; None without one."""
     match = _MOVES.search(text, start, end)
     if match is None:
         return None
@@ -179,21 +195,21 @@ def _common_start(texts: Sequence[str]) -> str:
 
 
 def _moves(examples: Sequence[Example], lines: list[str]) -> dict[str, Any]:
-    """The moves under both rules; one that the data does not have is worded after the other."""
-    texts: dict[str, str | None] = {
-        "absolute": _most_common((e.moves for e in examples if "northeast" in e.moves), None),
-        "relative": _most_common((e.moves for e in examples if "northeast" not in e.moves), None),
-    }
+    """Return the moves under both rules; one that the data lacks is worded after the other."""
+    listed: dict[str, list[str]] = {"absolute": [], "relative": []}
+    for example in examples:
+        listed["absolute" if "northeast" in example.moves else "relative"].append(example.moves)
+    texts = {rule: _most_common(moves, "") for rule, moves in listed.items() if moves}
     names = {"absolute": COMPASS, "relative": RELATIVE}
     for rule, other in (("absolute", "relative"), ("relative", "absolute")):
-        if texts[rule] is None:
+        if rule not in texts:
             texts[rule] = _renamed(texts[other], names[other], names[rule])
             lines.append(f"moves: no dialogue has {rule} ones; worded after the {other} ones")
-    return {"moves": texts}
+    return {"moves": {rule: texts[rule] for rule in RULES}}
 
 
 def _renamed(text: str, old: Sequence[str], new: Sequence[str]) -> str:
-    """A text with one list of names in the place of another, and their number."""
+    """Return a text with one list of names in the place of another, and their number."""
     first, second = map(re.escape, old[:2])
     listed = re.search(rf"(['\"`]?)\b{first}\b\1(?P<joint>\W+?)\1{second}\b\1", text)
     if listed is None:
@@ -210,8 +226,9 @@ def _renamed(text: str, old: Sequence[str], new: Sequence[str]) -> str:
 
 
 def _steps(examples: Sequence[Example], lines: list[str]) -> dict[str, str]:
-    """Templates of the steps: turns and moves by turns, the last move to the destination."""
-    turns, first_turns = [], []
+    """Return templates of the steps: turns and moves by turns, the last move to the destination."""
+    turns: list[str | None] = []
+    first_turns: list[str | None] = []
     moves: dict[str, list[str]] = {"forward": [], "arrive": []}
     for example in examples:
         for number, step in enumerate(example.steps):
@@ -231,8 +248,8 @@ def _steps(examples: Sequence[Example], lines: list[str]) -> dict[str, str]:
         sighted = [text for text in texts if re.search(_SIDE, text)]
         plain = _most_common((text for text in texts if not re.search(_SIDE, text)), None)
         template = _sighted(sighted) if sighted else None
-        for found, name, other in ((plain, "without", "with"), (template, "with", "without")):
-            if found is None:
+        for text, name, other in ((plain, "without", "with"), (template, "with", "without")):
+            if text is None:
                 lines.append(
                     f"steps: no move of the kind {kind} is {name} a landmark; worded after those "
                     f"{other} one"
@@ -248,13 +265,13 @@ def _turn(step: str) -> str | None:
 
 
 def _sighted(texts: Sequence[str]) -> str:
-    """The template of texts that name different landmarks: what all begin with, and what stands
-    after the side.
+    """Return the template of texts that name different landmarks: what all begin with, and what
+    stands after the side.
     """
     prefix = _common_start(texts)
     if len(set(texts)) == 1:  # nothing varies: the landmark is taken to begin with a capital
-        prefix = re.match(r".*?(?=\b(?:The destination |[A-Z])[^.]*" + _SIDE + ")", texts[0][1:])
-        prefix = texts[0][0] + prefix[0] if prefix else ""
+        before = re.match(r".*?(?=\b(?:The destination |[A-Z])[^.]*" + _SIDE + ")", texts[0][1:])
+        prefix = texts[0][0] + before[0] if before else ""
     prefix = prefix[: prefix.rfind(" ") + 1].removesuffix(DESTINATION)
     suffix = _most_common((re.split(_SIDE, text)[-1] for text in texts), "")
     return f"{prefix}<<sight>>{suffix}"
@@ -264,7 +281,7 @@ def _sighted(texts: Sequence[str]) -> str:
 
 
 def _observations(examples: Sequence[Example], lines: list[str]) -> dict[str, Any]:
-    """How sights and crossings are said, and what is said where there is no sight."""
+    """Return how sights and crossings are said, and what is said where there is no sight."""
     by_role: dict[str, list[str]] = {
         role: [] for role in ("start", "between", "intersection", "destination")
     }
@@ -273,8 +290,9 @@ def _observations(examples: Sequence[Example], lines: list[str]) -> dict[str, An
             by_role[_role(number, action)].append(observation)
     at = _most_common(filter(None, map(_after_side, by_role["intersection"])), "")
     away = _most_common(filter(None, map(_after_side, by_role["destination"])), None)
-    if away is None:
-        away = re.match(r"\W*", at)[0]
+    if away is None:  # what joins the sight to nothing
+        joint = re.match(r"\W*", at)
+        away = joint[0] if joint else ""
     prefix = _common_start([at, away])
     rest_at, rest_away = at[len(prefix) :], away[len(prefix) :]
     suffix = _common_start([rest_at[::-1], rest_away[::-1]])[::-1]
@@ -310,7 +328,7 @@ def _role(number: int, action: str) -> str:
 
 
 def _after_side(observation: str) -> str | None:
-    """What stands after a landmark and its side."""
+    """Return what stands after a landmark and its side."""
     parts = re.split(_SIDE + r"\b", observation)
     return parts[-1] if len(parts) > 1 else None
 
@@ -319,7 +337,7 @@ def _after_side(observation: str) -> str | None:
 
 
 def _reply(examples: Sequence[Example], step_line: str, lines: list[str]) -> dict[str, Any]:
-    """The form of a reply, and whether it names a step with its number."""
+    """Return the form of a reply, and whether it names a step with its number."""
     forms: Counter[str] = Counter()
     numbered = 0
     for example in examples:
@@ -346,7 +364,7 @@ def _reply(examples: Sequence[Example], step_line: str, lines: list[str]) -> dic
 
 
 def _feedback(examples: Sequence[Example]) -> dict[str, str]:
-    """The most frequent sentence on each finding."""
+    """Return the most frequent sentence on each finding."""
     heard: dict[str, Counter[str]] = {}
     for example in examples:
         position = _position(example)
@@ -361,9 +379,10 @@ def _feedback(examples: Sequence[Example]) -> dict[str, str]:
 
 
 def _position(example: Example) -> Position:
-    """The present position, as far as the verifier asks, from the right reply."""
+    """Return the present position, as far as the verifier asks, from the right reply."""
     action = read_action(example.fields[2]) or example.fields[2]
-    kind = next((kind for kind in ("forward", "stop") if kind in action), "turn")
+    kinds: tuple[Kind, ...] = ("forward", "stop")
+    kind: Kind = next((kind for kind in kinds if kind in action), "turn")
     name = action.partition("(")[2].removesuffix(")")
     at = says_intersection(example.fields[0])
     return Position(kind, (0.0, 0.0), 0.0, 0, None, at, (name, name))
@@ -373,8 +392,8 @@ def _position(example: Example) -> Position:
 
 
 def _render(wording: Wording, example: Example) -> tuple[str | None, str | None]:
-    """(prompt, last reply) as the environment would write them, from what the templates read in a
-    dialogue; None for what they cannot read.
+    """Return (prompt, last reply) as the environment would write them, from what the templates read
+    in a dialogue; None for what they cannot read.
     """
     rule = next((rule for rule in RULES if wording.moves[rule] == example.moves), None)
     stretches = _read_steps(wording, example.steps)
@@ -385,12 +404,12 @@ def _render(wording: Wording, example: Example) -> tuple[str | None, str | None]
     sights = {stretch.sight for stretch in stretches if stretch.sight}
     named = [wording.named_step(steps, number) for number in range(len(steps))]
     step = named.index(example.fields[1]) if example.fields[1] in named else 0
-    positions = [
-        _read_position(wording, observation, action, number, step, sights)
-        for number, (observation, action) in enumerate(example.observed)
-    ]
-    if None in positions:
-        return None, None
+    positions: list[Position] = []
+    for number, (observation, action) in enumerate(example.observed):
+        position = _read_position(wording, observation, action, number, step, sights)
+        if position is None:
+            return None, None
+        positions.append(position)
     parts = [wording.opening(steps, is_absolute, False)]
     parts += [wording.left(n, p, is_absolute) for n, p in enumerate(positions[:-1], start=1)]
     parts.append(wording.present(len(positions), positions[-1], None))
@@ -401,11 +420,12 @@ def _render(wording: Wording, example: Example) -> tuple[str | None, str | None]
 def _read_position(
     wording: Wording, observation: str, action: str, number: int, step: int, sights: Iterable[str]
 ) -> Position | None:
-    """The position where this is observed and done; None where neither the lack of a sight nor one
-    of the sights in the directions gives the observation.
+    """Return the position where this is observed and done; None where neither the lack of a sight
+    nor one of the sights in the directions gives the observation.
     """
     role = _role(number, action)
-    kind = {"between": "forward", "destination": "stop"}.get(role, "turn")
+    kinds: dict[str, Kind] = {"between": "forward", "destination": "stop"}
+    kind = kinds.get(role, "turn")
     name = (read_action(action) or action).partition("(")[2].removesuffix(")")
     at = role == "intersection"
     for sight in (None, *sights):
@@ -416,8 +436,8 @@ def _read_position(
 
 
 def _read_steps(wording: Wording, steps: Sequence[str]) -> list[Stretch] | None:
-    """What the steps of a dialogue say; None where the templates do not read it, or read it as
-    something that the environment would not put there.
+    """Return what the steps of a dialogue say; None where the templates do not read it, or read it
+    as something that the environment would not put there.
     """
     stretches = []
     for number in range(0, len(steps) - 1, 2):

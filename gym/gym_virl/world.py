@@ -32,15 +32,15 @@ class World:
     panoramas: Panoramas | None = None
 
     def nearest(self, place: Place) -> Place | None:
-        """The nearest place that has a panorama, None if there is none within 20 m."""
+        """Return the nearest place that has a panorama, None if there is none within 20 m."""
         if self.panoramas is None:
             return None
         number = self.panoramas.nearest.find(place, REACH)
         return None if number is None else self.panoramas.nearest.places[number]
 
     def panorama_at(self, place: Place) -> Panorama | None:
-        """The panorama nearest to a place, None if there is none within 20 m. Raises InputError for
-        one that cannot be read.
+        """Return the panorama nearest to a place, None if there is none within 20 m. Raises
+        InputError for one that cannot be read.
         """
         if self.panoramas is None:
             return None
@@ -69,8 +69,8 @@ def _route_of(city: str, seed: int, number: int, max_legs: int) -> Route:
 
 
 def city_world(name: str, seed: int, count: int, max_legs: int, side: int | None) -> World:
-    """The world of a procedural city, its routes of 2 to `max_legs` legs; with panoramas for views
-    of `side` pixels, or without if that is None.
+    """Return the world of a procedural city, its routes of 2 to `max_legs` legs; with panoramas for
+    views of `side` pixels, or without if that is None.
     """
     routes = CityRoutes(city_of(name, seed), count, max_legs)
     panoramas = None if side is None else city_panoramas(name, seed, panorama_width(side))
@@ -78,12 +78,14 @@ def city_world(name: str, seed: int, count: int, max_legs: int, side: int | None
 
 
 def file_world(routes: str, directory: str | None, table: str | None) -> World:
-    """The world of released data, or of data in its form; kept until one of its files changes."""
+    """Return the world of released data, or of data in its form; kept until one of its files
+    changes.
+    """
     return _file_world(routes, directory, table, (_version(routes), _version(table)))
 
 
 def _version(file: str | None) -> tuple[int, int] | None:
-    """What tells one content of a file from the next; None where there is no file."""
+    """Return what tells one content of a file from the next; None where there is no file."""
     try:
         status = None if file is None else os.stat(file)
     except OSError:  # reading it says so
@@ -113,7 +115,7 @@ class Atlas:
         return int(self.ends[-1])
 
     def __getitem__(self, number: int) -> tuple[World, Route]:
-        """Raises InputError for a number out of range."""
+        """Return (world, route) of a number. Raises InputError for one out of range."""
         if not 0 <= number < len(self):
             raise InputError(f"route_idx={number}: must be from 0 to {len(self) - 1}")
         at = int(np.searchsorted(self.ends, number, side="right"))
@@ -121,7 +123,7 @@ class Atlas:
         return world, world.routes[number - (int(self.ends[at - 1]) if at else 0)]
 
     def foreign_characters(self, known: str) -> set[str]:
-        """Characters in the texts of routes from files that are not among the `known` ones."""
+        """Return characters in the texts of routes from files that are not `known` ones."""
         texts = {
             milestone.sight or ""
             for world in self.worlds
@@ -132,16 +134,16 @@ class Atlas:
         return set("".join(texts)) - set(known)
 
     def numbers(self, split: Split) -> list[int]:
-        """The numbers of all routes of a split. Raises NothingToPlayError if there are none."""
-        every = range(len(self))
-        found = [number for number in every if belongs(self[number][1].is_heldout, split)]
-        if not found:
+        """Return the numbers of a split's routes. Raises NothingToPlayError if there are none."""
+        numbers = range(len(self))
+        chosen = [number for number in numbers if belongs(self[number][1].is_heldout, split)]
+        if not chosen:
             raise self._has_none(split)
-        return found
+        return chosen
 
     def draw(self, rng: np.random.Generator, split: Split) -> int:
-        """The number of a random route of a split. Raises NothingToPlayError if it seems to have
-        none.
+        """Return the number of a random route of a split. Raises NothingToPlayError if it seems to
+        have none.
         """
         for _ in range(_MAX_DRAWS):
             number = int(rng.integers(len(self)))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import hashlib
 import json
 from collections.abc import Sequence
@@ -11,8 +10,9 @@ from typing import Any, Literal
 
 import numpy as np
 
+from gym_dialogue.chat import chat_message
 from gym_dialogue.errors import InputError
-from gym_dialogue.images import Image, open_image, png_bytes
+from gym_dialogue.images import Image, open_image
 from gym_dialogue.messages import Dialogue, Message, Reply
 from gym_dialogue.policy import Policy
 from gym_policy.api.endpoint import Endpoint
@@ -98,7 +98,9 @@ class ApiPolicy(Policy):
         usage = self.endpoint.usage
         tally = usage.from_journal if answer else usage.arrived
         if answer is None:
-            answer = self.endpoint.ask([self._message(m) for m in dialogue.messages], settings)
+            answer = self.endpoint.ask(
+                [chat_message(m, self._text(m)) for m in dialogue.messages], settings
+            )
             self.journal.add(key, answer)
         with self.endpoint.lock:
             tally.add(answer)
@@ -117,15 +119,6 @@ class ApiPolicy(Policy):
     def _text(self, message: Message) -> str:
         is_reply = message.role == "assistant"
         return (message.text or self.empty_reply) if is_reply else message.text
-
-    def _message(self, message: Message) -> dict[str, Any]:
-        """A message in the API's form; the image, a PNG in a data URL, stands before the text."""
-        text = self._text(message)
-        if message.image is None:
-            return {"role": message.role, "content": text}
-        encoded = base64.b64encode(png_bytes(message.image)).decode()
-        image = {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{encoded}"}}
-        return {"role": message.role, "content": [image, {"type": "text", "text": text}]}
 
 
 def _digest(image: Image | None) -> str | None:

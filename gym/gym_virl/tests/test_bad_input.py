@@ -29,7 +29,7 @@ def data(city, tmp_path):
     return shutil.copytree(city, tmp_path / "data")
 
 
-def said(capsys, monkeypatch, module, *flags):
+def error_line(capsys, monkeypatch, module, *flags):
     """What a command says on its way out, which must be one line."""
     monkeypatch.setattr(sys, "argv", [module.__name__, *flags])
     with pytest.raises(SystemExit) as ended:
@@ -113,7 +113,7 @@ def test_bad_data_is_one_line(data, capsys, monkeypatch, damage, flags, word):
         "gps_to_pano_path": data / "gps_pano_mapping.pkl",
     }
     flags = [*(f"--env_kwargs.{key}={path}" for key, path in given.items()), *flags]
-    line = said(capsys, monkeypatch, draw, f"--out={data / 'route.png'}", *flags)
+    line = error_line(capsys, monkeypatch, draw, f"--out={data / 'route.png'}", *flags)
     assert word in line
     assert not (data / "route.png").exists()
 
@@ -128,7 +128,7 @@ def test_bad_data_is_one_line(data, capsys, monkeypatch, damage, flags, word):
     ],
 )
 def test_bad_flags_are_one_line(capsys, monkeypatch, module, flags, word):
-    assert word in said(capsys, monkeypatch, module, *flags)
+    assert word in error_line(capsys, monkeypatch, module, *flags)
 
 
 def test_a_process_says_it_too(tmp_path):

@@ -178,8 +178,12 @@ def test_outcomes(position, absolute, reply, outcome, reward):
 
 
 def test_what_a_reply_says_of_the_instruction_is_not_judged():
-    for said in ("stand on your head", None):
-        reply = {"current observation": NOT_AT, "current instruction": said, "action": "forward()"}
+    for instruction in ("stand on your head", None):
+        reply = {
+            "current observation": NOT_AT,
+            "current instruction": instruction,
+            "action": "forward()",
+        }
         assert verify(json.dumps(reply), AHEAD, True).outcomes == ("CORRECT_ACTION",)
 
 
@@ -300,11 +304,11 @@ def test_the_last_answer_outside_thinking_counts():
 
 
 def test_recognition_is_of_landmarks_in_images_only():
-    said = json.dumps({"current observation": "birch cafe ahead", "action": "stop()"})
-    assert verify(said, CROSSING, True, sees=True).recognized is True
+    reply = json.dumps({"current observation": "birch cafe ahead", "action": "stop()"})
+    assert verify(reply, CROSSING, True, sees=True).recognized is True
     assert verify("{}", CROSSING, True, sees=True).recognized is False
-    assert verify(said, AHEAD, True, sees=True).recognized is None
-    assert verify(said, CROSSING, True).recognized is None
+    assert verify(reply, AHEAD, True, sees=True).recognized is None
+    assert verify(reply, CROSSING, True).recognized is None
 
 
 def test_images_show_the_views_and_the_text_keeps_the_landmark_to_itself():
@@ -340,19 +344,21 @@ def test_the_released_order_of_views_is_an_option():
 
 def test_the_mini_benchmark_is_two_routes_in_each_of_nine_cities():
     env = make(city="mini_benchmark", num_routes=2)
-    found = [env.reset(options={"route_idx": n})[1]["puzzle"].rpartition("-")[0] for n in range(18)]
-    assert found == [name for name in STYLES for _ in range(2)]
+    cities = [
+        env.reset(options={"route_idx": n})[1]["puzzle"].rpartition("-")[0] for n in range(18)
+    ]
+    assert cities == [name for name in STYLES for _ in range(2)]
     with pytest.raises(InputError, match="route_idx=18: must be from 0 to 17"):
         env.reset(options={"route_idx": 18})
 
 
 def test_splits_share_no_route():
     env = {split: make(split=split, num_routes=200) for split in ("train", "heldout")}
-    found = {
+    walked = {
         split: {env[split].reset(seed=seed)[1]["puzzle"] for seed in range(60)} for split in env
     }
-    assert not found["train"] & found["heldout"]
-    assert 5 < len(found["heldout"]) < 40
+    assert not walked["train"] & walked["heldout"]
+    assert 5 < len(walked["heldout"]) < 40
 
 
 def test_no_held_out_walk_is_walked_in_training():
@@ -453,7 +459,7 @@ class _Evil:
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "line"),
     [
         (pickle.dumps({(0.0, 0.0): _Evil()}), r"builtins\.print; only plain data"),
         (pickle.dumps({(0.0, 0.0): np.zeros(3)}), "only plain data"),
@@ -466,11 +472,11 @@ class _Evil:
         (None, "cannot be read"),
     ],
 )
-def test_bad_tables_are_refused(tmp_path, capsys, content, said):
+def test_bad_tables_are_refused(tmp_path, capsys, content, line):
     path = tmp_path / "t.pkl"
     if content is not None:
         path.write_bytes(content)
-    with pytest.raises(InputError, match=said):
+    with pytest.raises(InputError, match=line):
         read_table(path)
     assert not capsys.readouterr().out  # nothing was run
 
@@ -519,7 +525,7 @@ def test_a_milestone_without_panorama_is_named(written, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("kwargs", "said"),
+    ("kwargs", "line"),
     [
         ({"city": "atlantis"}, "city='atlantis': must be one of new_york"),
         ({"city": []}, "city=[]: must be mini_benchmark or one of new_york"),
@@ -535,10 +541,10 @@ def test_a_milestone_without_panorama_is_named(written, tmp_path):
         ({"verify_iter": 0}, "verify_iter=0"),
     ],
 )
-def test_bad_arguments_are_one_line(kwargs, said):
+def test_bad_arguments_are_one_line(kwargs, line):
     with pytest.raises(InputError) as error:
         make(**kwargs)
-    assert said in str(error.value)
+    assert line in str(error.value)
 
 
 @pytest.mark.parametrize("index", [-1, 1000, "3", True])

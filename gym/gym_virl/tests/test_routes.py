@@ -123,7 +123,7 @@ def test_blocks_are_read_line_by_line():
 
 
 @pytest.mark.parametrize(
-    ("routes", "said"),
+    ("routes", "line"),
     [
         ([released(milestone_info="")], "route 0: has no milestones"),
         ([released(), released(start_place=None)], "route 1: key start_place"),
@@ -151,15 +151,15 @@ def test_blocks_are_read_line_by_line():
         ([], "holds no route"),
     ],
 )
-def test_bad_routes_are_named(tmp_path, routes, said):
+def test_bad_routes_are_named(tmp_path, routes, line):
     with pytest.raises(InputError, match=r"route_infos\.json") as error:
         read_routes(saved(tmp_path, routes))
-    assert said in str(error.value)
+    assert line in str(error.value)
     assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "line"),
     [
         (None, "cannot be read"),
         ('[[{"start_place":', "is not whole JSON"),
@@ -168,11 +168,11 @@ def test_bad_routes_are_named(tmp_path, routes, said):
         ('[[{}], "1"]', "its count is '1'; must be"),
     ],
 )
-def test_bad_files_are_named(tmp_path, text, said):
+def test_bad_files_are_named(tmp_path, text, line):
     path = tmp_path / "route_infos.json"
     if text is not None:
         path.write_text(text)
-    with pytest.raises(InputError, match=said):
+    with pytest.raises(InputError, match=line):
         read_routes(path)
 
 
@@ -245,10 +245,10 @@ def test_points_are_moved_to_known_places_and_keep_clear_of_the_ends():
 def test_a_start_heading_of_zero_is_drawn():
     route = straight()
     unknown = Route("r", route.start, 0.0, route.milestones)
-    found = {
+    headings = {
         lay_rail(unknown, np.random.default_rng(seed)).positions[0].heading for seed in range(50)
     }
-    assert len(found) > 30
+    assert len(headings) > 30
     again = [lay_rail(unknown, np.random.default_rng(3)) for _ in range(2)]
     assert again[0] == again[1]
 

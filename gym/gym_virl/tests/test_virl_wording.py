@@ -87,10 +87,10 @@ def sft_data(tmp_path, wording, episodes=40, **kwargs):
 def test_a_wording_comes_back_from_data(tmp_path):
     data, lines = derive(sft_data(tmp_path, FOREIGN), "virl_l")
     assert "prompt: explains 100.0 % of the dialogues" in lines
-    found = read_wording(data, "found")
+    again = read_wording(data, "found")
     here, there = (
         gymnasium.make(gym_virl.ENV_ID, prompt_file=save(directory, w), drop_rate=0.3)
-        for directory, w in ((tmp_path, FOREIGN), (tmp_path.joinpath("b"), found))
+        for directory, w in ((tmp_path, FOREIGN), (tmp_path.joinpath("b"), again))
         if directory.mkdir(exist_ok=True) is None
     )
     for seed in range(100, 120):
@@ -195,7 +195,7 @@ def without(key):
 
 
 @pytest.mark.parametrize(
-    ("data", "said"),
+    ("data", "line"),
     [
         ({"format": "x"}, "key format: must be 'gym_virl wording 1'"),
         (without("prompt"), "key prompt: is missing"),
@@ -230,11 +230,11 @@ def without(key):
         (OWN.to_json() | {"feedback": {"bad": ""}}, "must be an object with keys of right"),
     ],
 )
-def test_a_bad_file_is_named(tmp_path, data, said):
+def test_a_bad_file_is_named(tmp_path, data, line):
     path = save(tmp_path, data)
     with pytest.raises(InputError, match=r"wording\.json") as error:
         gymnasium.make(gym_virl.ENV_ID, prompt_file=path)
-    assert said in str(error.value)
+    assert line in str(error.value)
     assert "\n" not in str(error.value)
 
 

@@ -1,0 +1,25 @@
+"""Messages in the form of the chat completions API, which several frameworks take too."""
+
+from __future__ import annotations
+
+import base64
+from typing import Any
+
+from gym_dialogue.images import Image, png_bytes
+from gym_dialogue.messages import Message
+
+
+def data_url(image: Image) -> str:
+    """Return an image as a PNG in a data URL. Raises InputError for a file that is no image."""
+    return f"data:image/png;base64,{base64.b64encode(png_bytes(image)).decode()}"
+
+
+def chat_message(message: Message, text: str | None = None) -> dict[str, Any]:
+    """Return a message as {role, content}, with another text if one is given; an image stands
+    before the text. Raises InputError for an image that cannot be read.
+    """
+    text = message.text if text is None else text
+    if message.image is None:
+        return {"role": message.role, "content": text}
+    image = {"type": "image_url", "image_url": {"url": data_url(message.image)}}
+    return {"role": message.role, "content": [image, {"type": "text", "text": text}]}

@@ -6,6 +6,8 @@ gym_policy/samplers/model_policy.py, rl/learner.py, rl/ppo.py.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from itertools import takewhile
 from pathlib import Path
 
 from evaluation.suites import TaskConfig, load_task, playable
@@ -19,8 +21,9 @@ from rl.config import RLConfig, check_config
 from rl.run import Run
 
 
-def train(config: RLConfig) -> Path:
-    """Train from the first update to the last, or resume; return the run's directory.
+def train(config: RLConfig, goes_on: Callable[[Run], bool] = lambda run: True) -> Path:
+    """Train from the first update to the last, or resume; return the run's directory. `goes_on` is
+    asked before each update, on every rank alike, and ends the training where it says no.
 
     Raises InputError for a configuration that describes no run.
     """
@@ -33,7 +36,7 @@ def train(config: RLConfig) -> Path:
         check_stage(config, zero_stage(accelerator))
         with sole_writer(config.run_dir, accelerator.is_main_process):
             run = Run.open(config, task, accelerator, stop)
-            for update in run.updates():
+            for update in takewhile(lambda _: goes_on(run), run.updates()):
                 collected = run.collect(update)
                 metrics = run.learn(update, collected)
                 run.record(update, metrics, collected)

@@ -1,8 +1,9 @@
 """Says what this interpreter lacks of what the project needs, on one line; nothing if nothing.
 
 The versions are the ranges of gym/pyproject.toml; what only requirements.txt names must be there in
-any version, and what it names for tests only with the argument --tests. Nothing that is checked is
-imported, so that it takes a moment only.
+any version, and what it names for tests only with the argument --tests. With --one-process only
+what sampling and training in one process need counts: no DeepSpeed, nothing for APIs. Nothing that
+is checked is imported, so that it takes a moment only.
 """
 
 from __future__ import annotations
@@ -27,9 +28,13 @@ except ImportError:
 ROOT = Path(__file__).parents[1]
 
 
-def needed(with_tests: bool) -> dict[str, Requirement]:
+def needed(with_tests: bool, for_one_process: bool) -> dict[str, Requirement]:
     """What is needed, by name."""
     project = tomllib.loads((ROOT / "gym/pyproject.toml").read_text())["project"]
+    if for_one_process:
+        extras = project["optional-dependencies"]
+        wanted = [*project["dependencies"], *extras["torch"], *extras["commands"], "matplotlib"]
+        return {requirement.name: requirement for requirement in map(Requirement, wanted)}
     pinned, _, for_tests = (ROOT / "requirements.txt").read_text().partition("# Tests")
     lines = (pinned + for_tests.partition("\n")[2] * with_tests).splitlines()
     named = (line.partition("==")[0] for line in lines if line and not line.startswith("#"))
@@ -57,5 +62,6 @@ def lacks(wanted: Requirement) -> str | None:
 
 
 if __name__ == "__main__":
-    said = (lacks(requirement) for requirement in needed("--tests" in sys.argv).values())
+    wanted = needed("--tests" in sys.argv, "--one-process" in sys.argv)
+    said = (lacks(requirement) for requirement in wanted.values())
     print(", ".join(sorted(filter(None, said))))

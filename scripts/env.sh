@@ -39,17 +39,22 @@ make_environment() {
 
 # choose_environment: sets `python` to that of the virtual or conda environment that is activated
 # (conda's base is none), if it lacks nothing (for_tests=--tests: of what tests need, too), else to
-# that of .venv. Says which, where one is active.
+# that of .venv. Says which, where one is active. With for_one_process=--one-process, DeepSpeed and
+# the like are not needed, and where there is no .venv yet, the machine's own Python may serve.
 choose_environment() {
-  local active=${VIRTUAL_ENV:-} missing
+  local active=${VIRTUAL_ENV:-} missing wanted=${for_tests:-}${for_one_process:-} interpreter
   if [[ -z $active && ${CONDA_DEFAULT_ENV:-base} != base ]]; then active=${CONDA_PREFIX:-}; fi
   python=$PWD/.venv/bin/python
-  if [[ -n $active && -x $active/bin/python && ! $active -ef .venv ]]; then
-    missing=$("$active/bin/python" scripts/check_environment.py ${for_tests:-} 2>/dev/null) ||
+  interpreter=${active:+$active/bin/python}
+  if [[ -z $active && -n ${for_one_process:-} && ! -f .venv/made-from ]]; then
+    interpreter=$(type -P "${PYTHON:-python3}") && active=$interpreter
+  fi
+  if [[ -n $interpreter && -x $interpreter && ! $active -ef .venv ]]; then
+    missing=$("$interpreter" scripts/check_environment.py $wanted 2>/dev/null) ||
       missing="Python 3.10 or newer"
     if [[ -z $missing ]]; then
       echo "Using the active environment $active" >&2
-      python=$active/bin/python
+      python=$interpreter
       export PYTHONPATH=$PWD/gym${PYTHONPATH:+:$PYTHONPATH}
       return
     fi

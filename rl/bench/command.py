@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import os
-import platform
 import sys
-from pathlib import Path
 
 import torch
 
 from rl.bench.config import BenchConfig, check_config
+from rl.bench.device import processor
 from rl.bench.end_to_end import bench_end_to_end
 from rl.bench.environments import bench_env, bench_navigation
 from rl.bench.learner import bench_learner
@@ -37,7 +36,7 @@ def main(config: BenchConfig) -> None:
     """Run the sections of the configuration, then print their ratios."""
     check_config(config)
     print(
-        f"machine  {_processor()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads of "
+        f"machine  {processor()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads of "
         f"torch {torch.__version__}, Python {sys.version.split()[0]}"
         + (f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else "")
     )
@@ -47,11 +46,3 @@ def main(config: BenchConfig) -> None:
             ratios += bench(config)
     if ratios:
         print_table(ratios)
-
-
-def _processor() -> str:
-    """Return the processor's name as Linux reports it."""
-    file = Path("/proc/cpuinfo")
-    lines = file.read_text().splitlines() if file.is_file() else []
-    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return next(names, platform.machine())

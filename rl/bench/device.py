@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import platform
+from pathlib import Path
 from typing import TypeVar
 
 import torch
@@ -27,3 +29,11 @@ def move(model: Model, device: str | torch.device) -> Model:
 def load_on_device(path: str) -> PreTrainedModel:
     """Load a checkpoint onto the device. Raises InputError as load_model does."""
     return move(load_model(path), device_name())
+
+
+def processor() -> str:
+    """Return the processor's name as Linux reports it."""
+    file = Path("/proc/cpuinfo")
+    lines = file.read_text().splitlines() if file.is_file() else []
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(names, platform.machine())

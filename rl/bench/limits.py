@@ -5,6 +5,7 @@ time, on a Llama with random weights; all measured in the same run.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -34,25 +35,19 @@ def bench_limits(config: BenchConfig) -> list[Ratio]:
     parameter and token); then the speedup of a batched update with adapters over one dialogue at a
     time.
     """
-    is_gpu = torch.cuda.is_available()
-    device, dtype = ("cuda", torch.bfloat16) if is_gpu else ("cpu", torch.float32)
-    architecture = find_shape(config.shape)
-    torch.manual_seed(0)
-    with torch.device(device):
-        model = LlamaForCausalLM._from_config(architecture, dtype=dtype).eval()
-    bandwidth, rate = _bandwidth(device), _matrix_rate(device, dtype)
+    model = random_llama(config.shape)
+    limits = device_limits()
     parameters = sum(p.numel() for p in model.parameters())
     print(
-        f"limits   {config.shape}: {parameters / 1e6:,.0f} M parameters in {dtype}; memory "
-        f"{bandwidth / 1e9:,.0f} GB/s, matrices {rate / 1e12:,.2f} Tflop/s"
+        f"limits   {config.shape}: {parameters / 1e6:,.0f} M parameters in {model.dtype}; {limits}"
     )
     ratios = []
     for name in SAMPLERS:
         for batch in config.limit_batches:
-            share = _decode(config, model, name, batch, bandwidth)
+            share = decoding_speed(config, model, name, batch, limits).share
             what = f"{config.shape}, {name}, batch {batch}: decoding, of the memory bandwidth"
             ratios.append(Ratio("limits", what, share, "50 %", "%"))
-    share = _learn(config, model, parameters, rate)
+    share = learning_speed(config, model, limits).share
     what = f"{config.shape}: learning, of the matrix rate"
     ratios.append(Ratio("limits", what, share, "40 %", "%"))
     speedups = _update(config, model)
@@ -62,6 +57,46 @@ def bench_limits(config: BenchConfig) -> list[Ratio]:
         what = f"{config.shape}, by adapters: {what}, many against one at a time"
         ratios.append(Ratio("limits", what, ratio, aim))
     return ratios
+
+
+@dataclass(frozen=True)
+class DeviceLimits:
+    """Measured bytes per second of copying, and operations per second of a matrix product."""
+
+    bandwidth: float
+    matrix_rate: float
+
+    def __str__(self) -> str:
+        return (
+            f"memory {self.bandwidth / 1e9:,.0f} GB/s, matrices "
+            f"{self.matrix_rate / 1e12:,.2f} Tflop/s"
+        )
+
+
+@dataclass(frozen=True)
+class Speed:
+    """Tokens per second, and the share of the device's limit that this is."""
+
+    tokens_per_second: float
+    share: float
+
+
+def device_limits() -> DeviceLimits:
+    """Measure the limits of the device: memory, and matrices in the dtype of `random_llama`."""
+    device, dtype = _device_and_dtype()
+    return DeviceLimits(_bandwidth(device), _matrix_rate(device, dtype))
+
+
+def random_llama(shape: str) -> LlamaForCausalLM:
+    """Return a Llama of a shape with random weights, made on the device; in bfloat16 on a GPU."""
+    device, dtype = _device_and_dtype()
+    torch.manual_seed(0)
+    with torch.device(device):
+        return LlamaForCausalLM._from_config(find_shape(shape), dtype=dtype).eval()
+
+
+def _device_and_dtype() -> tuple[str, torch.dtype]:
+    return ("cuda", torch.bfloat16) if torch.cuda.is_available() else ("cpu", torch.float32)
 
 
 def _synchronize() -> None:
@@ -96,20 +131,32 @@ def _matrix_rate(device: str, dtype: torch.dtype) -> float:
     return 2 * side**3 / _timed(lambda: a @ b, times=10)
 
 
-def _decode(
-    config: BenchConfig, model: LlamaForCausalLM, name: SamplerName, batch: int, bandwidth: float
-) -> float:
-    shape: PreTrainedConfig = model.config
+def random_requests(config: BenchConfig, vocabulary: int, count: int) -> list[Request]:
+    """Return prompts of random tokens, to be continued by sampling."""
     rng = np.random.default_rng(0)
-    requests = [
+    return [
         Request(
-            rng.integers(0, shape.vocab_size, config.limit_prompt).tolist(),
+            rng.integers(0, vocabulary, config.limit_prompt).tolist(),
             rng.random(config.limit_reply),
         )
-        for _ in range(batch)
+        for _ in range(count)
     ]
+
+
+def decoding_speed(
+    config: BenchConfig,
+    model: LlamaForCausalLM,
+    name: SamplerName,
+    batch: int,
+    limits: DeviceLimits,
+) -> Speed:
+    """Measure decoding by a sampler: `batch` prompts of `limit_prompt` tokens are continued by
+    `limit_reply`; the time of the prompts does not count. The limit is to read weights and cache
+    once per token.
+    """
+    requests = random_requests(config, model.config.vocab_size, batch)
     sampler = make_sampler(name, model)
-    never = (shape.vocab_size,)  # no token ends a reply
+    never = (model.config.vocab_size,)  # no token ends a reply
 
     def sample(tokens: int) -> None:
         for request in requests:
@@ -119,7 +166,19 @@ def _decode(
     with torch.no_grad():
         whole = _timed(lambda: sample(config.limit_reply))
         prompts = _timed(lambda: sample(1))
-    each = (whole - prompts) / (config.limit_reply - 1)
+    # On tiny shapes noise may be more than all of the decoding.
+    each = (whole - prompts if prompts < whole else whole) / (config.limit_reply - 1)
+    least = _bytes_per_token(config, model, batch) / limits.bandwidth
+    print(
+        f"limits   {name}, batch {batch}: {batch / each:,.0f} tokens/s, {1e3 * each:.1f} ms a "
+        f"token, {100 * least / each:.0f} % of the bandwidth limit; prompts {prompts:.2f} s"
+    )
+    return Speed(batch / each, least / each)
+
+
+def _bytes_per_token(config: BenchConfig, model: LlamaForCausalLM, batch: int) -> float:
+    """Return the bytes of the weights and of the cache in the middle of a reply."""
+    shape: PreTrainedConfig = model.config
     head_dim = getattr(shape, "head_dim", None) or shape.hidden_size // shape.num_attention_heads
     size = next(model.parameters()).element_size()
     middle = config.limit_prompt + config.limit_reply / 2
@@ -127,15 +186,13 @@ def _decode(
     weights = sum(p.numel() * size for n, p in model.named_parameters() if "embed" not in n)
     if shape.tie_word_embeddings:
         weights += shape.vocab_size * shape.hidden_size * size
-    least = (weights + batch * cache) / bandwidth
-    print(
-        f"limits   {name}, batch {batch}: {batch / each:,.0f} tokens/s, {1e3 * each:.1f} ms a "
-        f"token, {100 * least / each:.0f} % of the bandwidth limit; prompts {prompts:.2f} s"
-    )
-    return least / each
+    return weights + batch * cache
 
 
-def _learn(config: BenchConfig, model: LlamaForCausalLM, parameters: int, rate: float) -> float:
+def learning_speed(config: BenchConfig, model: LlamaForCausalLM, limits: DeviceLimits) -> Speed:
+    """Measure a forward and backward pass over all weights. The limit is 6 operations per parameter
+    and token; what gradient checkpointing computes again does not count.
+    """
     critic = ActorCritic(model.train(), 1.0)
     critic.entropy_learns = False
     checkpoint_activations(model)
@@ -151,14 +208,16 @@ def _learn(config: BenchConfig, model: LlamaForCausalLM, parameters: int, rate: 
         critic.zero_grad()
 
     taken = _timed(step)
+    parameters = sum(p.numel() for p in model.parameters())
     body = parameters - model.model.embed_tokens.weight.numel()
     done = 6 * (body * count * length + model.lm_head.weight.numel() * len(reply))
     print(
         f"limits   learning, {count} x {length} tokens with gradient checkpointing: "
-        f"{count * length / taken:,.0f} tokens/s, {100 * done / taken / rate:.0f} % of the matrix "
-        "rate (what is computed again does not count)"
+        f"{count * length / taken:,.0f} tokens/s, "
+        f"{100 * done / taken / limits.matrix_rate:.0f} % of the matrix rate (what is computed "
+        "again does not count)"
     )
-    return done / taken / rate
+    return Speed(count * length / taken, done / taken / limits.matrix_rate)
 
 
 def _update(config: BenchConfig, model: LlamaForCausalLM) -> tuple[float, float, float]:

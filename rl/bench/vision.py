@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import dataclass
 
 import torch
 from accelerate import Accelerator
@@ -15,12 +16,12 @@ from gym_dialogue.make import EnvConfig, make_envs
 from gym_policy import ModelPolicy, Renderer, load_tokenizer
 from gym_policy.distributed import join_processes
 from gym_policy.models.adapter import add_adapter
-from gym_policy.models.architecture import load_architecture
 from gym_policy.models.load import auto_class
 from gym_policy.vision import checkpoint_activations
 from rl.actor_critic import ActorCritic
 from rl.bench.config import BenchConfig
 from rl.bench.device import move
+from rl.bench.shapes import find_shape
 from rl.bench.table import Ratio
 from rl.config import LoraSettings, RLConfig
 from rl.experience import to_experience
@@ -28,10 +29,45 @@ from rl.learner import Learner
 from rl.tasks import TaskStream
 
 
+@dataclass(frozen=True)
+class VisionUpdate:
+    """One PPO update from images: parameters of the model and its dtype, pixels and number of an
+    image's tiles, turns, seconds, the gap between sampled and scored log-probabilities in nats a
+    token, and the peak memory in bytes (0 without a GPU).
+    """
+
+    parameters: int
+    dtype: torch.dtype
+    side: int
+    tiles: int
+    turns: int
+    sampling: float
+    learning: float
+    gap: float
+    peak: int
+
+
 def bench_vision(config: BenchConfig) -> list[Ratio]:
     """Measure one PPO update from images with adapters on random weights: turns per second and, on
     a GPU, the peak memory.
     """
+    done = vision_update(config)
+    both = done.sampling + done.learning
+    print(
+        f"vision   {done.parameters / 1e6:,.1f} M parameters in {done.dtype}, LoRA of rank "
+        f"{config.lora_rank}, {done.side} pixels x {done.tiles} tiles: {done.turns} turns in "
+        f"{both:.1f} s, {done.turns / both:.2f} turns/s ({done.turns / done.sampling:.2f} sampled, "
+        f"{done.turns / done.learning:.2f} learned); log-probabilities off by {done.gap:.1e} a "
+        "token"
+    )
+    if not done.peak:
+        return []
+    print(f"vision   at most {done.peak / 2**30:.1f} GiB of {torch.cuda.get_device_name()}")
+    return [Ratio("vision", "most memory, of 80 GB", done.peak / 80e9, "100 %", "%")]
+
+
+def vision_update(config: BenchConfig) -> VisionUpdate:
+    """Run the PPO update that `bench_vision` reports."""
     device = join_processes().device
     model = _random_model(config.architecture, device)
     vision = model.config.vision_config
@@ -46,18 +82,10 @@ def bench_vision(config: BenchConfig) -> list[Ratio]:
     actor_critic = ActorCritic(move(model, device), 1.0, adapter=adapter)
     turns, sampling, learning, gap = _update(settings, actor_critic, renderer)
     parameters = sum(p.numel() for p in model.parameters())
-    both = sampling + learning
-    print(
-        f"vision   {parameters / 1e6:,.1f} M parameters in {_dtype(device)}, LoRA of rank "
-        f"{lora.rank}, {side} pixels x {tiles} tiles: {turns} turns in {both:.1f} s, "
-        f"{turns / both:.2f} turns/s ({turns / sampling:.2f} sampled, "
-        f"{turns / learning:.2f} learned); log-probabilities off by {gap:.1e} a token"
+    peak = torch.cuda.max_memory_allocated() if device.type == "cuda" else 0
+    return VisionUpdate(
+        parameters, _dtype(device), side, tiles, turns, sampling, learning, gap, peak
     )
-    if device.type != "cuda":
-        return []
-    peak = torch.cuda.max_memory_allocated()
-    print(f"vision   at most {peak / 2**30:.1f} GiB of {torch.cuda.get_device_name()}")
-    return [Ratio("vision", "most memory, of 80 GB", peak / 80e9, "100 %", "%")]
 
 
 def _dtype(device: torch.device) -> torch.dtype:
@@ -65,8 +93,10 @@ def _dtype(device: torch.device) -> torch.dtype:
 
 
 def _random_model(name: str, device: torch.device) -> PreTrainedModel:
-    """Return a model with random weights for a directory's or hub name's configuration."""
-    architecture = load_architecture(name)
+    """Return a model with random weights for a shape, or a directory's or hub name's
+    configuration.
+    """
+    architecture = find_shape(name)
     torch.manual_seed(0)
     with torch.device(device):
         return auto_class(architecture).from_config(architecture, dtype=_dtype(device)).eval()

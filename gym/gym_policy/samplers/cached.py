@@ -28,6 +28,7 @@ from gym_policy.vision import (
 )
 
 _KEPT = "keys and values"
+_SEES = "cross_attention_mask"
 _WORTH = 0.25  # share of a prompt that must be cached for the cache to be used
 _ENDED = 0.25  # share of finished rows at which they leave the batch
 _SIMILAR = 1.5  # ratio of the longest to the shortest prompt computed together
@@ -150,6 +151,10 @@ class CachedSampler:
         images = join_images([p.request.processed_image for p in prompts], starts, device)
         image_arguments = generate_inputs(self.model, input_ids, images, cache)
         del images  # the cache holds their keys and values
+        if known and _SEES in image_arguments:
+            mask = image_arguments[_SEES]
+            before = mask.new_zeros(len(mask), known, *mask.shape[2:])  # of no use to the rest
+            image_arguments[_SEES] = torch.cat([before, mask], dim=1)
         output = self.model(
             input_ids=input_ids,
             attention_mask=valid.long(),
@@ -159,7 +164,7 @@ class CachedSampler:
             logits_to_keep=1,
             **image_arguments,
         )
-        sees = image_arguments.get("cross_attention_mask")
+        sees = image_arguments.get(_SEES)
         sees = None if sees is None else sees[:, -1:]
         return _Filled(cache, valid, output.logits[:, -1], sees)
 
@@ -300,7 +305,8 @@ class _Rows:
             "past_key_values": self.cache,
         }
         if self.sees is not None:
-            arguments["cross_attention_mask"] = self.sees
+            # As wide as the cache, since earlier releases of transformers 5 take no other.
+            arguments[_SEES] = self.sees.expand(-1, self.start + step + 1, -1, -1)
         return arguments
 
 

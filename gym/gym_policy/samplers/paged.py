@@ -14,6 +14,7 @@ from gym_policy.completion import Completion, Decoding, Request
 from gym_policy.out_of_memory import is_out_of_memory
 
 _PAGE = 32  # tokens per page of the cache on a CPU
+_PAGE_KEY = "page_size" if hasattr(ContinuousBatchingConfig, "page_size") else "block_size"
 _TOGETHER = 2048  # tokens per forward pass there; its mask is as wide as the whole cache
 
 
@@ -74,7 +75,7 @@ class PagedSampler:
         longest = max(len(request.token_ids) for request in requests) + decoding.max_new_tokens
         pages = -(-longest // _PAGE) + 1
         return {
-            "page_size": _PAGE,
+            _PAGE_KEY: _PAGE,
             "num_blocks": pages * len(requests),
             "max_batch_tokens": max(
                 longest, min(_TOGETHER, sum(len(r.token_ids) for r in requests))

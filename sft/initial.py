@@ -51,7 +51,7 @@ from sft.tiny import (
 
 _PROBE_STREAM = 0x920B
 _RECIPE = 1  # raised when the code of this recipe changes what it makes
-_DATA = 2  # the same of the dialogues, but what comes with the project was made from those before
+_DATA = 3  # the same of the dialogues, but what comes with the project was made from those before
 
 
 @dataclass

@@ -247,6 +247,7 @@ class Run:
                 verify_iter = self.config.eval.verify_iter
                 report.write(self.run_dir.path, results, self.task.suites, verify_iter)
         if self.is_main:
+            self._remove_sent_weights()
             print(f"\nRun directory: {self.run_dir}")
             leave_report(self.run_dir.path)
         self.accelerator.end_training()
@@ -260,6 +261,11 @@ class Run:
         take = sampler.update if self.is_main else sampler.expect
         take(str(self.update), [self.example.token_ids])
         self.accelerator.wait_for_everyone()
+
+    def _remove_sent_weights(self) -> None:
+        """Remove what servers have read, if servers sample; a resumed run sends its own."""
+        if isinstance(self.policy.sampler, VllmSampler):
+            self.policy.sampler.close()
 
     def _model_after(self, update: int) -> PreTrainedModel:
         """Return the model after an update: the one that is trained, or that of the checkpoint for
@@ -308,6 +314,7 @@ class Run:
         """Save and end the process, with the exit code of the signal."""
         self._save_checkpoint()
         if self.is_main:
+            self._remove_sent_weights()
             print(f"\nInterrupted: saved after update {self.update}. Resume with --resume.")
         self.accelerator.wait_for_everyone()  # a launcher may end what is left after the first
         self.accelerator.end_training()

@@ -77,6 +77,11 @@ class VllmSampler:
             if old != place:
                 shutil.rmtree(old, ignore_errors=True)
 
+    def close(self) -> None:
+        """Remove the weights that were sent. A server that starts anew later gets none."""
+        self.version = ""
+        shutil.rmtree(self._place(), ignore_errors=True)
+
     def sample(self, requests: Sequence[Request], decoding: Decoding) -> list[Completion]:
         """One completion of each request, in order. Raises InputError where servers stay away."""
         replies: list[Generated | None] = [None] * len(requests)

@@ -30,6 +30,7 @@ from gym_dialogue import Episode, rollout
 from gym_dialogue.make import make_envs, with_prompt_file
 from gym_policy import ModelPolicy, load_model
 from gym_policy.compute import num_parameters
+from gym_policy.models.adapter import save_adapter
 from gym_policy.parts import part_of
 from gym_policy.samplers.model_policy import make_sampler
 from gym_policy.samplers.vllm import VllmSampler
@@ -98,6 +99,9 @@ class Run:
                 config.sampler, self.model, config.engines, self.run_dir.weights_dir.resolve()
             ),
         )
+        adapter = models.actor_critic.adapter
+        if isinstance(self.policy.sampler, VllmSampler) and adapter is not None:
+            self.policy.sampler.write_adapter = lambda folder: save_adapter(adapter, folder, None)
         # What a vision tower makes of an image stays right for as long as the tower is not trained.
         self.keep_features = not any(
             p.requires_grad

@@ -36,6 +36,7 @@ from gym_policy.samplers.model_policy import make_sampler
 from gym_policy.samplers.vllm import VllmSampler
 from gym_policy.training.stop import StopRequest
 from gym_policy.training.trained_wording import wording_note
+from rl.ahead import Ahead, Played
 from rl.backend import load_dtype, zero_stage
 from rl.build import Models, build_models
 from rl.checkpoint import (
@@ -55,11 +56,14 @@ from rl.tasks import TaskStream
 
 @dataclass
 class Collected:
-    """The episodes of an update on this rank, as training sequences too, and the seconds taken."""
+    """The episodes of an update on this rank, as training sequences too, the seconds waited for
+    them, and by how many updates the weights that sampled them are behind the learner's.
+    """
 
     episodes: list[Episode]
     experiences: list[Experience]
     seconds: float
+    behind: int = 0
 
 
 class Run:
@@ -77,6 +81,7 @@ class Run:
         envs: Sequence[Any],
     ):
         self.config, self.task, self.accelerator, self.stop = config, task, accelerator, stop
+        self.ahead = Ahead()
         self.envs, self.source, self.renderer = envs, models.source, models.renderer
         self.example = models.example
         self.model = models.actor_critic.model
@@ -160,18 +165,37 @@ class Run:
     def collect(self, update: int) -> Collected:
         """Play the episodes of an update; if the run was asked to end, save and exit instead."""
         began = time.perf_counter()
-        rank, world = self.accelerator.process_index, self.accelerator.num_processes
-        group_size = self.learner.algorithm.group_size
-        stream = TaskStream(self.config, group_size, update, rank, world, self.stop)
-        with self.learner.sampling():
-            self._send_weights()
-            episodes = rollout(self.envs, self.policy, stream, stream.ended)
+        played = self.ahead.take()
+        if played is None:
+            with self.learner.sampling():
+                self._send_weights()
+                played = Played(self._play(update), self.update)
         if self.stop.agreed(self.accelerator):
             self._exit()
         experiences = to_experience(
-            episodes, self.renderer, self.config.prefix_weight, self.keep_features
+            played.episodes, self.renderer, self.config.prefix_weight, self.keep_features
         )
-        return Collected(episodes, experiences, time.perf_counter() - began)
+        if self._samples_ahead(update):
+            with self.learner.sampling():
+                self._send_weights()
+            self.ahead.start(self.update, lambda: self._play(update + 1))
+        seconds = time.perf_counter() - began
+        return Collected(played.episodes, experiences, seconds, self.update - played.version)
+
+    def _play(self, update: int) -> list[Episode]:
+        """Play the episodes of an update on this rank."""
+        rank, world = self.accelerator.process_index, self.accelerator.num_processes
+        group_size = self.learner.algorithm.group_size
+        stream = TaskStream(self.config, group_size, update, rank, world, self.stop)
+        return rollout(self.envs, self.policy, stream, stream.ended)
+
+    def _samples_ahead(self, update: int) -> bool:
+        """Return whether the next update's episodes are sampled while this one is learned: not
+        where a checkpoint is due in between, since a run that resumes there has newer weights only.
+        """
+        config = self.config
+        saves = config.save_every and update % config.save_every == 0
+        return bool(config.overlap) and update < config.num_updates and not saves
 
     def learn(self, update: int, collected: Collected) -> dict[str, float]:
         """Learn from collected episodes; return the metrics of the update, over all ranks."""
@@ -186,6 +210,8 @@ class Run:
             self.config.epochs,
             self.learner.scoring_passes,
         )
+        if self.config.overlap:
+            metrics["versions_behind"] = float(collected.behind)
         return metrics | {
             "flops": self.flops,
             "seconds_collect": collected.seconds,
@@ -195,6 +221,7 @@ class Run:
     def record(self, update: int, metrics: dict[str, float], collected: Collected) -> None:
         """Log an update, with the small evaluation that is due after it."""
         if self.config.eval_every and update % self.config.eval_every == 0:
+            self.ahead.wait()  # which uses the same tokenizer
             metrics = metrics | self._monitor()
         self.metrics = metrics
         if self.is_main:
@@ -316,6 +343,7 @@ class Run:
 
     def _exit(self) -> None:
         """Save and end the process, with the exit code of the signal."""
+        self.ahead.wait()
         self._save_checkpoint()
         if self.is_main:
             self._remove_sent_weights()

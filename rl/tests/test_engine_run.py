@@ -1,6 +1,7 @@
 """A run whose replies come from a server."""
 
 import json
+import shutil
 
 import pytest
 
@@ -58,3 +59,35 @@ def test_evaluation_by_a_server_has_the_numbers_of_each_checkpoint(start, tmp_pa
         assert server.version == "other"
     assert (engines / "turns.jsonl").read_text() == (own / "turns.jsonl").read_text()
     assert not (engines / "weights").exists()
+
+
+def test_run_that_samples_ahead_is_one_version_behind_and_resumes_the_same(start, tmp_path):
+    def run(name, *flags):
+        with running_engine(load_model(str(start))) as server:
+            settings = [
+                f"--model={start}",
+                f"--run_dir={tmp_path / name}",
+                "--sampler=vllm",
+                *SMALL,
+            ]
+            settings += ["--overlap=1", "--save_every=2", "--eval_every=0", "--eval_ends=false"]
+            done = command("rl.train", *settings, *flags, f"--engines=[{server.address}]")
+            assert done.returncode == 0, done.stderr
+        lines = (tmp_path / name / "metrics.jsonl").read_text().splitlines()
+        return [json.loads(line) for line in lines]
+
+    whole = run("whole", "--num_updates=4", "--lr_horizon=4")
+    # A checkpoint is due after the second: the third waits for it.
+    assert [row["versions_behind"] for row in whole] == [0, 1, 0, 1]
+    assert whole[0]["logprob_gap"] < 1e-4 < whole[1]["logprob_gap"]
+    checkpoints = tmp_path / "whole" / "checkpoints"
+    for late in ("update-000004", "update-000003"):
+        shutil.rmtree(checkpoints / late, ignore_errors=True)
+    resumed = run("whole", "--num_updates=4", "--lr_horizon=4", "--resume")
+    timeless = [{k: v for k, v in row.items() if "seconds" not in k} for row in resumed]
+    assert timeless == [{k: v for k, v in row.items() if "seconds" not in k} for row in whole]
+
+
+def test_sampling_ahead_is_for_servers(start):
+    with pytest.raises(InputError, match="overlap=1: is for sampler=vllm"):
+        train(RLConfig(model=str(start), overlap=1))

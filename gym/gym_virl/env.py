@@ -182,9 +182,7 @@ class NavigationEnv(DialogueEnv):
         _check_resolution(resolution, not language_only)
         _check_rail(straight_line_length, drop_rate)
         _check_city(num_routes, city_seed, max_legs)
-        check_choice("split", split, get_args(Split))
-        check_choice("on_failure", on_failure, get_args(OnFailure))
-        check_choice("view_order", view_order, HEADINGS)
+        _check_choices(split, on_failure, view_order)
         size = 2 * resolution + LINE
         super().__init__(verify_iter, None if language_only else (size, size, 3))
         self.absolute_action = absolute_action
@@ -198,13 +196,11 @@ class NavigationEnv(DialogueEnv):
         self.view_order = view_order
         self._choose_legend(legend)
         self._choose_wordings(prompt_file, wording)
-        if route_info_path is not None:
-            world = _world_of_files(route_info_path, panorama_dir, gps_to_pano_path, self.relocates)
-            self.atlas = Atlas([world])
-        elif panorama_dir is not None or gps_to_pano_path is not None:
-            raise InputError("panorama_dir, gps_to_pano_path: need route_info_path as well")
-        else:
+        files = route_info_path, panorama_dir, gps_to_pano_path
+        if files == (None, None, None):
             self.atlas = self._lay_cities(_city_names(city), num_routes, city_seed, max_legs)
+        else:
+            self.atlas = Atlas([_world_of_files(*files, self.relocates)])
         self._admit_texts()
 
     def _lay_cities(
@@ -383,11 +379,13 @@ def _city_names(city: Any) -> list[str]:
 
 
 def _world_of_files(
-    routes: str, panorama_dir: str | None, table: str | None, relocates: bool
+    routes: str | None, panorama_dir: str | None, table: str | None, relocates: bool
 ) -> World:
-    """Return the world of released data. Raises InputError where it lacks panoramas that are
-    needed.
+    """Return the world of released data. Raises InputError where it lacks routes, or panoramas that
+    are needed.
     """
+    if routes is None:
+        raise InputError("panorama_dir, gps_to_pano_path: need route_info_path as well")
     world = file_world(str(routes), panorama_dir, table)
     if world.panoramas is None and relocates:
         raise InputError(
@@ -401,6 +399,13 @@ def _check_resolution(resolution: Any, has_image: bool) -> None:
     _whole("resolution", resolution, 1, None)
     if has_image:
         _whole("resolution", resolution, _MIN_RESOLUTION, _MAX_RESOLUTION)
+
+
+def _check_choices(split: Any, on_failure: Any, view_order: Any) -> None:
+    """Raise InputError for one of these that is none of its names."""
+    check_choice("split", split, get_args(Split))
+    check_choice("on_failure", on_failure, get_args(OnFailure))
+    check_choice("view_order", view_order, HEADINGS)
 
 
 def _check_rail(straight_line_length: Any, drop_rate: Any) -> None:

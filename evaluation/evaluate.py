@@ -10,7 +10,10 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
+
+from accelerate import PartialState
+from transformers import PreTrainedModel
 
 from evaluation import report
 from evaluation.html import leave_report
@@ -18,10 +21,13 @@ from evaluation.play import EvalConfig, check_eval_config, eval_flags, model_pol
 from evaluation.suites import CONFIG_DIR, EnvOptions, load_task, playable, with_options
 from gym_command.command import parse_config, run_command
 from gym_command.run_dir import RunDir, saved_checkpoints
-from gym_dialogue import InputError, shows_images
+from gym_dialogue import InputError, Message, shows_images
 from gym_dialogue.make import Kwargs, make_envs, with_prompt_file
-from gym_policy import load_model, load_renderer
+from gym_policy import Renderer, load_model, load_renderer
+from gym_policy.completion import Sampler
 from gym_policy.distributed import join_processes
+from gym_policy.samplers.model_policy import SamplerName, make_sampler
+from gym_policy.samplers.vllm import VllmSampler
 from gym_policy.training.trained_wording import settings_of, wording_note
 
 
@@ -48,6 +54,11 @@ class CommandConfig:
     """Of the weights."""
     device: str | None = None
     """Such as cpu or cuda:0. None: a GPU if there is one."""
+    sampler: SamplerName = "cached"
+    """What samples, as in training; vllm asks the servers in engines."""
+    engines: list[str] = field(default_factory=list)
+    """Addresses of vLLM servers (scripts/serve.sh) for sampler=vllm, which are sent the weights of
+    each checkpoint in turn through run_dir; they must see it under the same path."""
     eval: EvalConfig = field(default_factory=EvalConfig)
     """How each is evaluated. Keys that are not given follow the first run given."""
     prompt_file: str | None = None
@@ -89,17 +100,45 @@ def main(config: CommandConfig) -> None:
     for label, path in _labels(checkpoints).items():
         model = load_model(path, config.dtype, trusts)
         model.to(device)  # type: ignore[arg-type]
-        policies = model_policies(model, renderers[path], config.eval)
+        sampler = _sampler(config, model, renderers[path], run_dir, label, env)
+        policies = model_policies(model, renderers[path], config.eval, sampler)
         results[label] = play_suites(
             policies, task.suites, config.eval, describe=label, prompt_file=config.prompt_file
         )
-        del model, policies
+        state.wait_for_everyone()
+        if state.is_main_process and isinstance(sampler, VllmSampler):
+            sampler.close()
+        del model, policies, sampler
         gc.collect()
     if state.is_main_process:
         report.write(run_dir, results, task.suites, config.eval.verify_iter)
         print(f"\nResults are in {run_dir}")
         leave_report(run_dir)
     state.destroy_process_group()
+
+
+def _sampler(
+    config: CommandConfig,
+    model: PreTrainedModel,
+    renderer: Renderer,
+    run_dir: Path,
+    version: str,
+    env: Any,
+) -> Sampler:
+    """Return the sampler of a checkpoint. Servers have its weights by then, on every rank: they
+    score a prompt of `env` as it does. Raises InputError where they do not.
+    """
+    sampler = make_sampler(
+        config.sampler, model, config.engines, RunDir(run_dir).weights_dir.resolve()
+    )
+    if isinstance(sampler, VllmSampler):
+        observation, _ = env.reset(seed=0)
+        prompt = renderer.render([Message("user", observation["text"])]).token_ids
+        state = PartialState()
+        take = sampler.update if state.is_main_process else sampler.expect
+        take(version.replace("/", "-"), [prompt])
+        state.wait_for_everyone()
+    return sampler
 
 
 def _labels(paths: Sequence[str]) -> dict[str, str]:

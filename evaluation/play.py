@@ -33,6 +33,8 @@ from gym_command.ranges import Count, Length, Range, Seed, check_ranges
 from gym_dialogue import InputError, Policy, Task, rollout
 from gym_dialogue.make import EnvConfig, make_envs, with_prompt_file
 from gym_policy import ModelPolicy, Renderer
+from gym_policy.completion import Sampler
+from gym_policy.samplers.model_policy import SamplerName
 
 _ENV_STREAM = 0xE7A1  # tells evaluation seeds from training seeds
 
@@ -227,9 +229,11 @@ def read_records(file: Path, suites: Sequence[SuiteConfig], config: EvalConfig) 
     return None
 
 
-def model_policies(model: Any, renderer: Renderer, config: EvalConfig) -> dict[str, ModelPolicy]:
-    """Return a policy for each decoding. Raises InputError for a generation_config whose settings
-    cannot be sampled with.
+def model_policies(
+    model: Any, renderer: Renderer, config: EvalConfig, sampler: SamplerName | Sampler = "cached"
+) -> dict[str, ModelPolicy]:
+    """Return a policy for each decoding, all with the same sampler. Raises InputError for a
+    generation_config whose settings cannot be sampled with.
     """
     temperature, top_p = config.temperature, config.top_p
     if config.sampling == "generation_config":
@@ -249,6 +253,7 @@ def model_policies(model: Any, renderer: Renderer, config: EvalConfig) -> dict[s
             max_new_tokens=config.max_new_tokens,
             greedy=decoding == GREEDY,
             batch_size=config.batch_size,
+            sampler=sampler,
             top_p=top_p,
         )
         for decoding in config.decoding

@@ -156,6 +156,11 @@ class RLConfig:
     engines: list[str] = field(default_factory=list)
     """Addresses of vLLM servers (scripts/serve.sh) for sampler=vllm. They read new weights from the
     run's directory, which they must see under the same path."""
+    overlap: Annotated[int, Range(0, 1)] = 0
+    """Updates by which sampling may run ahead, with sampler=vllm: at 1 the servers sample the next
+    update's episodes, by the weights of the last one, while this one is learned. Log-probabilities
+    are then recomputed and the loss is weighted by truncated importance. Where a checkpoint is due
+    (save_every), the next update waits for it."""
     old_logprobs: Literal["auto", "sampled", "recomputed"] = "auto"
     """Log-probabilities that ratios start from: those recorded in sampling, or recomputed by the
     learner; auto: recomputed where the two differ by more than 0.02 nats a token in the mean over
@@ -252,6 +257,10 @@ def check_config(config: RLConfig) -> None:
             f"minibatch_size={config.minibatch_size}: must be a multiple of "
             f"microbatch_size={config.microbatch_size}"
         )
+    if config.overlap and config.sampler != "vllm":
+        raise InputError(f"overlap={config.overlap}: is for sampler=vllm, by servers that go on")
+    if config.overlap and config.old_logprobs == "sampled":
+        raise InputError("old_logprobs=sampled: with overlap they are recomputed; leave it at auto")
     if not config.lora.targets:
         raise InputError("lora.targets: must name modules")
     known = [logger.value for logger in LoggerType]

@@ -359,8 +359,11 @@ class Learner:
         # The longest first, so that memory runs out early if it does.
         order = sorted(range(len(experiences)), key=lambda i: -len(experiences[i].token_ids))
         wants_reference = self.config.kl_coef > 0
-        recomputes = self.config.old_logprobs == "recomputed"
-        is_open = self.config.old_logprobs == "auto"  # until a first batch has been looked at
+        # What older weights have sampled is weighted by importance.
+        recomputes = self.config.old_logprobs == "recomputed" or self.config.overlap > 0
+        is_open = (
+            self.config.old_logprobs == "auto" and not recomputes
+        )  # until a first batch has been looked at
         stats: dict[str, float] = {}
         size = self.scoring_batch
         only_looks = is_open and not (wants_reference or self.algorithm.uses_values)

@@ -25,6 +25,7 @@ _MAY_CHANGE = {
     "log_dialogues",
     "trackers",
     "trust_remote_code",
+    "engines",
 }
 
 

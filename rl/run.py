@@ -30,11 +30,13 @@ from gym_dialogue import Episode, rollout
 from gym_dialogue.make import make_envs, with_prompt_file
 from gym_policy import ModelPolicy, load_model
 from gym_policy.compute import num_parameters
+from gym_policy.models.adapter import save_adapter
 from gym_policy.parts import part_of
 from gym_policy.samplers.model_policy import make_sampler
 from gym_policy.samplers.vllm import VllmSampler
 from gym_policy.training.stop import StopRequest
 from gym_policy.training.trained_wording import wording_note
+from rl.ahead import Ahead, Played
 from rl.backend import load_dtype, zero_stage
 from rl.build import Models, build_models
 from rl.checkpoint import (
@@ -54,11 +56,14 @@ from rl.tasks import TaskStream
 
 @dataclass
 class Collected:
-    """The episodes of an update on this rank, as training sequences too, and the seconds taken."""
+    """The episodes of an update on this rank, as training sequences too, the seconds waited for
+    them, and by how many updates the weights that sampled them are behind the learner's.
+    """
 
     episodes: list[Episode]
     experiences: list[Experience]
     seconds: float
+    behind: int = 0
 
 
 class Run:
@@ -76,6 +81,7 @@ class Run:
         envs: Sequence[Any],
     ):
         self.config, self.task, self.accelerator, self.stop = config, task, accelerator, stop
+        self.ahead = Ahead()
         self.envs, self.source, self.renderer = envs, models.source, models.renderer
         self.example = models.example
         self.model = models.actor_critic.model
@@ -98,6 +104,9 @@ class Run:
                 config.sampler, self.model, config.engines, self.run_dir.weights_dir.resolve()
             ),
         )
+        adapter = models.actor_critic.adapter
+        if isinstance(self.policy.sampler, VllmSampler) and adapter is not None:
+            self.policy.sampler.write_adapter = lambda folder: save_adapter(adapter, folder, None)
         # What a vision tower makes of an image stays right for as long as the tower is not trained.
         self.keep_features = not any(
             p.requires_grad
@@ -156,18 +165,37 @@ class Run:
     def collect(self, update: int) -> Collected:
         """Play the episodes of an update; if the run was asked to end, save and exit instead."""
         began = time.perf_counter()
-        rank, world = self.accelerator.process_index, self.accelerator.num_processes
-        group_size = self.learner.algorithm.group_size
-        stream = TaskStream(self.config, group_size, update, rank, world, self.stop)
-        with self.learner.sampling():
-            self._send_weights()
-            episodes = rollout(self.envs, self.policy, stream, stream.ended)
+        played = self.ahead.take()
+        if played is None:
+            with self.learner.sampling():
+                self._send_weights()
+                played = Played(self._play(update), self.update)
         if self.stop.agreed(self.accelerator):
             self._exit()
         experiences = to_experience(
-            episodes, self.renderer, self.config.prefix_weight, self.keep_features
+            played.episodes, self.renderer, self.config.prefix_weight, self.keep_features
         )
-        return Collected(episodes, experiences, time.perf_counter() - began)
+        if self._samples_ahead(update):
+            with self.learner.sampling():
+                self._send_weights()
+            self.ahead.start(self.update, lambda: self._play(update + 1))
+        seconds = time.perf_counter() - began
+        return Collected(played.episodes, experiences, seconds, self.update - played.version)
+
+    def _play(self, update: int) -> list[Episode]:
+        """Play the episodes of an update on this rank."""
+        rank, world = self.accelerator.process_index, self.accelerator.num_processes
+        group_size = self.learner.algorithm.group_size
+        stream = TaskStream(self.config, group_size, update, rank, world, self.stop)
+        return rollout(self.envs, self.policy, stream, stream.ended)
+
+    def _samples_ahead(self, update: int) -> bool:
+        """Return whether the next update's episodes are sampled while this one is learned: not
+        where a checkpoint is due in between, since a run that resumes there has newer weights only.
+        """
+        config = self.config
+        saves = config.save_every and update % config.save_every == 0
+        return bool(config.overlap) and update < config.num_updates and not saves
 
     def learn(self, update: int, collected: Collected) -> dict[str, float]:
         """Learn from collected episodes; return the metrics of the update, over all ranks."""
@@ -182,6 +210,8 @@ class Run:
             self.config.epochs,
             self.learner.scoring_passes,
         )
+        if self.config.overlap:
+            metrics["versions_behind"] = float(collected.behind)
         return metrics | {
             "flops": self.flops,
             "seconds_collect": collected.seconds,
@@ -191,6 +221,7 @@ class Run:
     def record(self, update: int, metrics: dict[str, float], collected: Collected) -> None:
         """Log an update, with the small evaluation that is due after it."""
         if self.config.eval_every and update % self.config.eval_every == 0:
+            self.ahead.wait()  # which uses the same tokenizer
             metrics = metrics | self._monitor()
         self.metrics = metrics
         if self.is_main:
@@ -247,6 +278,7 @@ class Run:
                 verify_iter = self.config.eval.verify_iter
                 report.write(self.run_dir.path, results, self.task.suites, verify_iter)
         if self.is_main:
+            self._remove_sent_weights()
             print(f"\nRun directory: {self.run_dir}")
             leave_report(self.run_dir.path)
         self.accelerator.end_training()
@@ -260,6 +292,11 @@ class Run:
         take = sampler.update if self.is_main else sampler.expect
         take(str(self.update), [self.example.token_ids])
         self.accelerator.wait_for_everyone()
+
+    def _remove_sent_weights(self) -> None:
+        """Remove what servers have read, if servers sample; a resumed run sends its own."""
+        if isinstance(self.policy.sampler, VllmSampler):
+            self.policy.sampler.close()
 
     def _model_after(self, update: int) -> PreTrainedModel:
         """Return the model after an update: the one that is trained, or that of the checkpoint for
@@ -306,8 +343,10 @@ class Run:
 
     def _exit(self) -> None:
         """Save and end the process, with the exit code of the signal."""
+        self.ahead.wait()
         self._save_checkpoint()
         if self.is_main:
+            self._remove_sent_weights()
             print(f"\nInterrupted: saved after update {self.update}. Resume with --resume.")
         self.accelerator.wait_for_everyone()  # a launcher may end what is left after the first
         self.accelerator.end_training()

@@ -6,7 +6,8 @@
 #           which stands for the run's first and last checkpoint. None: $CKPT_NAME, else the newest
 #           run. `paper` evaluates as the paper does: 234 hands or every route once in order, 256
 #           tokens, bfloat16, the checkpoint's own sampling; --task=gp_l, gp_vl, virl_l or virl_vl
-#           where the checkpoint's name does not tell.
+#           where the checkpoint's name does not tell. --sampler=vllm --engines=[http://HOST:PORT]:
+#           by servers (scripts/serve.sh), to which the weights are sent.
 # Hardware: tiny: 2 CPU cores, about 1 minute a checkpoint. paper: every GPU that is there, a process
 #           on each, with room for 11 B parameters in bfloat16.
 # Leaves:   runs/eval-TASK-TIME/ with table.txt, summary.json, turns.jsonl, success.png, report.html.

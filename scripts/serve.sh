@@ -33,6 +33,8 @@ options=(--enable-scale-out --generation-config vllm --logprobs-mode processed_l
 [[ -n $on_gpu ]] || options+=(--enforce-eager --no-enable-chunked-prefill --max-num-batched-tokens 8192)
 export VLLM_SERVER_DEV_MODE=1 VLLM_CPU_KVCACHE_SPACE=${VLLM_CPU_KVCACHE_SPACE:-1}
 export VLLM_CPU_OMP_THREADS_BIND=${VLLM_CPU_OMP_THREADS_BIND:-nobind}
+# Of a run by LoRA the adapter alone is then sent.
+[[ " $* " != *" --enable-lora "* ]] || export VLLM_ALLOW_RUNTIME_LORA_UPDATING=True
 unset PYTHONPATH
 exec "$place/bin/python" -m vllm.entrypoints.openai.api_server --model "$model" \
   --served-model-name policy --port "${PORT:-8000}" --dtype "${DTYPE:-float32}" "${options[@]}" "$@"

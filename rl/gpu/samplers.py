@@ -11,6 +11,7 @@ from transformers import LlamaForCausalLM
 from gym_dialogue import InputError
 from gym_policy.completion import Completion, Decoding, Request, Sampler
 from gym_policy.samplers.model_policy import SamplerName, make_sampler
+from gym_policy.samplers.vllm import VllmSampler
 from rl.actor_critic import ActorCritic
 from rl.bench.config import BenchConfig
 from rl.bench.limits import random_llama, random_requests
@@ -48,7 +49,7 @@ def _of_vllm(
             return Row("samplers", what, "skipped: vllm is not installed")
         return Row("samplers", what, "skipped: name a server with --engines (scripts/serve.sh)")
     try:
-        sampler = make_sampler("vllm", model, config.engines)
+        sampler = VllmSampler(model, config.engines)
         sampler.update("1", [requests[0].token_ids])
     except InputError as error:
         return Row("samplers", what, f"failed: {error}")

@@ -77,7 +77,9 @@ def plan(config: RLConfig, launch: Launch, facts: Facts | None = None) -> Memory
     run = _Phases(config, launch, facts)
     evaluated = config.eval
     phases = {
-        "sampling": run.sampling(
+        "sampling": run.sending()
+        if config.sampler == "vllm"
+        else run.sampling(
             min(config.num_envs, config.sampling_batch),
             facts.lengths.verify_iter,
             config.max_new_tokens,
@@ -121,13 +123,17 @@ class _Phases:
 
     def sampling(self, batch: int, replies: int, max_new_tokens: int) -> dict[str, int]:
         """Return the parts while the last of `replies` replies of `batch` dialogues are sampled."""
-        weights = self.precision.base * self.facts.counts.total
-        gathered = {"weights gathered whole": weights if self.launch.zero_stage == 3 else 0}
         context = self.facts.lengths.context(replies, max_new_tokens)
         parts = self.work.sampling(batch, context, max_new_tokens)
         if self.config.sampler == "cached":  # those of the last turn, while the next one begins
             parts["keys and values kept"] = self.work.cache(batch, context)
-        return self.resting | gathered | parts
+        return self.sending() | parts
+
+    def sending(self) -> dict[str, int]:
+        """Return the parts while servers sample, and before that get the weights."""
+        weights = self.precision.base * self.facts.counts.total
+        gathered = {"weights gathered whole": weights if self.launch.zero_stage == 3 else 0}
+        return self.resting | gathered
 
     def scoring(self) -> dict[str, int]:
         """Return the parts while values and log-probabilities of collected replies are computed."""

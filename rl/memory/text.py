@@ -12,6 +12,7 @@ from rl.config import RLConfig
 from rl.devices import Launch, read_launch
 from rl.memory.activations import LAYER, LOGITS
 from rl.memory.advice import advice
+from rl.memory.engine import describe_engine, engine_memory
 from rl.memory.plan import MemoryPlan, plan
 from rl.memory.units import GIB, MIB, size_text
 
@@ -35,6 +36,11 @@ def describe(config: RLConfig, launch: Launch) -> list[str]:
         "",
         f"Peak: {planned.peak_phase}, {peak}, with replies as long as they may be",
     ]
+    if config.sampler == "vllm":
+        facts = planned.facts
+        processes = launch.processes  # of all machines
+        engine = engine_memory(config, processes, facts.architecture, facts.counts, facts.lengths)
+        lines += describe_engine(engine, planned.peak, launch.on_cpu)
     if planned.facts.with_images:
         lines.append("Not counted: what the vision part, and the layers that attend to it, keep")
     if launch.on_cpu:

@@ -29,9 +29,10 @@ from rl.learner import make_optimizer
 from rl.memory import print_plan
 from rl.memory.activations import LAYER, LOGITS, Activations
 from rl.memory.advice import advice
+from rl.memory.engine import EngineMemory, describe_engine, engine_memory
 from rl.memory.lengths import measure_lengths
 from rl.memory.parameters import Counts, count_parameters
-from rl.memory.plan import plan
+from rl.memory.plan import find_facts, plan
 from rl.memory.precision import Precision, precision_of
 from rl.memory.states import _deepspeed_estimate, host_memory, model_states
 from rl.memory.text import describe
@@ -425,6 +426,25 @@ def test_plan_at_paper_scale_needs_no_weights_network_or_gpu():
     widths = 2 * (4096 + 4096) + 2 * (4096 + 1024) + 3 * (4096 + 14336)
     assert adapters.facts.counts.trained == 32 * 64 * widths + 4_720_641
     assert adapters.total("learning") < 60 * GIB
+
+
+def test_engine_is_counted_by_itself_and_beside_the_learner(initial_checkpoint):
+    config = RLConfig(model=str(initial_checkpoint), sampler="vllm", engines=["a", "b"], num_envs=6)
+    launch = Launch(3)
+    facts = find_facts(config)
+    sizes = text_sizes(facts.architecture)
+    engine = engine_memory(config, 3, facts.architecture, facts.counts, facts.lengths)
+    tokens = facts.lengths.dialogue(facts.lengths.verify_iter, config.max_new_tokens)
+    assert (engine.servers, engine.dialogues) == (2, 9)  # 3 processes x 6 episodes, over 2
+    assert engine.cache == 4 * 9 * tokens * 2 * sizes.keys * sizes.layers
+    head = sizes.vocabulary * sizes.hidden * facts.architecture.tie_word_embeddings
+    assert engine.weights == 4 * (facts.counts.total + head)
+    assert "key-value cache" not in plan(config, launch, facts).phases["sampling"]
+    assert sum(line.startswith("Engine") for line in describe(config, launch)) == 2
+    large = EngineMemory(1, 1, weights=16 * GIB, cache=8 * GIB)
+    alone, shared = describe_engine(large, 60 * GIB, on_cpu=False)
+    assert "24.0 GiB in all" in alone
+    assert "84.0 GiB, which does not fit in 80.0 GiB" in shared
 
 
 def test_plan_that_does_not_fit_advises_changes_that_do():

@@ -14,6 +14,9 @@ CONCURRENCY = 256
 """Requests in flight at an address; the server queues and batches them itself."""
 _PATIENCE = 300.0  # seconds that a server may take to answer, or to come back
 _PAUSE = 1.0  # seconds before the first retry; each next one waits twice as long, up to 16
+_GENERATE = "/inference/v1/generate"
+_LOAD_ADAPTER = "/v1/load_lora_adapter"
+_ADAPTER = "version-"  # what the names of adapters begin with
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -51,6 +54,8 @@ class Engine:
             maxsize=CONCURRENCY, timeout=urllib3.Timeout(total=patience), retries=False
         )
         self.model = ""
+        self.adapter = ""
+        """The version of the adapter that replies are by, where the server was sent one."""
         self.takes_seeds = True
         """Whether a request may have a seed. On a CPU vLLM 0.32 ends where a prompt that has one is
         computed in parts."""
@@ -65,6 +70,7 @@ class Engine:
             try:
                 self.model = self._call("GET", "/v1/models")["data"][0]["id"]
                 self.takes_seeds = not self._runs_on_cpu()
+                self.adapter = ""
                 return
             except EngineGoneError as error:
                 if time.monotonic() + pause > end:
@@ -95,7 +101,7 @@ class Engine:
             return Generated(
                 list(choice["token_ids"]),
                 [float(token["logprob"]) for token in tokens],
-                _version(choice),
+                self.adapter or _version(choice),
             )
         except (LookupError, TypeError, ValueError) as error:
             raise self._unlike_vllm() from error
@@ -110,7 +116,7 @@ class Engine:
             listed = answer["prompt_logprobs"][1:]
             ids = map(str, token_ids[1:])
             scores = [float(by_id[t]["logprob"]) for by_id, t in zip(listed, ids, strict=True)]
-            return scores, _version(answer["choices"][0])
+            return scores, self.adapter or _version(answer["choices"][0])
         except (LookupError, TypeError, ValueError) as error:
             raise self._unlike_vllm() from error
 
@@ -127,16 +133,33 @@ class Engine:
         finally:
             self._call("POST", "/resume")
 
+    def takes_adapters(self) -> bool:
+        """Return whether low-rank adapters can be sent (scripts/serve.sh ... --enable-lora)."""
+        return self._request("POST", _LOAD_ADAPTER, {}).status != 404
+
+    def load_adapter(self, folder: str, version: str) -> None:
+        """Take the adapter in a folder, on the weights that the server holds, in place of those
+        sent before. It is named by its version, so that no reply can be by another.
+        """
+        for listed in self._call("GET", "/v1/models")["data"]:
+            if str(listed["id"]).startswith(_ADAPTER):
+                self._call("POST", "/v1/unload_lora_adapter", {"lora_name": listed["id"]})
+        adapter = {"lora_name": _ADAPTER + version, "lora_path": folder}
+        self._call("POST", _LOAD_ADAPTER, adapter)
+        self.adapter = version
+
     def _unlike_vllm(self) -> InputError:
         return InputError(
             f"sampler=vllm: {self.address} answers in another form than vLLM 0.32 does"
         )
 
     def _generate(self, token_ids: Sequence[int], sampling: dict[str, Any]) -> Any:
-        body = {"model": self.model, "token_ids": list(token_ids), "sampling_params": sampling}
-        return self._call("POST", "/inference/v1/generate", body)
+        model = _ADAPTER + self.adapter if self.adapter else self.model
+        body = {"model": model, "token_ids": list(token_ids), "sampling_params": sampling}
+        return self._call("POST", _GENERATE, body)
 
-    def _call(self, method: str, path: str, body: Any = None) -> Any:
+    def _request(self, method: str, path: str, body: Any = None) -> Any:
+        """Return a server's response. Raises EngineGoneError where there is none, or it failed."""
         import urllib3
 
         try:
@@ -145,6 +168,12 @@ class Engine:
             raise EngineGoneError(" ".join(str(error).split())) from error
         if response.status >= 500:
             raise EngineGoneError(f"{path} answers {response.status}")
+        return response
+
+    def _call(self, method: str, path: str, body: Any = None) -> Any:
+        response = self._request(method, path, body)
+        if response.status == 404 and path == _GENERATE and self.adapter:
+            raise EngineGoneError(f"adapter {self.adapter} is not there")
         if response.status == 404 and path != "/v1/models":
             raise InputError(
                 f"sampler=vllm: {self.address} has no {path}: start the server with "

@@ -91,7 +91,12 @@ class ModelPolicy(Policy):
 
     @contextmanager
     def sampling(self) -> Iterator[None]:
-        """Switch to evaluation mode without gradients while replies are sampled."""
+        """Switch to evaluation mode without gradients while replies are sampled; by servers, not,
+        as the model may be learning meanwhile.
+        """
+        if isinstance(self.sampler, VllmSampler):
+            yield
+            return
         was_training = self.model.training
         self.model.eval()
         try:

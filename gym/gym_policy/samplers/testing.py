@@ -2,6 +2,7 @@
 one that has a bad day.
 """
 
+import copy
 import http.server
 import json
 import threading
@@ -18,14 +19,15 @@ from gym_policy.samplers.generate import GenerateSampler
 class StubEngine(http.server.ThreadingHTTPServer):
     """Serves `model`. With `ties_head`, reloaded weights do not reach its output head, as in a
     server that has tied it to the embedding. `drops`: how many of the next requests get no answer;
-    `on_drop` is called before each.
+    `on_drop` is called before each. With `takes_adapters`, low-rank adapters can be loaded.
     """
 
     daemon_threads = True
 
-    def __init__(self, model, ties_head=False):
+    def __init__(self, model, ties_head=False, takes_adapters=False):
         super().__init__(("127.0.0.1", 0), _Handler)
         self.model, self.ties_head = model, ties_head
+        self.takes_adapters, self.adapters = takes_adapters, {}
         self.address = f"http://127.0.0.1:{self.server_address[1]}"
         self.version, self.is_paused = "default", False
         self.drops, self.on_drop = 0, None
@@ -40,13 +42,22 @@ class StubEngine(http.server.ThreadingHTTPServer):
             state.pop("lm_head.weight")
         self.model.load_state_dict(state, strict=False)
 
+    def load_adapter(self, name, folder):
+        from peft import PeftModel
+
+        adapted = PeftModel.from_pretrained(copy.deepcopy(self.model), folder)
+        self.adapters[name] = adapted.get_base_model().eval()
+
     def generate(self, body):
+        model = self.model if body["model"] == "policy" else self.adapters.get(body["model"])
+        if model is None:
+            return None
         sampling, ids = body["sampling_params"], body["token_ids"]
         greedy = sampling["temperature"] == 0
         answer = {}
         if "prompt_logprobs" in sampling:
             with torch.no_grad():
-                scores = self.model(torch.tensor([ids])).logits[0].log_softmax(-1)
+                scores = model(torch.tensor([ids])).logits[0].log_softmax(-1)
             listed = [{str(t): {"logprob": scores[i, t].item()}} for i, t in enumerate(ids[1:])]
             answer["prompt_logprobs"] = [None, *listed]
         decoding = Decoding(
@@ -61,7 +72,7 @@ class StubEngine(http.server.ThreadingHTTPServer):
             generator = torch.Generator().manual_seed(sampling.get("seed", 0))
             uniforms = torch.rand(decoding.max_new_tokens, generator=generator).double().numpy()
         with torch.no_grad():
-            (reply,) = GenerateSampler(self.model).sample([Request(ids, uniforms)], decoding)
+            (reply,) = GenerateSampler(model).sample([Request(ids, uniforms)], decoding)
         content = [
             {"token_id": t, "logprob": v}
             for t, v in zip(reply.token_ids, reply.logprobs, strict=True)
@@ -78,7 +89,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         pass
 
     def do_GET(self):
-        answers = {"/v1/models": {"data": [{"id": "policy"}]}, "/server_info": {"vllm_config": {}}}
+        names = [{"id": name} for name in ("policy", *self.server.adapters)]
+        answers = {"/v1/models": {"data": names}, "/server_info": {"vllm_config": {}}}
         self._answer(answers.get(self.path.partition("?")[0]))
 
     def do_POST(self):
@@ -106,6 +118,12 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             assert server.is_paused
             server.reload(body["kwargs"]["weights_path"])
             return {"results": [None]}
+        if path.endswith("_lora_adapter") and server.takes_adapters:
+            if path == "/v1/unload_lora_adapter":
+                del server.adapters[body["lora_name"]]
+            elif body:
+                server.load_adapter(body["lora_name"], body["lora_path"])
+            return {}
         if path == "/reset_prefix_cache":
             return {"success": True}
         if path == "/update_weight_version":

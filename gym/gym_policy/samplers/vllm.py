@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -52,7 +52,11 @@ class VllmSampler:
         self.engines = [Engine(address) for address in addresses]
         self.folder = folder
         self.version = ""
+        self.write_adapter: Callable[[Path], None] | None = None
+        """Writes the adapter that is trained on the model; servers that take adapters are then sent
+        that, on the base they were started with, in place of all weights."""
         self._probes: list[tuple[list[int], np.ndarray]] = []  # prompts with the model's scores
+        self._adapter_engines: list[Engine] | None = None
         self._own_folder: tempfile.TemporaryDirectory[str] | None = None
         for engine in self.engines:
             engine.wait()
@@ -64,6 +68,8 @@ class VllmSampler:
         self.version = version
         cut = [list(ids[:PROBE_TOKENS]) for ids in probes[:PROBED]]
         self._probes = [(ids, np.array(self._score(ids))) for ids in cut]
+        for engine in self._by_adapter():
+            engine.adapter = version
 
     def update(self, version: str, probes: Sequence[Sequence[int]]) -> None:
         """Send the model's weights, which are whole here, under a new version. `probes` are token
@@ -71,11 +77,20 @@ class VllmSampler:
         """
         self.expect(version, probes)
         place = self._place() / f"version-{version}"
-        write_weights(self.model, place)
+        by_adapter = self._by_adapter()
+        if self.write_adapter is not None and by_adapter:
+            self.write_adapter(place / "adapter")
+        if len(by_adapter) < len(self.engines):
+            write_weights(self.model, place / "whole")
         spread(self.engines, self.engines, lambda _, engine: self._send(engine))
         for old in self._place().glob("version-*"):
             if old != place:
                 shutil.rmtree(old, ignore_errors=True)
+
+    def close(self) -> None:
+        """Remove the weights that were sent. A server that starts anew later gets none."""
+        self.version = ""
+        shutil.rmtree(self._place(), ignore_errors=True)
 
     def sample(self, requests: Sequence[Request], decoding: Decoding) -> list[Completion]:
         """One completion of each request, in order. Raises InputError where servers stay away."""
@@ -136,9 +151,13 @@ class VllmSampler:
 
     def _send(self, engine: Engine) -> None:
         place = self._place() / f"version-{self.version}"
+        takes_adapter = engine in self._by_adapter()
         for attempt in range(_TRIES):
             try:
-                engine.load(str(place), self.version)
+                if takes_adapter:
+                    engine.load_adapter(str(place / "adapter"), self.version)
+                else:
+                    engine.load(str(place / "whole"), self.version)
                 self._probe(engine)
                 return
             except EngineGoneError as error:
@@ -147,6 +166,17 @@ class VllmSampler:
                         f"sampler=vllm: {engine.address} does not take the weights: {error}"
                     ) from error
                 engine.wait()
+
+    def _by_adapter(self) -> list[Engine]:
+        """Return the servers that are sent the adapter alone."""
+        if self.write_adapter is None:
+            return []
+        if self._adapter_engines is None:
+            try:
+                self._adapter_engines = [e for e in self.engines if e.takes_adapters()]
+            except EngineGoneError as error:
+                raise InputError(f"sampler=vllm: a server is gone: {error}") from error
+        return self._adapter_engines
 
     def _probe(self, engine: Engine) -> None:
         tolerance = TOLERANCE.get(self.model.dtype, max(TOLERANCE.values()))
@@ -186,6 +216,7 @@ def write_weights(model: PreTrainedModel, folder: Path) -> None:
     """Write a model's weights as an engine reads them: adapters merged, and the output head written
     even where it is the embedding. Raises InputError where the disk does not take them.
     """
+    folder.parent.mkdir(parents=True, exist_ok=True)
     partial = folder.with_name(f"{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     try:

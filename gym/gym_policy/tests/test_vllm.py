@@ -9,7 +9,7 @@ import gym_cards  # noqa: F401 - registers the environment
 from gym_dialogue import InputError, Task, rollout
 from gym_dialogue.make import EnvConfig, make_envs
 from gym_policy import ModelPolicy, Renderer
-from gym_policy.models.adapter import add_adapter
+from gym_policy.models.adapter import add_adapter, save_adapter
 from gym_policy.samplers.engine import Engine
 from gym_policy.samplers.testing import running_engine
 from gym_policy.samplers.vllm import VllmSampler, merged_state, write_weights
@@ -41,9 +41,10 @@ def _ids(episodes):
 
 
 def _changed(model):
+    generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for parameter in model.parameters():
-            parameter.add_(torch.randn_like(parameter) * 0.05)
+            parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.2)
 
 
 def test_replies_are_those_of_the_models_own_sampler(tokenizer):
@@ -156,6 +157,40 @@ def test_weights_of_an_adapter_are_written_merged(tokenizer, tmp_path):
     with untied(model):
         assert not model.config.tie_word_embeddings
     assert model.config.tie_word_embeddings
+
+
+def test_adapter_alone_is_sent_where_the_server_takes_it(tokenizer, tmp_path):
+    model = _model(tokenizer)
+    base = copy.deepcopy(model)
+    adapted = add_adapter(model, "base", 2, 4.0, 0.0, ["q_proj", "up_proj"])
+
+    def train():
+        with torch.no_grad():
+            for name, parameter in adapted.named_parameters():
+                if "lora_B" in name:
+                    parameter.normal_()
+
+    with (
+        running_engine(copy.deepcopy(base), takes_adapters=True) as server,
+        running_engine(copy.deepcopy(base)) as other,
+    ):
+        sampler = VllmSampler(model, [server.address, other.address], tmp_path)
+        sampler.write_adapter = lambda folder: save_adapter(adapted, folder, None)
+        for version in ("1", "2"):
+            train()
+            sampler.update(version, [[65, 66, 67]])
+            assert list(server.adapters) == [f"version-{version}"]
+            assert _ids(_play(model, tokenizer, sampler, greedy=True)) == _ids(
+                _play(model, tokenizer, "cached", greedy=True)
+            )
+        assert "/collective_rpc" not in server.calls
+        assert other.calls.count("/collective_rpc") == 2
+        torch.testing.assert_close(server.model.state_dict(), base.state_dict())
+        server.adapters.clear()  # as one that has started anew
+        assert _ids(_play(model, tokenizer, sampler, greedy=True)) == _ids(
+            _play(model, tokenizer, "cached", greedy=True)
+        )
+        assert list(server.adapters) == ["version-2"]
 
 
 def test_no_server_is_one_line(tokenizer, monkeypatch):

@@ -165,7 +165,7 @@ newest_run() {
 # --model where none is given. With --resume it goes on with the run of --run_dir, or the newest of
 # this scale, under the settings of that run.
 train() {
-  local package=$1 task=$2 seed model run_dir
+  local package=$1 task=$2 seed model run_dir suites
   shift 2
   choose_scale "$package/configs/$task" "$@"
   [[ $# -gt 0 && $1 != --* ]] && shift
@@ -184,8 +184,9 @@ train() {
     if switch dry_run "$@"; then  # nothing is made for it: any start of this scale has the same size
       model=.cache/models/smollm2-135m-instruct
       if [[ $scale == tiny ]]; then
-        model=$(newest_run ".cache/start/$task-")
-        model=${model:-$(newest_run "assets/start/$task-")}
+        suites=$(sed -n 's/^task: *//p' "$config")  # starts are named for what they play
+        model=$(newest_run ".cache/start/${suites:-$task}-")
+        model=${model:-$(newest_run "assets/start/${suites:-$task}-")}
       fi
       [[ -f $model/config.json ]] || fail "--dry_run: the start checkpoint of scale $scale is not made yet; name a model with --model=DIRECTORY_OR_HUB_NAME"
     else

@@ -136,7 +136,7 @@ def test_zero3_refuses_a_second_whole_model():
     backend.check_stage(RLConfig(model="x", kl_coef=0.1), 2)
 
 
-def test_stage_0_of_deepspeed_is_refused(start, tmp_path):  # 16: 13
+def test_stage_0_of_deepspeed_is_refused(start, tmp_path):
     text = (ACCELERATE / "cpu_zero2_2proc.yaml").read_text()
     text = text.replace("zero_stage: 2", "zero_stage: 0").replace("processes: 2", "processes: 1")
     (tmp_path / "zero0.yaml").write_text(text)

@@ -130,7 +130,7 @@ def _wait_until(process, condition):
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_saves_and_leaves(number, start, uninterrupted, tmp_path):  # 16: 18
+def test_a_signal_saves_and_leaves(number, start, uninterrupted, tmp_path):
     run = tmp_path / "run"
     file = _config(start, run, save_every=0)
     process = _start(file, launcher=("-m", "gym_command.launch", "1"))
@@ -150,7 +150,7 @@ def test_a_signal_saves_and_leaves(number, start, uninterrupted, tmp_path):  # 1
     assert _metrics(run) == _metrics(uninterrupted)
 
 
-def test_a_run_has_one_writer(start, tmp_path):  # 16: 14
+def test_a_run_has_one_writer(start, tmp_path):
     run = tmp_path / "run"
     file = _config(start, run)
     with sole_writer(run):

@@ -83,7 +83,7 @@ _SCONTROL = """#!/usr/bin/env bash
 
 
 @pytest.mark.parametrize("launcher", ["train_rl_gp_l.sh", "train_sft_virl_vl.sh"])
-def test_under_slurm_a_run_that_was_ended_is_queued_again(launcher, tmp_path):  # 16: 13
+def test_under_slurm_a_run_that_was_ended_is_queued_again(launcher, tmp_path):
     for name, text in (("srun", _SRUN), ("scontrol", _SCONTROL)):
         (tmp_path / name).write_text(text)
         (tmp_path / name).chmod(0o755)

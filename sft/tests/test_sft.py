@@ -63,7 +63,7 @@ def test_dialogues_are_right_in_the_end_and_only_that_is_learned(tmp_path):
 @pytest.mark.parametrize("shares", [(1, 1, 1), (0.5, 0.2, 0.7), (1, 0, 3)])
 def test_as_many_dialogues_are_made_as_were_asked_for(shares):
     sources = [_source(0.9, share) for share in shares]
-    made = make_dialogues(sources, 50, seed=0, show_progress=False)  # 16: 12
+    made = make_dialogues(sources, 50, seed=0, show_progress=False)
     assert len(made) == 50
 
 
@@ -222,7 +222,7 @@ def test_a_start_is_made_once_and_then_trained_on(tmp_path):
     load_model(saved_checkpoints(str(run))[-1])
 
 
-def test_of_launchers_that_want_the_same_start_one_makes_it(tmp_path, monkeypatch):  # 16: 14
+def test_of_launchers_that_want_the_same_start_one_makes_it(tmp_path, monkeypatch):
     config = InitialConfig(
         cache=str(tmp_path / "cache"), sources=[_source()], num_dialogues=60, num_steps=1
     )

@@ -136,7 +136,7 @@ def test_a_run_that_is_killed_goes_on_to_the_same_end(config, monkeypatch, tmp_p
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_saves_and_leaves(number, config, monkeypatch, tmp_path, capsys):  # 16: 18
+def test_a_signal_saves_and_leaves(number, config, monkeypatch, tmp_path, capsys):
     config = replace(config, save_every=0)
     whole = train(replace(config, run_dir=str(tmp_path / "whole")))
     with monkeypatch.context() as patch:
@@ -203,9 +203,7 @@ def interrupted(start, tmp_path_factory):
         ("config.json", "flip"),
     ],
 )
-def test_a_damaged_checkpoint_falls_back_and_says_so(
-    name, damage, interrupted, tmp_path, capsys
-):  # 16: 16
+def test_a_damaged_checkpoint_falls_back_and_says_so(name, damage, interrupted, tmp_path, capsys):
     whole, config = interrupted
     run = tmp_path / "run"
     shutil.copytree(config.run_dir, run)
@@ -231,7 +229,7 @@ def test_a_damaged_checkpoint_falls_back_and_says_so(
         assert _metrics(run) == _metrics(whole)
 
 
-def test_a_disk_that_does_not_take_the_optimizers_state(interrupted, tmp_path):  # 16: 15
+def test_a_disk_that_does_not_take_the_optimizers_state(interrupted, tmp_path):
     whole, config = interrupted
     config = replace(config, run_dir=str(tmp_path / "run"))
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -248,7 +246,7 @@ def test_a_disk_that_does_not_take_the_optimizers_state(interrupted, tmp_path): 
     assert _same(_weights(run, 8), _weights(whole, 8))
 
 
-def test_a_damaged_end_is_not_a_finished_run(interrupted, tmp_path):  # 16: 16
+def test_a_damaged_end_is_not_a_finished_run(interrupted, tmp_path):
     whole, config = interrupted
     run = tmp_path / "run"
     shutil.copytree(whole, run)
@@ -294,7 +292,7 @@ def _seal(checkpoint):
 
 @pytest.mark.parametrize("saves", [0, 1])
 def test_training_that_diverges_is_one_line_and_leaves_no_such_weights(config, saves, monkeypatch):
-    """Issue 16.4c: it ended with code 0, a loss of 0, NaN in every weight, and was "finished"."""
+    """It once ended with code 0, a loss of 0 and NaN in every weight, and was "finished"."""
     diverges = replace(config, lr=1e30, save_every=saves, max_grad_norm=1e30, validation=0.0)
     diverges.num_dialogues = 8
     for again in ([], ["--resume"]):
@@ -316,7 +314,7 @@ def _flags(config):
 
 
 def test_dialogues_that_the_model_cannot_take_are_one_line(config, start):
-    """Issue 16.4: tokens beyond its embedding, and more of them than it has positions."""
+    """Tokens beyond the embedding, and more of them than there are positions."""
     model, renderer = load_model(start), load_renderer(start)
     config = replace(config, validation=0.0)
     dialogues = [[Message("user", "?"), Message("assistant", "a" * 3000)]]

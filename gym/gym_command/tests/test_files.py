@@ -33,7 +33,7 @@ def limited():
 
 
 @pytest.mark.parametrize("room", [0, 1, 100, 4096, 9000])
-def test_a_file_is_there_whole_or_as_it_was_before(room, limited, tmp_path):  # 16: 15
+def test_a_file_is_there_whole_or_as_it_was_before(room, limited, tmp_path):
     file = tmp_path / "a.json"
     write_atomically(file, "before")
     limited(room)
@@ -47,7 +47,7 @@ def test_a_file_is_there_whole_or_as_it_was_before(room, limited, tmp_path):  # 
 
 
 @pytest.mark.parametrize("call", ["fsync", "replace"])
-def test_a_disk_that_is_full_when_all_is_written(call, monkeypatch, tmp_path):  # 16: 15
+def test_a_disk_that_is_full_when_all_is_written(call, monkeypatch, tmp_path):
     def full(*_):
         raise OSError(errno.ENOSPC, "No space left on device")
 
@@ -63,7 +63,7 @@ def test_what_fails_otherwise_leaves_nothing_and_keeps_its_kind(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_a_record_is_appended_whole_or_not_at_all(limited, tmp_path):  # 16: 15
+def test_a_record_is_appended_whole_or_not_at_all(limited, tmp_path):
     file = tmp_path / "metrics.jsonl"
     append_json(file, {"update": 1})
     limited(30)
@@ -75,7 +75,7 @@ def test_a_record_is_appended_whole_or_not_at_all(limited, tmp_path):  # 16: 15
 
 
 @pytest.mark.parametrize("content", [b"", b"lr: [", b"- 1", b"\xff\xfe", b"lr", None])
-def test_a_directory_without_a_usable_configuration(content, tmp_path):  # 16: 15
+def test_a_directory_without_a_usable_configuration(content, tmp_path):
     run = tmp_path / "run"
     run.mkdir()
     if content is not None:
@@ -94,7 +94,7 @@ def test_a_directory_without_a_usable_configuration(content, tmp_path):  # 16: 1
     assert RunDir(config.run_dir).holds_run_of(config, ())
 
 
-def test_a_configuration_that_the_disk_does_not_take_blocks_nothing(limited, tmp_path):  # 16: 15
+def test_a_configuration_that_the_disk_does_not_take_blocks_nothing(limited, tmp_path):
     config = Settings(run_dir=str(tmp_path / "run"))
     limited(5)
     with pytest.raises(InputError, match="cannot be written"):
@@ -105,7 +105,7 @@ def test_a_configuration_that_the_disk_does_not_take_blocks_nothing(limited, tmp
     assert RunDir(config.run_dir).holds_run_of(config, ())
 
 
-def test_damaged_lines_of_a_log_are_dropped_and_counted(tmp_path, capsys):  # 16: 17
+def test_damaged_lines_of_a_log_are_dropped_and_counted(tmp_path, capsys):
     good = [json.dumps({"update": update}) for update in (1, 2, 3)]
     lines = [
         good[0],
@@ -129,7 +129,7 @@ def test_damaged_lines_of_a_log_are_dropped_and_counted(tmp_path, capsys):  # 16
     RunDir(tmp_path).cut_after(2)
 
 
-def test_a_directory_in_the_place_of_a_file_is_one_line(tmp_path, monkeypatch, capsys):  # 16: 17
+def test_a_directory_in_the_place_of_a_file_is_one_line(tmp_path, monkeypatch, capsys):
     with pytest.raises(InputError, match="Is a directory"):
         append_json(tmp_path, {})
     (tmp_path / "config.yaml").mkdir()

@@ -41,7 +41,7 @@ def _python(source, *arguments):
 
 
 @pytest.mark.parametrize("end", ["killed", "ended"])
-def test_a_directory_has_one_writer_for_as_long_as_that_lives(end, tmp_path):  # 16: 14
+def test_a_directory_has_one_writer_for_as_long_as_that_lives(end, tmp_path):
     run = tmp_path / "run"
     with _python(_HOLD, run) as other:
         assert other.stdout.readline() == "held\n"
@@ -63,7 +63,7 @@ def test_a_directory_has_one_writer_for_as_long_as_that_lives(end, tmp_path):  #
     assert [file.name for file in run.iterdir()] == ["config.yaml"]
 
 
-def test_who_finds_a_lock_held_waits_for_it_even_if_the_file_is_removed(tmp_path):  # 16: 14
+def test_who_finds_a_lock_held_waits_for_it_even_if_the_file_is_removed(tmp_path):
     file = tmp_path / "made.lock"
     with ExitStack() as stack:
         with locked(file):
@@ -83,7 +83,7 @@ def test_errors_within_the_block_are_those_of_the_block(tmp_path):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="Linux only")
-def test_a_process_ends_with_its_parent(tmp_path):  # 16: 14
+def test_a_process_ends_with_its_parent(tmp_path):
     source = """
 import subprocess, sys; from gym_command.lock import ends_with_parent
 subprocess.Popen([sys.executable, "-c", "print('up', flush=True); input()"],
@@ -102,7 +102,7 @@ subprocess.Popen([sys.executable, "-c", "print('up', flush=True); input()"],
 
 
 @pytest.mark.parametrize("says", [True, False])
-def test_ctrl_c_of_a_launch_is_one_line_and_code_130(says):  # 16: 18
+def test_ctrl_c_of_a_launch_is_one_line_and_code_130(says):
     leaves = "signal.signal(signal.SIGTERM, lambda *_: sys.exit(143));" if says else ""
     # A signal between the two would be lost on one long pause.
     child = f"import os, signal, sys; {leaves} os.write(1, b'up\\n')\n{_PAUSE}"
@@ -118,7 +118,7 @@ def test_ctrl_c_of_a_launch_is_one_line_and_code_130(says):  # 16: 18
     assert errors.strip() == ("" if says else "Interrupted")
 
 
-def test_ctrl_c_of_a_command_is_one_line_and_code_130():  # 16: 18
+def test_ctrl_c_of_a_command_is_one_line_and_code_130():
     source = (
         "from gym_command.command import *; from gym_dialogue.make import *\n"
         f"def main(config):\n print('up', flush=True)\n {_PAUSE}\n"

@@ -21,7 +21,7 @@ def _dialogue(text="a", **user):
 
 
 @pytest.mark.parametrize("inside", ["\u2028", "\u2029", "\x85", "\u00a0"])
-def test_a_line_ends_at_a_newline_and_nowhere_else(inside, tmp_path):  # 16: 11
+def test_a_line_ends_at_a_newline_and_nowhere_else(inside, tmp_path):
     text = f"one{inside}two"
     line = json.dumps(_dialogue(text), ensure_ascii=False)
     (tmp_path / "a.jsonl").write_text(f"{line}\n{line}", encoding="utf-8")
@@ -32,7 +32,7 @@ def test_a_line_ends_at_a_newline_and_nowhere_else(inside, tmp_path):  # 16: 11
 @pytest.mark.parametrize("end", ["\n", "\r\n", ""])
 @pytest.mark.parametrize("mark", ["", "\ufeff"])
 @pytest.mark.parametrize("form", ["jsonl", "list"])
-def test_a_byte_order_mark_and_any_line_end_are_accepted(form, mark, end, tmp_path):  # 16: 11
+def test_a_byte_order_mark_and_any_line_end_are_accepted(form, mark, end, tmp_path):
     file = tmp_path / "a.json"
     body = json.dumps(_dialogue())
     body = f"[{body}]" if form == "list" else f"{body}{end or chr(10)}{body}"
@@ -51,7 +51,7 @@ def test_an_image_that_is_null_is_none(none, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["a\0b.png", "a\ud800.png", "\0", "x" * 5000, ".", "a/../.."])
-def test_names_that_are_no_image(name, tmp_path):  # 16: 11
+def test_names_that_are_no_image(name, tmp_path):
     (tmp_path / "a.jsonl").write_text(json.dumps(_dialogue(image=name)))
     with pytest.raises(InputError, match=r"line 1: image .*") as error:
         list(read_dialogues(tmp_path / "a.jsonl"))
@@ -69,7 +69,7 @@ def _png_with_text(after_pixels):
 
 
 @pytest.mark.parametrize("after_pixels", [False, True])
-def test_text_in_an_image_that_inflates_without_end(after_pixels, tmp_path):  # 16: 11
+def test_text_in_an_image_that_inflates_without_end(after_pixels, tmp_path):
     (tmp_path / "a.png").write_bytes(_png_with_text(after_pixels))
     with pytest.raises(InputError, match=r"image .*a\.png.*too large"):
         open_image(tmp_path / "a.png")
@@ -80,7 +80,7 @@ def test_text_in_an_image_that_inflates_without_end(after_pixels, tmp_path):  # 
 
 
 @pytest.mark.parametrize("half", ["\ud800", "x\udc00y"])
-def test_half_a_surrogate_pair_is_no_text(half, tmp_path):  # 16: 11
+def test_half_a_surrogate_pair_is_no_text(half, tmp_path):
     llava = {"conversations": [{"from": "human", "value": half}, {"from": "gpt", "value": "b"}]}
     for record in (_dialogue(half), llava):
         (tmp_path / "a.jsonl").write_text(json.dumps(record))

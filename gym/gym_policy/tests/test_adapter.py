@@ -95,7 +95,7 @@ def test_an_adapter_is_merged_on_request(saved, tmp_path, monkeypatch, capsys):
 @pytest.mark.parametrize("is_tied", [False, True])
 @pytest.mark.parametrize("targets", [["lm_head"], ["embed_tokens"], ["lm_head", "embed_tokens"]])
 def test_adapters_on_head_and_embedding_are_loaded_restored_and_merged(targets, is_tied, tmp_path):
-    """Issue 16.1: writer and checker agree on an adapter's state, and a change that is merged into
+    """Writer and checker agree on an adapter's state, and a change that is merged into
     one of two tied matrices leaves the other as it is.
     """
     base, directory, out = (tmp_path / name for name in ("base", "adapter", "merged"))
@@ -125,7 +125,7 @@ def test_adapters_on_head_and_embedding_are_loaded_restored_and_merged(targets, 
 
 
 def test_adapters_with_the_embeddings_beside_them_are_loaded(saved):
-    """Issue 16.1: peft writes them along by itself where they are adapted."""
+    """Adapted heads and embeddings are written by peft itself."""
     base, directory, _ = saved
     adapted = add_adapter(load_model(str(base)), str(base), 4, 8.0, 0.0, ["lm_head"])
     adapted.save_pretrained(str(directory), save_embedding_layers=True)
@@ -134,7 +134,7 @@ def test_adapters_with_the_embeddings_beside_them_are_loaded(saved):
 
 @pytest.mark.parametrize("kind", [PrefixTuningConfig, PromptTuningConfig])
 def test_adapters_that_are_no_layers_are_refused(kind, saved):
-    """Issue 16.4d: they loaded, and did nothing."""
+    """Such adapters once loaded, and did nothing."""
     base, directory, _ = saved
     config = kind(task_type="CAUSAL_LM", num_virtual_tokens=3, base_model_name_or_path=str(base))
     get_peft_model(load_model(str(base)), config).save_pretrained(str(directory))

@@ -174,7 +174,7 @@ def test_empty_models_take_no_memory():
     ],
 )
 def test_a_configuration_of_no_model_is_one_line(tmp_path, settings, said):
-    """Issue 16.19: each of these ended in a traceback, or did not end."""
+    """Each of these once ended in a traceback, or did not end."""
     LlamaConfig(hidden_size=32, num_attention_heads=2, num_hidden_layers=1).save_pretrained(
         tmp_path
     )

@@ -36,7 +36,7 @@ def _save(run, update, state=True, fails_with=None):
     return final
 
 
-def test_a_checkpoint_lists_every_file_as_sha256sum_does(tmp_path):  # 16: 16
+def test_a_checkpoint_lists_every_file_as_sha256sum_does(tmp_path):
     path = _save(tmp_path, 3)
     subprocess.run(["sha256sum", "--check", "--strict", SUMS_FILE], cwd=path, check=True)
     assert damage(path) is None
@@ -52,7 +52,7 @@ def test_a_checkpoint_lists_every_file_as_sha256sum_does(tmp_path):  # 16: 16
 
 @pytest.mark.parametrize("name", ["config.json", "model.safetensors", "training/part/optimizer.pt"])
 @pytest.mark.parametrize("how", ["changed", "missing", "a directory"])
-def test_any_damage_is_seen_and_the_one_before_is_taken(name, how, tmp_path):  # 16: 16, 17
+def test_any_damage_is_seen_and_the_one_before_is_taken(name, how, tmp_path):
     before, newest = _save(tmp_path, 2), _save(tmp_path, 10)
     file = newest / name
     file.write_bytes(b"other")
@@ -70,7 +70,7 @@ def test_any_damage_is_seen_and_the_one_before_is_taken(name, how, tmp_path):  #
 
 
 @pytest.mark.parametrize("content", [b"", b"\xff", b"\n\n", b"abc", b"0  config.json\n", None])
-def test_a_damaged_list_is_damage(content, tmp_path):  # 16: 16
+def test_a_damaged_list_is_damage(content, tmp_path):
     path = _save(tmp_path, 1)
     (path / SUMS_FILE).unlink()
     if content is not None:
@@ -85,7 +85,7 @@ def test_a_damaged_list_is_damage(content, tmp_path):  # 16: 16
         RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 64 vs 0"),
     ],
 )
-def test_a_disk_that_does_not_take_a_checkpoint_is_one_line(error, tmp_path):  # 16: 15
+def test_a_disk_that_does_not_take_a_checkpoint_is_one_line(error, tmp_path):
     before = _save(tmp_path, 1)
     with pytest.raises(InputError, match="update-000002: cannot be written"):
         _save(tmp_path, 2, fails_with=error)
@@ -102,7 +102,7 @@ def test_torch_says_that_a_disk_is_full_as_expected():
 @pytest.mark.parametrize(
     "name", ["update-²", "update-x", "update-", "update-1.partial", "other", "update-٣"]
 )
-def test_names_that_are_no_checkpoint_are_passed_over(name, tmp_path):  # 16: 17
+def test_names_that_are_no_checkpoint_are_passed_over(name, tmp_path):
     path = _save(tmp_path, 1)
     other = path.with_name(name)
     other.mkdir()

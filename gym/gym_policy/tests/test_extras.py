@@ -53,7 +53,7 @@ BASE, EXTRAS = PROJECT["dependencies"], PROJECT["optional-dependencies"]
 
 
 def test_the_environments_need_no_extra():
-    """Issue 16.22: their commands need those of the extra `commands`."""
+    """The commands of gym_policy need what the extra `commands` lists."""
     modules = set().union(*map(_imported, ("gym_dialogue", "gym_command", "gym_cards", "gym_virl")))
     extra = _missing(modules, *BASE)
     assert not _missing(extra - OPTIONAL, *EXTRAS["commands"], *EXTRAS["torch"])
@@ -63,13 +63,12 @@ def test_the_environments_need_no_extra():
 
 
 def test_the_extra_torch_lists_all_that_gym_policy_imports():
-    """Issue 16.22: accelerate and peft were missing."""
+    """accelerate and peft were once missing from it."""
     modules = _imported("gym_policy", ("api",)) - OPTIONAL
     assert {"accelerate", "peft", "torch"} <= modules
     assert not _missing(modules, *BASE, *EXTRAS["torch"])
 
 
 def test_the_extra_api_lists_what_policies_behind_an_api_import():
-    """Issue 16.22."""
     modules = _imported("gym_policy") - OPTIONAL
     assert not _missing(modules, *BASE, *EXTRAS["torch"], *EXTRAS["api"])

@@ -63,7 +63,6 @@ def saved(tmp_path):
     ],
 )
 def test_impossible_configurations_are_one_line(key, value, saved):
-    """Issue 16.19."""
     _edit(saved, **{key: value})
     with pytest.raises(InputError, match=str(saved)) as caught:
         load_model(str(saved))
@@ -76,7 +75,7 @@ def test_impossible_configurations_are_one_line(key, value, saved):
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_weights_that_are_no_numbers_are_said_to_be(value, dtype, saved):
-    """Issue 16.19: they ended in "index 391 is out of bounds"."""
+    """Weights that are no numbers once ended in "index 391 is out of bounds"."""
     model = load_model(str(saved))
     with torch.no_grad():
         model.model.layers[1].mlp.up_proj.weight[3, 4] = value
@@ -88,7 +87,7 @@ def test_weights_that_are_no_numbers_are_said_to_be(value, dtype, saved):
 @pytest.mark.parametrize("greedy", [False, True])
 @pytest.mark.parametrize("name", ["cached", "generate"])
 def test_logits_that_are_no_numbers_are_said_to_be(name, greedy, saved):
-    """Issue 16.19: of weights too large for their precision, say."""
+    """Logits that are no numbers: of weights too large for their precision, say."""
     model, renderer = load_model(str(saved)), load_renderer(str(saved))
     with torch.no_grad():
         model.lm_head.weight.fill_(float("nan"))
@@ -99,7 +98,7 @@ def test_logits_that_are_no_numbers_are_said_to_be(name, greedy, saved):
 
 
 def test_code_that_comes_with_a_checkpoint_runs_only_on_request(saved, tmp_path, monkeypatch):
-    """Issue 16.19: transformers would ask on a terminal."""
+    """transformers would ask on a terminal."""
     mark = tmp_path / "it-ran"
     (saved / "evil.py").write_text(EVIL.format(mark=str(mark)))
     auto = {"AutoConfig": "evil.Config", "AutoModelForCausalLM": "evil.Model"}
@@ -123,7 +122,6 @@ def test_code_that_comes_with_a_checkpoint_runs_only_on_request(saved, tmp_path,
 
 
 def test_a_token_beyond_the_embedding_is_one_line():
-    """Issue 16.4."""
     tokenizer = tiny_tokenizer()
     model = tiny_llama(tokenizer)
     tokenizer.add_special_tokens({"additional_special_tokens": ["<|extra|>"]})
@@ -144,7 +142,7 @@ def _gpt2(tokenizer, positions):
 
 @pytest.mark.parametrize(("room", "fits"), [(0, True), (1, False)])
 def test_a_prompt_beyond_the_models_positions_is_one_line(room, fits):
-    """Issue 16.4: with the reply that it asks for."""
+    """A prompt counts with the reply that it asks for."""
     tokenizer = tiny_tokenizer()
     renderer = Renderer(tokenizer)
     dialogue = Dialogue([Message("user", "Make 24.")], key=(0,))
@@ -159,7 +157,6 @@ def test_a_prompt_beyond_the_models_positions_is_one_line(room, fits):
 
 
 def test_positions_are_those_that_a_configuration_stretches_to():
-    """Issue 16.4."""
     tokenizer = tiny_tokenizer(with_images=True)
     config = tiny_llama(tokenizer).config
     assert max_positions(config) == 2048

@@ -285,7 +285,7 @@ _DEFAULTS = {
 @pytest.mark.parametrize("key", _DEFAULTS)
 @torch.no_grad()
 def test_a_checkpoints_generation_config_changes_nothing_that_is_sampled(name, key):
-    """Issue 16.4b: sampling is from softmax(logits / temperature) and nothing else."""
+    """Sampling is from softmax(logits / temperature) and nothing else."""
     model = tiny_llama(tiny_tokenizer())
     wanted = make_sampler(name, model).sample(requests(4), decoding())
     model.generation_config = GenerationConfig()

@@ -56,7 +56,7 @@ def harmony():
     ids=["harmony", "spaces", "newline"],
 )
 def test_templates_with_headers_and_spaces_around_replies_are_served(tokenizer):
-    """Issue 16.3: what is rendered is what the template writes, and a reply ends once."""
+    """What is rendered is what the template writes, and a reply ends once."""
     renderer = Renderer(tokenizer)
     rendered = renderer.render(SAID)
     plain = [{"role": m.role, "content": m.text} for m in SAID]
@@ -75,7 +75,7 @@ def test_templates_with_headers_and_spaces_around_replies_are_served(tokenizer):
 
 
 def test_a_header_before_the_reply_is_in_the_prompt():
-    """Issue 16.3: with channels, the model's first part was taken for the whole reply."""
+    """With channels, the model's first part was taken for the whole reply."""
     tokenizer = harmony()
     for said in (SAID[:1], SAID[:3]):
         prompt = tokenizer.decode(Renderer(tokenizer).render(said).token_ids)
@@ -83,7 +83,6 @@ def test_a_header_before_the_reply_is_in_the_prompt():
 
 
 def test_an_end_that_is_no_special_token_is_refused_after_spaces_too():
-    """Issue 16.3."""
     with pytest.raises(InputError, match=r"does not end a reply with a special token .*' END"):
         Renderer(tokenizer_with(NEWLINE.replace("\\n<|end|>", " END")))
 
@@ -98,7 +97,6 @@ def _saved(directory, tokenizer, **generation):
 
 @pytest.mark.parametrize("is_list", [False, True])
 def test_end_tokens_come_from_the_generation_config_too(is_list, tmp_path):
-    """Issue 16.3."""
     tokenizer = tokenizer_with(TEMPLATE, "<|return|>")
     end, other = tokenizer.convert_tokens_to_ids(["<|end|>", "<|return|>"])
     ordinary = tokenizer.convert_tokens_to_ids("2")  # a default of another vocabulary
@@ -110,7 +108,6 @@ def test_end_tokens_come_from_the_generation_config_too(is_list, tmp_path):
 
 @pytest.mark.parametrize("text", ["{", "[1]", '{"eos_token_id": "a"}', '{"eos_token_id": [[1]]}'])
 def test_a_generation_config_that_is_none_is_one_line(text, tmp_path):
-    """Issue 16.3."""
     path = _saved(tmp_path, tiny_tokenizer())
     (tmp_path / "generation_config.json").write_text(text)
     with pytest.raises(InputError, match=r"generation_config\.json of .*"):
@@ -118,7 +115,7 @@ def test_a_generation_config_that_is_none_is_one_line(text, tmp_path):
 
 
 def test_arguments_for_the_template_switch_thinking_off(tmp_path):
-    """Issue 16.3: and a thought that the template writes for a reply is otherwise the model's."""
+    """What the template writes for a reply, a thought, is not taken for the model's."""
     path = _saved(tmp_path, tokenizer_with(THINKING))
 
     def prompt(kwargs):
@@ -134,7 +131,7 @@ def test_arguments_for_the_template_switch_thinking_off(tmp_path):
 
 @pytest.mark.parametrize("begins", [True, False])
 def test_without_a_template_prompts_begin_as_the_tokenizer_begins_texts(begins, tmp_path):
-    """Issue 16.4d: a base model has met no text without its <s>."""
+    """A base model has met no text without its <s>."""
     from tokenizers.processors import TemplateProcessing
 
     tokenizer = tiny_tokenizer()
@@ -191,7 +188,6 @@ def test_a_template_is_kept_within_bounds(start, word, monkeypatch):
 
 
 def test_a_template_that_turns_bad_later_is_kept_within_bounds_too(monkeypatch):
-    """Issue 16.19."""
     monkeypatch.setattr(template, "_SECONDS", 0.5)
     tokenizer = tiny_tokenizer()
     condition = "{% if 'Make' in messages[0]['content'] %}" + ENDLESS + "{% endif %}"

@@ -1,4 +1,4 @@
-"""Run the commands that a study is made of, one after the other, and keeps account of them."""
+"""Runs the commands that a study is made of, one after the other, and keeps account of them."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ class Steps:
         for number, handler in self._before.items():
             signal.signal(number, handler)
         if self._asked is not None:
-            print("\nAsked to end: run the study again to go on", flush=True)
+            print("\nInterrupted: run the study again to go on", flush=True)
 
     def _receive(self, number: int, frame: object) -> None:
         is_first, self._asked = self._asked is None, number

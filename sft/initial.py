@@ -206,7 +206,7 @@ def _build(
     texts = (message.text for messages in dialogues for message in messages)
     images = (m.image for messages in dialogues for m in messages if m.image is not None)
     image = next(images, None)
-    envs = [make_envs(source.env, 1)[0].unwrapped for source in config.sources]
+    envs: list[Any] = [make_envs(source.env, 1)[0].unwrapped for source in config.sources]
     patterns = dict.fromkeys(pattern for env in envs for pattern in env.token_patterns)
     tokenizer = build_tokenizer(texts, list(patterns), with_images=image is not None)
     if image is None:

@@ -88,6 +88,7 @@ def resume_from(config: Any) -> Saved | None:
         return Saved(config.num_steps, last, None)
     if checkpoint is not None:
         step = update_of(checkpoint)
+        assert step is not None  # checkpoints are found by their numbers
         _check_launch(
             run_dir, read_json(training_file(checkpoint, STATE_FILE), f"resume: {checkpoint}")
         )
@@ -124,14 +125,14 @@ def _fault(path: Path, last_step: int) -> str | None:
 def _saved_earlier(run_dir: Path) -> Saved:
     """Where a run goes on that a version before has begun."""
     state = run_dir / _EARLIER
-    found = read_json(state / "newest.json", f"resume: {state / 'newest.json'}")
-    step = _check_launch(run_dir, found)
-    saved = Saved(step, RunDir(run_dir).checkpoint(step), state / f"checkpoint-{step}")
-    for directory in (saved.checkpoint, saved.state):
+    newest = read_json(state / "newest.json", f"resume: {state / 'newest.json'}")
+    step = _check_launch(run_dir, newest)
+    checkpoint, states = RunDir(run_dir).checkpoint(step), state / f"checkpoint-{step}"
+    for directory in (checkpoint, states):
         if not directory.is_dir():
             raise InputError(f"resume: {directory} is missing; start another run")
     RunDir(run_dir).cut_after(step)
-    return saved
+    return Saved(step, checkpoint, states)
 
 
 def _check_launch(run_dir: Path, found: Any) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from transformers import PreTrainedModel, Trainer, TrainerCallback
+from transformers import PreTrainedModel, TrainerCallback
 
 from gym_command.checkpoints import TRAINING_DIR
 from gym_command.run_dir import RunDir
@@ -29,7 +29,7 @@ class RunFiles(TrainerCallback):
     has Trainer save its state with them. A request to end is met after the step under way.
     """
 
-    trainer: Trainer
+    trainer: Any  # an SFTTrainer, which imports this
 
     def __init__(
         self,

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import torch
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
@@ -161,13 +162,13 @@ def build_vision_model(
         intermediate_layers_indices=[0],
         supported_aspect_ratios=[[1, 1]],
     )
-    config = MllamaConfig(
-        vision_config=vision.to_dict(),
-        text_config=text.to_dict(),
-        image_token_index=tokenizer.convert_tokens_to_ids(IMAGE),
-        tie_word_embeddings=True,
-        **special,
-    )
+    whole: dict[str, Any] = special | {
+        "vision_config": vision.to_dict(),
+        "text_config": text.to_dict(),
+        "image_token_index": tokenizer.convert_tokens_to_ids(IMAGE),
+        "tie_word_embeddings": True,
+    }
+    config = MllamaConfig(**whole)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = MllamaForConditionalGeneration(config)

@@ -34,8 +34,8 @@ def train(config: SFTConfig) -> Path:
 
 def _train(config: SFTConfig, state: PartialState, stop: StopRequest) -> Path:
     run_dir = Path(config.run_dir)
-    found = [resume_from(config) if config.resume and state.is_main_process else None]
-    saved = broadcast_object_list(found)[0]  # rank 0 alone puts the directory in order
+    saved_by_rank_0 = [resume_from(config) if config.resume and state.is_main_process else None]
+    saved = broadcast_object_list(saved_by_rank_0)[0]  # rank 0 alone puts the directory in order
     if saved is not None and saved.state is None:
         if state.is_main_process:
             print(f"The run in {run_dir} is finished: {saved.checkpoint}")

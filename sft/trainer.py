@@ -85,8 +85,10 @@ class SFTTrainer(Trainer):
 
     def create_optimizer(self, *args: Any, **kwargs: Any) -> torch.optim.Optimizer:
         if self.optimizer is None and self.part_lr:
-            named = list(self.model.named_parameters())
-            decayed = set(self.get_decay_parameter_names(self.model))
+            model = self.model
+            assert isinstance(model, torch.nn.Module)
+            named = list(model.named_parameters())
+            decayed = set(self.get_decay_parameter_names(model))
             kinds = [
                 (self.args.weight_decay, [pair for pair in named if pair[0] in decayed]),
                 (0.0, [pair for pair in named if pair[0] not in decayed]),
@@ -110,6 +112,7 @@ def most_likely(logits: Any, labels: torch.Tensor) -> torch.Tensor:
 
 def token_accuracy(prediction: EvalPrediction) -> dict[str, float]:
     """Share of the learned tokens that are the most likely ones, given all true tokens before."""
-    guesses, labels = prediction.predictions[:, :-1], prediction.label_ids[:, 1:]
+    guesses = np.asarray(prediction.predictions)[:, :-1]
+    labels = np.asarray(prediction.label_ids)[:, 1:]
     learned = labels != -100
     return {"token_accuracy": float((guesses == labels)[learned].mean())}

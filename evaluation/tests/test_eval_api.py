@@ -197,9 +197,9 @@ def test_replies_that_were_cut_are_counted(run, tmp_path):
         assert "32 replies were cut at the token limit" in out
         assert [request.get("seed") is None for request in stub.requests].count(True) == 16
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
-    found = summary["checkpoints"]["some-model"]
-    assert found["greedy"]["id"]["outcomes"] == {"ILLEGAL_FORMULA": 8}
-    assert found["greedy"]["id"]["replies"]["cut"] == 8
+    actual = summary["checkpoints"]["some-model"]
+    assert actual["greedy"]["id"]["outcomes"] == {"ILLEGAL_FORMULA": 8}
+    assert actual["greedy"]["id"]["replies"]["cut"] == 8
     assert "8 / 8 / 0 of 8" in out
     for decoding in ("greedy", "sampled"):
         hint = f"hint: some-model, {decoding}: 100 % of the replies were cut at the token limit"
@@ -216,9 +216,9 @@ def test_a_model_that_leaves_its_answer_in_its_thinking_is_found_out(run, tmp_pa
 
 
 def test_a_dialogue_beyond_the_context_does_not_end_the_run(run, tmp_path):
-    said = "This model's maximum context length is 64 tokens. However, you requested 99 tokens."
+    told = "This model's maximum context length is 64 tokens. However, you requested 99 tokens."
     with running_stub() as stub:
-        stub.bad_days = [None] * 5 + [(400, error(said))] * 4
+        stub.bad_days = [None] * 5 + [(400, error(told))] * 4
         code, out, err = run(stub.url, "--concurrency=1")
         assert code == 0, err
         assert len(stub.requests) == 16
@@ -227,8 +227,8 @@ def test_a_dialogue_beyond_the_context_does_not_end_the_run(run, tmp_path):
     assert "4 would not fit in the model's context" in out
     assert "hint: some-model, greedy: 25 % of the replies would not fit in the model's con" in out
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
-    found = summary["checkpoints"]["some-model"]["greedy"]
-    assert sum(found[suite]["replies"]["beyond_context"] for suite in found) == 4
+    actual = summary["checkpoints"]["some-model"]["greedy"]
+    assert sum(actual[suite]["replies"]["beyond_context"] for suite in actual) == 4
 
 
 @pytest.mark.parametrize(

@@ -54,8 +54,8 @@ def test_metrics_by_hand():
         _record("c", [False, False, False]),
         _record("d", [False, False, True]),
     ]
-    found = {k: v["value"] for k, v in summarize(records, 3)["metrics"].items()}
-    assert found == {
+    actual = {k: v["value"] for k, v in summarize(records, 3)["metrics"].items()}
+    assert actual == {
         "first_reply": 0.25,
         "within_1": 0.25,
         "within_2": 0.5,
@@ -68,8 +68,8 @@ def test_positions_count_where_an_episode_has_several_dialogues():
     record = _record("a", [True, False, True])
     dialogues = zip(record.turns, [0, 1, 1], strict=True)
     record.turns = [replace(turn, dialogue=dialogue) for turn, dialogue in dialogues]
-    found = {k: v["value"] for k, v in summarize([record], 2)["metrics"].items()}
-    assert found == {"first_reply": 0.5, "within_1": 0.5, "within_2": 1.0, "episode_success": 1.0}
+    actual = {k: v["value"] for k, v in summarize([record], 2)["metrics"].items()}
+    assert actual == {"first_reply": 0.5, "within_1": 0.5, "within_2": 1.0, "episode_success": 1.0}
 
 
 def test_recognition_is_of_the_first_reply_whatever_its_answer():
@@ -77,8 +77,8 @@ def test_recognition_is_of_the_first_reply_whatever_its_answer():
     for record, recognized in zip(records, ([True], [False, True], [True]), strict=True):
         values = zip(record.turns, recognized, strict=True)
         record.turns = [replace(turn, recognized=value) for turn, value in values]
-    found = summarize(records, 2)["metrics"]["recognition"]["value"]
-    assert found == pytest.approx(2 / 3, abs=1e-5)
+    actual = summarize(records, 2)["metrics"]["recognition"]["value"]
+    assert actual == pytest.approx(2 / 3, abs=1e-5)
 
 
 def test_repeated_puzzles_widen_the_interval():
@@ -412,11 +412,11 @@ def test_each_once_plays_all_puzzles_in_order():
     suites = with_options(load_task("gp_l_paper").suites, {"target_points": 23})
     config = EvalConfig(episodes=3, each_once=True, verify_iter=2, batch_size=100)
     policy = {"a": NoisyOraclePolicy(0.3)}
-    found = play_suites(policy, suites, config, show_progress=False)["a"]["rule_ood"]
+    actual = play_suites(policy, suites, config, show_progress=False)["a"]["rule_ood"]
     (env,) = make_envs(suites[1].env, 1)
     wanted = [options["numbers"] for options in env.unwrapped.each_once()]
-    assert [r.options["numbers"] for r in found] == wanted
-    assert [r.puzzle for r in found] == ["-".join(map(str, numbers)) for numbers in wanted]
+    assert [r.options["numbers"] for r in actual] == wanted
+    assert [r.puzzle for r in actual] == ["-".join(map(str, numbers)) for numbers in wanted]
     assert len(wanted) > 600
     assert all(max(numbers) > 10 for numbers in wanted)
 

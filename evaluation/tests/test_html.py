@@ -160,7 +160,7 @@ def _summary(first, turns):
 
 
 @pytest.mark.parametrize(
-    ("first", "turns", "said"),
+    ("first", "turns", "shown"),
     [
         ((0.1, 0.05, 0.2), (0.2, 0.1, 0.3), "+10.0 [+5.0, +20.0], clear of zero."),
         ((0.1, -0.05, 0.2), (0.0, -0.1, 0.1), "+10.0 [-5.0, +20.0], not clear of zero."),
@@ -177,12 +177,12 @@ def _summary(first, turns):
         ((None, None, None), (0.0, 0.0, 0.0), "nan [+nan, +nan], not clear of zero."),
     ],
 )
-def test_claim_holds_what_speaks_against_it(first, turns, said, monkeypatch):
+def test_claim_holds_what_speaks_against_it(first, turns, shown, monkeypatch):
     rows = [("first reply", "sampled", "first_reply"), ("other", "sampled", "within_2")]
     monkeypatch.setattr(evaluation.claims, "table_rows", lambda verify_iter, records: rows)
     whole, sentence = claims(_summary(first, turns), {"s": {}})
     assert sentence.startswith("Another rule: A 50.0 → 50.0 %, ")
-    assert sentence.endswith(said)
+    assert sentence.endswith(shown)
     clearly = first[1] is not None and first[1] > 0
     assert whole.endswith(" rose on A." if clearly else " did not change clearly on A.")
 
@@ -208,8 +208,8 @@ def test_large_images_are_shrunk_when_many(tmp_path, monkeypatch):
 def test_other_reports_than_of_runs(tmp_path):
     figure = tmp_path / "curve.svg"
     figure.write_text('<svg xmlns="http://www.w3.org/2000/svg" width="9" height="9"/>')
-    said = Utterance("assistant", "4", reward=1.0, outcomes=("RIGHT",), is_right=True)
-    played = Played(True, 1.0, [[Utterance("user", "2 + 2?"), said]])
+    shown = Utterance("assistant", "4", reward=1.0, outcomes=("RIGHT",), is_right=True)
+    played = Played(True, 1.0, [[Utterance("user", "2 + 2?"), shown]])
     whole = Report(
         "A <study>",
         ["RL & SFT differ."],

@@ -68,8 +68,8 @@ def fields_of(module: str, node: ast.ClassDef) -> dict[str, tuple[str, ast.expr]
     """A dataclass's fields, those of its bases too: name -> (module, annotation)."""
     fields = {}
     for base in node.bases:
-        found = find_class(module, base.id)
-        fields |= fields_of(*found) if found else {}
+        actual = find_class(module, base.id)
+        fields |= fields_of(*actual) if actual else {}
     fields |= {n.target.id: (module, n.annotation) for n in node.body if type(n) is ast.AnnAssign}
     return fields
 
@@ -86,11 +86,11 @@ def config_fields(module: str) -> dict[str, tuple[str, ast.expr]] | None:
 @functools.cache
 def flags(module: str) -> set[str]:
     """What a module adds to argparse, itself or by the `run` that it imports."""
-    found = {text[2:] for text in texts(module) if text.startswith("--")}
+    actual = {text[2:] for text in texts(module) if text.startswith("--")}
     for node in parse(module).body:
         if isinstance(node, ast.ImportFrom) and "run" in (alias.name for alias in node.names):
-            found |= flags(node.module)
-    return found
+            actual |= flags(node.module)
+    return actual
 
 
 @functools.cache
@@ -248,8 +248,8 @@ def key_fault(module: str, key: str, value: str) -> str | None:
         if name == "Kwargs":
             options = parts[depth:] or ["KEY"]
             return None if {*options[:1]} <= environment_options() | {"KEY"} else "is no argument"
-        found = find_class(where, name) if name else None
-        fields = fields_of(*found) if found else {}
+        actual = find_class(where, name) if name else None
+        fields = fields_of(*actual) if actual else {}
     allowed = [n.value for n in ast.walk(annotation) if isinstance(n, ast.Constant)]
     is_choice = getattr(getattr(annotation, "value", None), "id", "") == "Literal"
     return f"takes {allowed}" if is_choice and value and value not in allowed else None
@@ -272,10 +272,10 @@ KNOWN = commands() | {"sft.initial", "gym_dialogue.wording", "gym_cards", "gym_v
 
 def faults(page: Path, text: str) -> list[str]:
     """Everything on a page that is not as it says."""
-    found = [*link_faults(page, text), *span_faults(page, text)]
+    actual = [*link_faults(page, text), *span_faults(page, text)]
     for words in command_lines(text):
-        found += [f"{' '.join(words)}: {fault}" for fault in command_faults(words)]
-    return found
+        actual += [f"{' '.join(words)}: {fault}" for fault in command_faults(words)]
+    return actual
 
 
 # Tests.
@@ -308,8 +308,8 @@ def test_the_front_page_is_python_that_prints_what_it_says(tmp_path, capsys):
     (block,) = [block for language, block in FENCE.findall(text) if language == "python"]
     (tmp_path / "example.py").write_text(block)
     runpy.run_path(str(tmp_path / "example.py"))
-    (said,) = re.findall(r"print\(.*\)  # (.*)", block)
-    assert capsys.readouterr().out == f"{said}\n"
+    (shown,) = re.findall(r"print\(.*\)  # (.*)", block)
+    assert capsys.readouterr().out == f"{shown}\n"
 
 
 @pytest.mark.parametrize(
@@ -347,6 +347,6 @@ def test_the_front_page_is_python_that_prints_what_it_says(tmp_path, capsys):
     ],
 )
 def test_a_broken_page_is_told(broken, fault):
-    found = faults(ROOT / "README.md", f"# Page\n\n{broken}\n")
-    assert len(found) == 1
-    assert fault in found[0]
+    actual = faults(ROOT / "README.md", f"# Page\n\n{broken}\n")
+    assert len(actual) == 1
+    assert fault in actual[0]

@@ -30,9 +30,9 @@ def _played(task, episodes=10, verify_iter=2):
 @pytest.mark.parametrize("task", ["gp_l", "gp_vl", "virl_l"])
 def test_dialogues_come_back(task):
     suites, results = _played(task)
-    found = compare(results, suites, 2, None, per_suite=4)
-    assert [c.suite for c in found] == ["id"] * 4 + ["rule_ood"] * 4
-    for comparison in found:
+    actual = compare(results, suites, 2, None, per_suite=4)
+    assert [c.suite for c in actual] == ["id"] * 4 + ["rule_ood"] * 4
+    for comparison in actual:
         assert not comparison.disagrees
         number = next(i for i, s in enumerate(suites) if s.name == comparison.suite)
         seeded = evaluation_tasks(0, number, 10)[comparison.number]
@@ -49,8 +49,8 @@ def test_dialogues_come_back(task):
                 prompt, *replies = shown
                 assert prompt.text == dialogue.messages[0].text
                 assert [r.text for r in replies] == [m.text for m in dialogue.messages[1::2]]
-                said = [m.text for m in dialogue.messages[2::2]]
-                assert [r.feedback for r in replies][: len(said)] == said
+                words = [m.text for m in dialogue.messages[2::2]]
+                assert [r.feedback for r in replies][: len(words)] == words
                 image = dialogue.messages[0].image
                 assert (prompt.image is None) == (image is None)
                 if image is not None:
@@ -69,13 +69,13 @@ def test_episode_that_comes_out_otherwise_is_shown_as_recorded(change):
         else:
             value = {"reward": -99.0, "reply": "nothing"}[change]
             record.turns[0] = replace(record.turns[0], **{change: value})
-    found = [c for c in compare(results, suites, 2, None) if c.suite == "id"]
-    assert len(found) == 3
-    for comparison, record in zip(found, records, strict=True):
+    actual = [c for c in compare(results, suites, 2, None) if c.suite == "id"]
+    assert len(actual) == 3
+    for comparison, record in zip(actual, records, strict=True):
         assert comparison.disagrees
         (shown,) = comparison.played["end"].dialogues
-        assert [said.role for said in shown] == ["assistant"] * len(record.turns)
-        assert [said.reward for said in shown] == [t.reward for t in record.turns]
+        assert [words.role for words in shown] == ["assistant"] * len(record.turns)
+        assert [words.reward for words in shown] == [t.reward for t in record.turns]
         assert comparison.played["start"].dialogues[0][0].role == "user"
 
 

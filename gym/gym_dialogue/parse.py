@@ -65,8 +65,8 @@ def read_fields(reply: str, fields: Mapping[str, type]) -> dict[str, Any]:
         return dict.fromkeys(fields)
     if answer.data is not None:
         return {name: _checked(answer.data.get(name), kind) for name, kind in fields.items()}
-    found = {name: _field(text, answer.start, name, kind) for name, kind in fields.items()}
-    return {name: mention and mention.value for name, mention in found.items()}
+    mentions = {name: _field(text, answer.start, name, kind) for name, kind in fields.items()}
+    return {name: mention and mention.value for name, mention in mentions.items()}
 
 
 def field_start(reply: str, name: str) -> int | None:

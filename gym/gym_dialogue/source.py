@@ -188,12 +188,12 @@ def verdict_joint(source: Source) -> tuple[str, str] | None:
     """(what joins the verifier's messages, what ends them): `SEPARATOR.join(messages) + END` that a
     function returns; None where there is none.
     """
-    for found in source.texts:
-        first = found.parts[0] if found.target == "return" else None
+    for text in source.texts:
+        first = text.parts[0] if text.target == "return" else None
         if isinstance(first, Field) and ".join(" in first.name:
             node = ast.parse(first.name, mode="eval").body
             joint = _constant(getattr(getattr(node, "func", None), "value", node))
-            end = plain(found.parts[1:])
+            end = plain(text.parts[1:])
             if joint and end is not None:
                 return joint, end
     return None
@@ -203,11 +203,11 @@ def verdict_frame(source: Source) -> tuple[str, str] | None:
     """What the dialogue puts before and after the verifier's message in the next user turn; None
     where it is not found.
     """
-    for found in source.texts:
-        is_log = re.search(r"print|log|debug|warn", found.target)
-        for at, part in enumerate(found.parts):
+    for text in source.texts:
+        is_log = re.search(r"print|log|debug|warn", text.target)
+        for at, part in enumerate(text.parts):
             if isinstance(part, Field) and re.search(r"verify.?info", part.name, re.I):
-                before, after = plain(found.parts[:at]), plain(found.parts[at + 1 :])
+                before, after = plain(text.parts[:at]), plain(text.parts[at + 1 :])
                 if not is_log and before is not None and after is not None and before + after:
                     return before, after
     return None
@@ -273,8 +273,7 @@ class _Reader:
             elif isinstance(node, ast.With | ast.ClassDef):
                 self._walk(node.body, names, function, conditions, in_loop)
             else:
-                for found in self._texts(node, names):
-                    target, label, parts = found
+                for target, label, parts in self._texts(node, names):
                     self.source.texts.append(
                         Found(parts, self.file, function, conditions, in_loop, target, label)
                     )

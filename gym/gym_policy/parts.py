@@ -51,7 +51,7 @@ def freeze_parts(model: nn.Module, parts: Sequence[Part]) -> None:
 
 
 def parameter_groups(
-    named: Iterable[tuple[str, nn.Parameter]], lr: float, part_lr: Mapping[str, float]
+    named: Iterable[tuple[str, nn.Parameter]], lr: float, part_lr: Mapping[Part, float]
 ) -> list[dict[str, Any]]:
     """The trained parameters as groups of an optimizer, those of each part with its own learning
     rate, or `lr`, which comes first.

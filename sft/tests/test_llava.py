@@ -148,8 +148,8 @@ def test_of_a_marker_nothing_stays_and_the_rest_is_as_it_was(value, text, form, 
     save_image(tmp_path / "pictures" / "a.png", np.zeros((4, 4, 3), np.uint8))
     item = {"image": form("a.png"), "conversations": _turns(value, "\nb\n")}
     data = _write(tmp_path / "a.json", [item])
-    ((asked, said),) = read_dialogues(data, tmp_path / "pictures")
-    assert (asked.text, said.text) == (text, "\nb\n")
+    ((asked, shown),) = read_dialogues(data, tmp_path / "pictures")
+    assert (asked.text, shown.text) == (text, "\nb\n")
     assert asked.image == tmp_path / "pictures" / "a.png"
     with pytest.raises(InputError, match=r"a\.png: cannot be read"):
         list(read_dialogues(data))
@@ -208,10 +208,10 @@ def test_training_on_such_a_file_and_evaluating_what_is_kept_back(start, tmp_pat
     model, data = start
     shared = {"model": model, "data_file": data, "num_steps": 10, "batch_size": 8, "lr": 3e-3}
     run = train(SFTConfig(run_dir=str(tmp_path / "a"), validation=0.25, save_every=4, **shared))
-    found = _metrics(run)
-    assert list(found) == [0, 4, 8, 10]
-    assert found[10]["eval_loss"] < 0.8 * found[0]["eval_loss"]
-    assert found[0]["eval_token_accuracy"] < found[10]["eval_token_accuracy"] <= 1
+    actual = _metrics(run)
+    assert list(actual) == [0, 4, 8, 10]
+    assert actual[10]["eval_loss"] < 0.8 * actual[0]["eval_loss"]
+    assert actual[0]["eval_token_accuracy"] < actual[10]["eval_token_accuracy"] <= 1
     log = EventAccumulator(str(next((run / "tensorboard").rglob("events*")).parent))
     log.Reload()
     assert [e.step for e in log.Scalars("eval/loss")] == [0, 4, 8, 10]
@@ -285,8 +285,8 @@ def test_oracle_dialogues_in_the_wording_of_a_file(wording):
         assert texts[-1].endswith('=24"\n}')
         judge.reset(options={"cards": [card.strip("' ") for card in cards.split(",")]})
         assert judge.step(texts[-1])[1] == 5
-        for used, said in enumerate(texts[2::2], start=1):
-            assert said == f"Not 24; {3 - used} more." or said in FEEDBACK.values()
+        for used, shown in enumerate(texts[2::2], start=1):
+            assert shown == f"Not 24; {3 - used} more." or shown in FEEDBACK.values()
     assert any(text["content"] == "Not 24; 2 more." for d in made for text in d["messages"])
 
 
@@ -294,10 +294,10 @@ def test_a_wording_comes_back_from_the_dialogues_it_made(wording, tmp_path):
     env = with_prompt_file(EnvConfig(kwargs={"verify_iter": 3}), wording)
     made = make_dialogues([SourceConfig(env, error_rate=0.4)], 300, seed=0, show_progress=False)
     write_jsonl(tmp_path / "a.jsonl", made)
-    found = derive(read_dialogues(tmp_path / "a.jsonl")).wording.to_json()
+    actual = derive(read_dialogues(tmp_path / "a.jsonl")).wording.to_json()
     for key in ("prompt", "cards", "phrases", "reply"):
-        assert found[key] == WORDING[key]
-    assert found["feedback"]["NO_SOLUTION"] == WORDING["feedback"]["NO_SOLUTION"]
+        assert actual[key] == WORDING[key]
+    assert actual["feedback"]["NO_SOLUTION"] == WORDING["feedback"]["NO_SOLUTION"]
 
 
 def test_a_start_knows_the_content_of_its_wording(wording, tmp_path):

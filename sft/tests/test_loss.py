@@ -122,8 +122,8 @@ def test_dft_learns_from_images_too(tmp_path):
     records = []
     for number in range(4):
         save_image(tmp_path / f"{number}.png", rng.integers(0, 256, (28, 28, 3), dtype=np.uint8))
-        said = [("user", "Which?"), ("assistant", "A" * (number + 1))]
-        messages = [{"role": role, "content": text} for role, text in said]
+        shown = [("user", "Which?"), ("assistant", "A" * (number + 1))]
+        messages = [{"role": role, "content": text} for role, text in shown]
         records.append({"messages": [messages[0] | {"image": f"{number}.png"}, messages[1]]})
     data = tmp_path / "data.jsonl"
     data.write_text("".join(json.dumps(record) + "\n" for record in records))

@@ -51,9 +51,9 @@ def policy():
 
 def test_right_first_replies_are_kept_and_all_that_was_sampled_is_counted(policy, tmp_path):
     config = RejectionConfig(model="x", num_dialogues=30, batch_size=16, group_size=2)
-    found = sample_right_replies(policy, config, tmp_path)
+    actual = sample_right_replies(policy, config, tmp_path)
     dialogues = list(read_dialogues(tmp_path / "data.jsonl"))
-    assert len(dialogues) == found["dialogues"] == 30
+    assert len(dialogues) == actual["dialogues"] == 30
     (env,) = make_envs(config.env, 1)
     prompts = set()
     for number, (prompt, reply) in enumerate(dialogues):
@@ -62,16 +62,16 @@ def test_right_first_replies_are_kept_and_all_that_was_sampled_is_counted(policy
         cards = json.loads(reply.text)["cards"]
         env.reset(options={"cards": cards})
         assert env.step(reply.text)[1] == 5, number
-    assert found["episodes"] % 16 == 0
-    assert found["replies"] == found["episodes"]
-    assert found["puzzles_covered"] <= found["puzzles_played"] <= found["episodes"] / 2
+    assert actual["episodes"] % 16 == 0
+    assert actual["replies"] == actual["episodes"]
+    assert actual["puzzles_covered"] <= actual["puzzles_played"] <= actual["episodes"] / 2
     assert len(prompts) < 30  # two tries at each hand
-    assert 30 <= found["verified"] < found["episodes"]
+    assert 30 <= actual["verified"] < actual["episodes"]
     parameters = policy.model.num_parameters()
-    assert found["flops"] == 2 * parameters * found["tokens"]
+    assert actual["flops"] == 2 * parameters * actual["tokens"]
     render = policy.renderer.render
     shortest = min(len(render(dialogue).token_ids) for dialogue in dialogues)
-    assert found["tokens"] > 0.9 * shortest * found["replies"] > found["reply_tokens"]
+    assert actual["tokens"] > 0.9 * shortest * actual["replies"] > actual["reply_tokens"]
     first = (tmp_path / "data.jsonl").read_text()
     sample_right_replies(policy, config, tmp_path)
     assert (tmp_path / "data.jsonl").read_text() == first
@@ -79,10 +79,10 @@ def test_right_first_replies_are_kept_and_all_that_was_sampled_is_counted(policy
 
 def test_every_position_of_a_route_is_a_dialogue(policy, tmp_path):
     env = EnvConfig("gym_virl/Navigation-v0", {"max_legs": 2})
-    found = sample_right_replies(
+    actual = sample_right_replies(
         policy, RejectionConfig(env=env, num_dialogues=20, batch_size=8), tmp_path
     )
-    assert found["replies"] > found["episodes"]
+    assert actual["replies"] > actual["episodes"]
     dialogues = list(read_dialogues(tmp_path / "data.jsonl"))
     assert len(dialogues) == 20
     assert any("A_1: " in prompt.text for prompt, _ in dialogues)
@@ -101,9 +101,9 @@ def test_images_go_to_files(tmp_path):
 
 def test_the_number_of_tries_is_bounded(policy, tmp_path):
     config = RejectionConfig(num_dialogues=1000, batch_size=8, max_episodes=20)
-    found = sample_right_replies(policy, config, tmp_path)
-    assert found["episodes"] == 20
-    assert 0 < found["dialogues"] == found["verified"] < 20
+    actual = sample_right_replies(policy, config, tmp_path)
+    assert actual["episodes"] == 20
+    assert 0 < actual["dialogues"] == actual["verified"] < 20
     mute = ModelPolicy(policy.model, policy.renderer, max_new_tokens=2)
     with pytest.raises(InputError, match="none of 8 first replies"):
         sample_right_replies(mute, replace(config, max_episodes=8), tmp_path)
@@ -127,9 +127,9 @@ def test_the_command_makes_data_that_training_takes(tmp_path, monkeypatch, capsy
         )
     )
     assert "first replies" in capsys.readouterr().out
-    said = json.loads((made / "own.json").read_text())
-    assert said["model"] == str(start)
-    assert said["parameters"] == load_model(str(start)).num_parameters()
+    shown = json.loads((made / "own.json").read_text())
+    assert shown["model"] == str(start)
+    assert shown["parameters"] == load_model(str(start)).num_parameters()
     with pytest.raises(InputError, match="already holds a run"):
         main(RejectionConfig(model=str(start), run_dir=str(made)))
     train(

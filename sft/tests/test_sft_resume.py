@@ -161,9 +161,12 @@ def test_a_resume_that_cannot_be_is_one_line(config, monkeypatch):
     run = Path(config.run_dir)
     (state,) = (path for path in _states(run) if path.parent.name.endswith("4"))
     file = state / "training_state.json"
-    said = file.read_text()
+    text = file.read_text()
     for damaged, word in (
-        (said.replace('"processes": 1', '"processes": 2'), "was on 2 processes, this is on 1 proc"),
+        (
+            text.replace('"processes": 1', '"processes": 2'),
+            "was on 2 processes, this is on 1 proc",
+        ),
         ("[]", "names no step"),
     ):
         file.write_text(damaged)
@@ -220,9 +223,9 @@ def test_a_damaged_checkpoint_falls_back_and_says_so(name, damage, interrupted, 
     assert saved == Saved(
         3, run / "checkpoints/update-000003", run / "checkpoints/update-000003/training"
     )
-    (said,) = capsys.readouterr().err.splitlines()
-    assert said.startswith(f"warning: checkpoint {file.parents[name.count('/')]}: ")
-    assert said.endswith("; going back to the one before")
+    (shown,) = capsys.readouterr().err.splitlines()
+    assert shown.startswith(f"warning: checkpoint {file.parents[name.count('/')]}: ")
+    assert shown.endswith("; going back to the one before")
     if name == "training/scheduler.pt":
         train(config)
         assert _same(_weights(run, 8), _weights(whole, 8))

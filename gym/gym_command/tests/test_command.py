@@ -42,10 +42,10 @@ class Settings:
 def test_later_values_win(tmp_path):
     file = tmp_path / "a.yaml"
     file.write_text("seed: 1\ninner: {lr: 1e-4}\nenv: {kwargs: {verify_iter: 2}}\n")
-    found = parse_config(Settings, [f"--config={file}", "--seed=3", "--env.kwargs.split=train"])
-    assert (found.seed, found.inner.lr) == (3, 1e-4)
-    assert found.env.kwargs == {"verify_iter": 2, "split": "train"}
-    assert isinstance(found.inner, Inner)
+    actual = parse_config(Settings, [f"--config={file}", "--seed=3", "--env.kwargs.split=train"])
+    assert (actual.seed, actual.inner.lr) == (3, 1e-4)
+    assert actual.env.kwargs == {"verify_iter": 2, "split": "train"}
+    assert isinstance(actual.inner, Inner)
 
 
 @pytest.mark.parametrize(
@@ -157,7 +157,7 @@ def test_an_error_does_not_stand_behind_a_progress_bar(monkeypatch, capsys):
 
 
 @pytest.mark.parametrize(
-    ("source", "code", "said"),
+    ("source", "code", "shown"),
     [
         ("import sys, os; sys.exit(3 * int(os.environ['RANK']))", 3, ""),
         # The one that alone met bad input has the time to say so; the others are then ended.
@@ -177,11 +177,11 @@ def test_an_error_does_not_stand_behind_a_progress_bar(monkeypatch, capsys):
         ),
     ],
 )
-def test_the_launcher_ends_processes_as_their_code_asks(source, code, said, capfd):
+def test_the_launcher_ends_processes_as_their_code_asks(source, code, shown, capfd):
     began = time.monotonic()
-    found = launch(2, [sys.executable, "-c", source], dict(os.environ))
-    assert found == code
-    assert said in capfd.readouterr().err
+    actual = launch(2, [sys.executable, "-c", source], dict(os.environ))
+    assert actual == code
+    assert shown in capfd.readouterr().err
     assert time.monotonic() - began < 30
 
 

@@ -60,10 +60,10 @@ def test_table(reply, cards, formula):
     ],
 )
 def test_the_last_candidate_answers(rest, cards, formula):
-    found = {"cards": cards, "formula": formula}
-    assert read_fields(DRAFT + rest, FIELDS) == found
+    actual = {"cards": cards, "formula": formula}
+    assert read_fields(DRAFT + rest, FIELDS) == actual
     lenient = DRAFT.replace('"', "'")
-    assert read_fields(lenient + rest, FIELDS) == found
+    assert read_fields(lenient + rest, FIELDS) == actual
 
 
 @pytest.mark.parametrize(

@@ -107,11 +107,11 @@ class Usage:
 
     def __str__(self) -> str:
         cut, beyond = self.finish_reasons["length"], self.finish_reasons[BEYOND_CONTEXT]
-        said = (
+        detail = (
             f"{self.requests:,} requests ({self.retries:,} retries) brought {self.arrived}; "
             f"from the journal: {self.from_journal}; {cut:,} replies were cut at the token limit"
         )
-        return said + f"; {beyond:,} would not fit in the model's context" * (beyond > 0)
+        return detail + f"; {beyond:,} would not fit in the model's context" * (beyond > 0)
 
 
 @dataclass(frozen=True)
@@ -145,8 +145,8 @@ class Failure:
             return False
         if any(_CONTEXT_CODE.search(code) for code in self.codes):
             return True
-        said = _said(self.text)
-        return bool(_CONTEXT.search(said) and _BEYOND.search(said))
+        detail = _said(self.text)
+        return bool(_CONTEXT.search(detail) and _BEYOND.search(detail))
 
 
 class EndpointError(Exception):
@@ -234,17 +234,17 @@ class Endpoint:
                     return Answer("", BEYOND_CONTEXT, 0, 0)
                 if not failure.may_pass:
                     raise self._refusal(failure, messages) from None
-                said, asked = self._status(failure), failure.retry_after
+                detail, asked = self._status(failure), failure.retry_after
             except APIConnectionError as error:
-                said, asked = self._connection(error), 0.0
+                detail, asked = self._connection(error), 0.0
                 if not self._was_reached and not isinstance(error, APITimeoutError):
-                    raise InputError(f"{said}: is a server listening there?") from None
+                    raise InputError(f"{detail}: is a server listening there?") from None
             if attempt + 1 == self.tries or asked > LONGEST_RETRY_AFTER:
                 break
-            self._wait(attempt, asked, said)
+            self._wait(attempt, asked, detail)
         tries = "1 try" if attempt == 0 else f"{attempt + 1} tries"
         raise InputError(
-            f"{said}, after {tries}; the replies so far are kept, and running again goes on "
+            f"{detail}, after {tries}; the replies so far are kept, and running again goes on "
             "from there"
         )
 
@@ -270,7 +270,7 @@ class Endpoint:
         except (openai.APIError, ValueError, KeyError, TypeError):
             return []
 
-    def _wait(self, attempt: int, asked: float, said: str) -> None:
+    def _wait(self, attempt: int, asked: float, detail: str) -> None:
         """Before the next try. Raises CancelledError where the endpoint is stopped meanwhile."""
         # Jitter, so that requests that failed together do not come back together.
         wait = min(FIRST_WAIT * 2**attempt, LONGEST_WAIT) * random.uniform(0.5, 1)
@@ -280,7 +280,7 @@ class Endpoint:
             if is_news:
                 self._said_at = time.monotonic()
         if is_news:
-            tqdm.write(f"{said}: trying again in {wait:.0f} s", file=sys.stderr)
+            tqdm.write(f"{detail}: trying again in {wait:.0f} s", file=sys.stderr)
         if self._stopped.wait(wait):
             raise CancelledError
 
@@ -288,17 +288,17 @@ class Endpoint:
         try:
             answer = read_answer(body)
         except ValueError as error:
-            said = self._show(str(error))
-            raise InputError(f"{self.base_url} answered {said}: base_url {_WANTED_URL}") from None
+            detail = self._show(str(error))
+            raise InputError(f"{self.base_url} answered {detail}: base_url {_WANTED_URL}") from None
         if self.secret.is_in(body):  # of an endpoint that repeats what it was sent
             shown = {name: self.secret.scrub(getattr(answer, name)) for name in _TEXTS}
             answer = replace(answer, **shown)
         return answer
 
     def _status(self, failure: Failure) -> str:
-        said = self._show(_said(failure.text))
+        detail = self._show(_said(failure.text))
         kind = "200 without a reply" if failure.inside else str(failure.status)
-        return f"{self.base_url} answered {kind}{said and f' ({said})'}"
+        return f"{self.base_url} answered {kind}{detail and f' ({detail})'}"
 
     def _connection(self, error: APIConnectionError) -> str:
         if isinstance(error, APITimeoutError):
@@ -354,8 +354,8 @@ def read_answer(body: str) -> Answer:
             raise _inside(choice.get("error"), json.dumps({"error": choice.get("error") or reason}))
         text = message.get("content") if reason else message["content"]
     except (KeyError, IndexError, TypeError, AttributeError):
-        said = _said(body)
-        raise ValueError(f"JSON without a reply{said and f' ({said})'}") from None
+        detail = _said(body)
+        raise ValueError(f"JSON without a reply{detail and f' ({detail})'}") from None
     if isinstance(text, list):  # parts, of which reasoning may be one
         text = "".join(str(p.get("text") or "") for p in text if isinstance(p, dict))
     if not isinstance(text, str | None):

@@ -91,9 +91,9 @@ class ApiPolicy(Policy):
 
     def _reply(self, dialogue: Dialogue) -> Reply:
         settings = self._settings(dialogue)
-        said = [[m.role, self._text(m), _digest(m.image)] for m in dialogue.messages]
+        shown = [[m.role, self._text(m), _digest(m.image)] for m in dialogue.messages]
         place = [*map(int, dialogue.key), dialogue.num_replies]
-        key = request_key([self.endpoint.model, settings, said, place])
+        key = request_key([self.endpoint.model, settings, shown, place])
         answer = self.journal.get(key)
         usage = self.endpoint.usage
         tally = usage.from_journal if answer else usage.arrived
@@ -109,11 +109,11 @@ class ApiPolicy(Policy):
 
     def _settings(self, dialogue: Dialogue) -> dict[str, Any]:
         """The fields of the request beside the model and the messages."""
-        found = {"temperature": self.temperature, "max_tokens": self.max_new_tokens}
+        fields = {"temperature": self.temperature, "max_tokens": self.max_new_tokens}
         if self.temperature > 0:  # 31 bits: what every endpoint's integers hold
-            found["seed"] = int(dialogue.rng(_SAMPLING_STREAM).integers(2**31))
+            fields["seed"] = int(dialogue.rng(_SAMPLING_STREAM).integers(2**31))
         names = {"max_tokens": self.max_tokens_field}
-        kept = {names.get(k, k): v for k, v in found.items() if k not in self.leave_out}
+        kept = {names.get(k, k): v for k, v in fields.items() if k not in self.leave_out}
         return kept | self.extra_body
 
     def _text(self, message: Message) -> str:

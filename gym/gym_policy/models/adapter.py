@@ -127,10 +127,10 @@ def load_adapted(base: PreTrainedModel, directory: str) -> PeftModel:
         raise
     except (OSError, ValueError, KeyError, RuntimeError, TypeError, SafetensorError) as error:
         raise _does_not_fit(directory, error) from error
-    mine = set(get_peft_model_state_dict(adapted, save_embedding_layers=_WITH_EMBEDDINGS))
+    own = set(get_peft_model_state_dict(adapted, save_embedding_layers=_WITH_EMBEDDINGS))
     # peft itself writes the embeddings along where they are adapted.
     whole = set(get_peft_model_state_dict(adapted, save_embedding_layers=True))
-    if not mine <= saved <= whole:
+    if not own <= saved <= whole:
         raise _does_not_fit(directory, "it adapts other modules")
     return adapted
 
@@ -140,10 +140,10 @@ def restore_adapter(adapted: PeftModel, directory: str | Path) -> None:
     try:
         with safe_open(Path(directory) / WEIGHTS_FILE, "pt") as file:
             weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        found = set_peft_model_state_dict(adapted, weights)
+        result = set_peft_model_state_dict(adapted, weights)
     except (OSError, RuntimeError, SafetensorError) as error:
         raise _does_not_fit(directory, error) from error
-    if found.unexpected_keys:
+    if result.unexpected_keys:
         raise _does_not_fit(directory, "it adapts other modules")
 
 
@@ -156,11 +156,11 @@ def check_base(base: PreTrainedModel, directory: str | Path) -> None:
         wanted = json.loads(file.read_text())["fingerprint"]
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(f"{file}: cannot be read: {error}") from error
-    mine = fingerprint(base)
-    if wanted and mine and wanted != mine:
+    own = fingerprint(base)
+    if wanted and own and wanted != own:
         raise InputError(
             f"adapter {directory}: was trained on another base than {base_of(directory)} holds now "
-            f"(fingerprint {wanted}, here {mine}); put the right one there, or name it in "
+            f"(fingerprint {wanted}, here {own}); put the right one there, or name it in "
             f"{CONFIG_FILE}"
         )
 

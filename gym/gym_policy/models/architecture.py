@@ -137,8 +137,8 @@ def text_parameters(model: PreTrainedModel) -> list[nn.Parameter]:
     decoder, head = model.get_decoder(), model.get_output_embeddings()
     passed_over = [decoder.layers[index] for index in _image_layers(decoder.config)]
     left_out = {id(p) for layer in passed_over for p in layer.parameters()}
-    every = {id(p): p for part in (decoder, head) for p in part.parameters()}
-    return [parameter for key, parameter in every.items() if key not in left_out]
+    by_id = {id(p): p for part in (decoder, head) for p in part.parameters()}
+    return [parameter for key, parameter in by_id.items() if key not in left_out]
 
 
 def _image_layers(text: PreTrainedConfig) -> list[int]:

@@ -261,7 +261,7 @@ def _explain(step: Callable[[HfApi, _Repo], Any], api: HfApi, repo: _Repo) -> An
 def _reason(error: BaseException, endpoint: str, repo: _Repo) -> str:
     while isinstance(error, LocalEntryNotFoundError) and error.__cause__ is not None:
         error = error.__cause__  # "not in the cache either" hides why
-    said = " ".join(str(getattr(error, "server_message", None) or error).split())
+    detail = " ".join(str(getattr(error, "server_message", None) or error).split())
     status = error.response.status_code if isinstance(error, HfHubHTTPError) else None
     log_in = "log in (hf auth login, or HF_TOKEN=...)"
     if isinstance(error, GatedRepoError):
@@ -272,14 +272,14 @@ def _reason(error: BaseException, endpoint: str, repo: _Repo) -> str:
     if status == 401:
         return f"needs a valid token: make one at {endpoint}/settings/tokens and {log_in}"
     if status:
-        return f"{endpoint} answered {status} ({said}); what was fetched is kept, try again later"
+        return f"{endpoint} answered {status} ({detail}); what was fetched is kept, try again later"
     if isinstance(error, json.JSONDecodeError):
         return f"{endpoint} does not answer like a hub: check HF_ENDPOINT and the proxy"
-    if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "No space left" in said:
+    if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "No space left" in detail:
         return "the disk is full: free some (hf cache prune drops unfinished files), run this again"
     if isinstance(error, HTTPError):
-        return f"cannot reach {endpoint} ({said}): check the network, HTTPS_PROXY and HF_ENDPOINT"
-    return f"cannot be fetched: {said}; what was fetched is kept, the same command goes on"
+        return f"cannot reach {endpoint} ({detail}): check the network, HTTPS_PROXY and HF_ENDPOINT"
+    return f"cannot be fetched: {detail}; what was fetched is kept, the same command goes on"
 
 
 def _stop(*_: Any) -> None:

@@ -41,9 +41,9 @@ def load_reason(error: Exception) -> str:
 def first_line(error: Exception) -> str:
     """What an error says, in one line: its first, and the next ones where that ends in a colon."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    said = lines[0] if lines else type(error).__name__
+    detail = lines[0] if lines else type(error).__name__
     for line in lines[1:4]:
-        if not said.endswith(":"):
+        if not detail.endswith(":"):
             break
-        said += f" {line}"
-    return f"{type(error).__name__} {said}" if isinstance(error, KeyError) else said
+        detail += f" {line}"
+    return f"{type(error).__name__} {detail}" if isinstance(error, KeyError) else detail

@@ -112,8 +112,8 @@ def _end_tokens(path: str) -> list[int]:
         if file is None and (Path(path) / "adapter_config.json").is_file():
             what = f"generation_config.json of {base_of(path)}"
             file = cached_file(base_of(path), "generation_config.json", **options)
-        found = {} if file is None else json.loads(Path(file).read_text(encoding="utf-8"))
-        listed = found.get("eos_token_id")
+        settings = {} if file is None else json.loads(Path(file).read_text(encoding="utf-8"))
+        listed = settings.get("eos_token_id")
     except LOAD_ERRORS as error:
         raise InputError(f"{what}: cannot be read: {first_line(error)}") from error
     ends = listed if isinstance(listed, list) else [] if listed is None else [listed]

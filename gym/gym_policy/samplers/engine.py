@@ -196,10 +196,10 @@ def _version(choice: Any) -> str:
 def _reason(response: Any) -> str:
     """What a server says of a request that it refuses, in one line."""
     try:
-        said = response.json()["error"]["message"]
+        detail = response.json()["error"]["message"]
     except (ValueError, LookupError, TypeError):
-        said = response.data.decode(errors="replace")
-    return " ".join(str(said).split())[:300] or f"status {response.status}"
+        detail = response.data.decode(errors="replace")
+    return " ".join(str(detail).split())[:300] or f"status {response.status}"
 
 
 def spread(

@@ -225,8 +225,8 @@ def test_waiting_grows_to_a_bound_and_is_said(stub, make, monkeypatch, capsys):
     assert "answered 503 (overloaded), after 10 tries" in _refused(policy)
     for wait, most in zip(waits, [1, 2, 4, 8, 16, 32, 60, 60, 60], strict=True):
         assert most / 2 <= wait <= most
-    said = capsys.readouterr().err
-    assert said.count("answered 503 (overloaded): trying again in") == 1
+    told = capsys.readouterr().err
+    assert told.count("answered 503 (overloaded): trying again in") == 1
 
 
 ERRORS = [(200, error("oh")), (200, completion("as far as", "error")), (200, ""), (200, {})]
@@ -449,11 +449,11 @@ def test_a_key_of_any_shape_shows_nowhere(key, stub, make, monkeypatch, tmp_path
     policy = make()
     for form in _forms(key):
         for padding in (0, 100, 190, 199):  # the key stands on both sides of where a line is cut
-            said = "x" * padding + form
-            bodies = [said, f"{said} <html>", json.dumps(error(said, code=402)), json.dumps([said])]
-            bodies += [json.dumps({"detail": [{"input": said}]})]
+            told = "x" * padding + form
+            bodies = [told, f"{told} <html>", json.dumps(error(told, code=402)), json.dumps([told])]
+            bodies += [json.dumps({"detail": [{"input": told}]})]
             if '"' not in form:
-                bodies.append('{"error": {"message": "' + said + '"}}')
+                bodies.append('{"error": {"message": "' + told + '"}}')
             for body in bodies:
                 shown = policy.endpoint._status(Failure(401, (), body))
                 _shows_no_part_of(key, shown)
@@ -474,9 +474,9 @@ def test_a_key_of_any_shape_shows_nowhere(key, stub, make, monkeypatch, tmp_path
     (reply,) = policy.act(_dialogues())
     assert reply.text == "[OPENAI_API_KEY] or [OPENAI_API_KEY]"
     (file,) = tmp_path.iterdir()
-    said = capsys.readouterr().err
-    assert "answered 503 ([OPENAI_API_KEY])" in said
-    _shows_no_part_of(key, file.read_text() + said)
+    told = capsys.readouterr().err
+    assert "answered 503 ([OPENAI_API_KEY])" in told
+    _shows_no_part_of(key, file.read_text() + told)
 
 
 def _shows_no_part_of(key, text):

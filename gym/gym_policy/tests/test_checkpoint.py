@@ -60,13 +60,13 @@ def test_any_damage_is_seen_and_the_one_before_is_taken(name, how, tmp_path):
         file.unlink()
     if how == "a directory":
         file.mkdir()
-    found, said = newest_whole(tmp_path, damage)
+    actual, shown = newest_whole(tmp_path, damage)
     if (name, how) == ("config.json", "missing") or (name == "config.json" and file.is_dir()):
-        assert (found, said) == (before, [])  # it is no checkpoint at all
+        assert (actual, shown) == (before, [])  # it is no checkpoint at all
         return
-    assert found == before
-    assert [line.partition(":")[0] for line in said] == [f"checkpoint {newest}"]
-    assert said[0].endswith("going back to the one before")
+    assert actual == before
+    assert [line.partition(":")[0] for line in shown] == [f"checkpoint {newest}"]
+    assert shown[0].endswith("going back to the one before")
 
 
 @pytest.mark.parametrize("content", [b"", b"\xff", b"\n\n", b"abc", b"0  config.json\n", None])

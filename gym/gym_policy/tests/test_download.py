@@ -190,8 +190,8 @@ def test_a_model_arrives_in_the_cache_and_is_fetched_once(hub, run, tmp_path):
     assert _holds_everything(directory)
     assert f"{REPO}: 5 files, 1.20MB" in out
     assert out.endswith(f"{directory}\n  bash scripts/eval_ood.sh {directory}\n")
-    found = huggingface_hub.hf_hub_download(REPO, "config.json", local_files_only=True)
-    assert found == str(directory / "config.json")
+    actual = huggingface_hub.hf_hub_download(REPO, "config.json", local_files_only=True)
+    assert actual == str(directory / "config.json")
     assert len(hub.fetched()) == 5
     assert run(REPO)[0] == 0
     assert len(hub.fetched()) == 5

@@ -37,9 +37,9 @@ def test_checkpoints_of_2024_and_of_today_load_whole(names, tmp_path):
     state = _renamed(model.state_dict(), names)
     save_file(state, tmp_path / "model.safetensors", metadata={"format": "pt"})
     loaded = load_model(str(tmp_path))  # refuses missing and unexpected keys
-    found = loaded.state_dict()
-    assert found.keys() == model.state_dict().keys()
-    assert all(torch.equal(found[key], value) for key, value in model.state_dict().items())
+    actual = loaded.state_dict()
+    assert actual.keys() == model.state_dict().keys()
+    assert all(torch.equal(actual[key], value) for key, value in model.state_dict().items())
 
 
 @pytest.mark.parametrize("fault", ["missing", "unexpected"])
@@ -67,8 +67,8 @@ def test_sampled_and_recomputed_logprobs_agree():
         with torch.no_grad():
             logits = policy.model(input_ids=ids).logits[0, len(prompt) - 1 : -1]
         replied, forbidden = ids[0, len(prompt) :], image_token_id(policy.model)
-        found, _ = score_tokens(logits, replied, 1.0, forbidden)
-        np.testing.assert_allclose(found, reply.logprobs, atol=1e-4)
+        actual, _ = score_tokens(logits, replied, 1.0, forbidden)
+        np.testing.assert_allclose(actual, reply.logprobs, atol=1e-4)
 
 
 def test_the_chat_template_of_a_processor_of_2024_is_used(tmp_path):

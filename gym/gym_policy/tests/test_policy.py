@@ -72,8 +72,8 @@ def test_sampled_ids_are_never_tokenised_again(template):
         reply = Reply("10", ids + tail)
         messages = [MESSAGES[0], Message("assistant", "10", reply=reply), MESSAGES[2]]
         rendered = renderer.render(messages)
-        said = [t for t, n in zip(rendered.token_ids, rendered.turn, strict=True) if n == 0]
-        assert tuple(said) == ids + tail
+        shown = [t for t, n in zip(rendered.token_ids, rendered.turn, strict=True) if n == 0]
+        assert tuple(shown) == ids + tail
         # After the prompt, the reply (whether its end was sampled or it was cut), the feedback.
         assert rendered.token_ids.count(renderer.end_of_turn_id) == 3
 
@@ -126,9 +126,9 @@ def test_sampled_and_recomputed_logprobs_agree_over_three_turns(temperature):
         at = torch.tensor([t for t, n in enumerate(rendered.turn) if n >= 0])
         with torch.no_grad():
             logits = policy.model(ids).logits[0, at - 1]
-        found, _ = score_tokens(logits, ids[0, at], temperature)
+        actual, _ = score_tokens(logits, ids[0, at], temperature)
         recorded = np.concatenate([turn.reply.logprobs for turn in episode.turns])
-        np.testing.assert_allclose(found.numpy(), recorded, atol=1e-4)
+        np.testing.assert_allclose(actual.numpy(), recorded, atol=1e-4)
         assert len(episode.turns) == 3
         lengths.add(len(rendered.token_ids))
     assert len(lengths) > 1
@@ -193,5 +193,5 @@ def test_a_run_stands_for_its_first_and_last_checkpoint(tmp_path):
         directory.mkdir(parents=True)
         (directory / "config.json").write_text("{}")
     (tmp_path / "checkpoints" / "update-000015.partial").mkdir()
-    found = saved_checkpoints(str(tmp_path))
-    assert [path[-6:] for path in found] == ["000000", "000010"]
+    actual = saved_checkpoints(str(tmp_path))
+    assert [path[-6:] for path in actual] == ["000000", "000010"]

@@ -39,9 +39,9 @@ def requests(count, seed=0, shared=None):
     return [Request(p, rng.random(24), shared=s) for p, s in zip(prompts, shared, strict=True)]
 
 
-def assert_same(found, wanted):
-    assert [list(c.token_ids) for c in found] == [list(c.token_ids) for c in wanted]
-    for a, b in zip(found, wanted, strict=True):
+def assert_same(actual, wanted):
+    assert [list(c.token_ids) for c in actual] == [list(c.token_ids) for c in wanted]
+    for a, b in zip(actual, wanted, strict=True):
         np.testing.assert_allclose(a.logprobs, b.logprobs, atol=1e-4)
 
 
@@ -64,8 +64,8 @@ def test_the_nucleus_by_hand():
         (0.8, [[0, 4 / 9, 2 / 9, 3 / 9], [0.25, 0.25, 0.25, 0.25]]),
         (0.95, [[0.1, 0.4, 0.2, 0.3], [0.25, 0.25, 0.25, 0.25]]),
     ):
-        found = keep_nucleus(chances.log(), top_p).exp()
-        torch.testing.assert_close(found, torch.tensor(wanted, dtype=torch.float64))
+        actual = keep_nucleus(chances.log(), top_p).exp()
+        torch.testing.assert_close(actual, torch.tensor(wanted, dtype=torch.float64))
 
 
 def test_tokens_are_drawn_from_the_nucleus_of_the_tempered_distribution():
@@ -96,8 +96,8 @@ def test_every_sampler_keeps_to_the_nucleus(name):
         ids = [*request.token_ids, *completion.token_ids]
         logits = model(torch.tensor([ids])).logits[0, len(request.token_ids) - 1 : -1]
         kept = keep_nucleus(torch.log_softmax(logits / 0.7, -1), 0.05)
-        said = kept.gather(-1, torch.tensor([completion.token_ids]).T)
-        assert said.min() > -20
+        words = kept.gather(-1, torch.tensor([completion.token_ids]).T)
+        assert words.min() > -20
         assert (kept > -20).sum(-1).max() < 40  # of 261
 
 
@@ -109,10 +109,10 @@ def test_what_is_known_of_a_prompt_changes_nothing():
     rng = np.random.default_rng(1)
     now = requests(20)
     for turn in range(4):
-        found = sampler.sample(now, decoding())
-        assert_same(found, simple.sample(now, decoding()))
+        actual = sampler.sample(now, decoding())
+        assert_same(actual, simple.sample(now, decoding()))
         following = []
-        for number, (request, completion) in enumerate(zip(now, found, strict=True)):
+        for number, (request, completion) in enumerate(zip(now, actual, strict=True)):
             ids = [*request.token_ids, *completion.token_ids]
             more = rng.integers(1, 250, rng.integers(1, 9)).tolist()
             at = [len(ids), len(ids) * 2 // 3, 1, len(ids) - 1, len(ids)][number % 5]
@@ -134,12 +134,12 @@ def test_nothing_is_computed_twice():
     shared = [{} for _ in range(8)]
     group = [Request(prompt, np.full(24, i / 8), shared=s) for i, s in enumerate(shared)]
     sampler = CachedSampler(model)
-    found = sampler.sample(group, decoding(tokens=4))
+    actual = sampler.sample(group, decoding(tokens=4))
     assert computed[0] == 40  # of eight equal prompts one
     computed.clear()
     again = [
         Request([*prompt, *c.token_ids, 7], np.full(24, 0.5), shared=s)
-        for c, s in zip(found, shared, strict=True)
+        for c, s in zip(actual, shared, strict=True)
     ]
     sampler.sample(again, decoding(tokens=4))
     assert computed[0] <= 8 * 2  # the last token of a reply, and what is new
@@ -153,8 +153,8 @@ def test_what_has_ended_is_not_sampled_on():
         lambda module, args, kwargs: rows.append(len(kwargs["input_ids"])), with_kwargs=True
     )
     prompts = requests(48)[::3]  # no two are equal, so that the first pass has all of them
-    found = CachedSampler(model).sample(prompts, decoding())
-    lengths = [len(c.token_ids) for c in found]
+    actual = CachedSampler(model).sample(prompts, decoding())
+    lengths = [len(c.token_ids) for c in actual]
     steps = rows[-(max(lengths) - 1) :]
     live = [sum(length > step for length in lengths) for step in range(1, max(lengths))]
     assert live[0] > live[-1]
@@ -180,9 +180,9 @@ def play(name, env_id, **kwargs):
     ids=["cards", "routes"],
 )
 def test_episodes_are_the_same(env_id, kwargs):
-    found = play("cached", env_id, **kwargs)
+    actual = play("cached", env_id, **kwargs)
     wanted = play("generate", env_id, **kwargs)
-    for a, b in zip(found, wanted, strict=True):
+    for a, b in zip(actual, wanted, strict=True):
         assert [t.reply.text for t in a.turns] == [t.reply.text for t in b.turns]
         for x, y in zip(a.turns, b.turns, strict=True):
             np.testing.assert_allclose(x.reply.logprobs, y.reply.logprobs, atol=1e-4)
@@ -198,7 +198,7 @@ def test_dialogues_on_images_are_the_same(kind):
     # Two show the same; one has none.
     shown = [images[0], images[0], images[1], None, images[2]]
 
-    def said(name):
+    def words(name):
         policy = ModelPolicy(model, Renderer(tokenizer, processor), 1.0, 6, sampler=name)
         dialogues = [
             Dialogue([Message("user", "Make 24." + "?" * (i // 2), image)], key=(i,))
@@ -212,7 +212,7 @@ def test_dialogues_on_images_are_the_same(kind):
                 ]
         return [m.reply for d in dialogues for m in d.messages if m.reply is not None]
 
-    for a, b in zip(said("cached"), said("generate"), strict=True):
+    for a, b in zip(words("cached"), words("generate"), strict=True):
         assert a.token_ids == b.token_ids
         np.testing.assert_allclose(a.logprobs, b.logprobs, atol=1e-4)
 
@@ -233,16 +233,16 @@ def test_nothing_is_taken_up_under_another_image():
     )
     for shown, is_known in (((0, 1), False), ((1, 2), False), ((1, 2), True), ((None, 2), True)):
         now = []
-        for image, mine in zip(shown, shared, strict=True):
+        for image, own in zip(shown, shared, strict=True):
             image = None if image is None else images[image]
             prompt = renderer.render([Message("user", "Make 24.", image)])
             at = None if image is None else len(before) + prompt.image_at
             ids = [*before, *prompt.token_ids]
-            now.append(Request(ids, rng.random(24), prompt.processed_image, at, mine))
+            now.append(Request(ids, rng.random(24), prompt.processed_image, at, own))
         computed.clear()
-        found = sampler.sample(now, decoding())
+        actual = sampler.sample(now, decoding())
         assert computed[0] == (1 if is_known and None not in shown else len(now[0].token_ids))
-        assert_same(found, simple.sample(now, decoding()))
+        assert_same(actual, simple.sample(now, decoding()))
 
 
 @torch.no_grad()
@@ -258,8 +258,8 @@ def test_continuous_batching_samples_the_same_distribution():
     for request, completion in zip(prompts, drawn, strict=True):
         ids = torch.tensor([[*request.token_ids, *completion.token_ids]])
         at = len(request.token_ids)
-        found, _ = score_tokens(model(ids).logits[0, at - 1 : -1], ids[0, at:], 0.7)
-        np.testing.assert_allclose(found, completion.logprobs, atol=1e-4)
+        actual, _ = score_tokens(model(ids).logits[0, at - 1 : -1], ids[0, at:], 0.7)
+        np.testing.assert_allclose(actual, completion.logprobs, atol=1e-4)
     again = sampler.sample(prompts, decoding())
     assert [c.token_ids for c in again] == [c.token_ids for c in drawn]
 
@@ -303,21 +303,21 @@ def test_nothing_outlasts_a_change_of_the_weights(name):
     for parameter in model.parameters():
         parameter.add_(torch.randn_like(parameter), alpha=0.1)
     wanted = GenerateSampler(model).sample(requests(6), decoding(greedy=True))
-    found = sampler.sample(requests(6), decoding(greedy=True))
-    assert [list(c.token_ids) for c in found] == [list(c.token_ids) for c in wanted]
-    assert [list(c.token_ids) for c in found] != [list(c.token_ids) for c in before]
+    actual = sampler.sample(requests(6), decoding(greedy=True))
+    assert [list(c.token_ids) for c in actual] == [list(c.token_ids) for c in wanted]
+    assert [list(c.token_ids) for c in actual] != [list(c.token_ids) for c in before]
 
 
 @pytest.mark.parametrize(
-    ("said", "error", "word"),
+    ("words", "error", "word"),
     [
         ("CUDA out of memory. Tried to allocate 2 GiB", torch.OutOfMemoryError, "2 GiB"),
         ("a kernel is missing", InputError, "sampler=paged: .*a kernel is missing"),
     ],
 )
-def test_continuous_batching_that_ends_early_says_why(said, error, word):
+def test_continuous_batching_that_ends_early_says_why(words, error, word):
     model = tiny_llama(tiny_tokenizer())
-    failed = SimpleNamespace(error=said, generated_tokens=[1], logprobs=[-1.0])
+    failed = SimpleNamespace(error=words, generated_tokens=[1], logprobs=[-1.0])
     model.generate_batch = lambda *args, **kwargs: {"0": failed}
     with pytest.raises(error, match=word):
         make_sampler("paged", model).sample(requests(2), decoding())
@@ -368,12 +368,12 @@ def test_samplers_of_text_refuse_models_that_see(name):
 
 
 def test_the_memory_of_a_cpu_runs_out_too():
-    with pytest.raises(RuntimeError) as found:
+    with pytest.raises(RuntimeError) as actual:
         torch.empty(1 << 60)
-    assert is_out_of_memory(found.value)
-    with pytest.raises(RuntimeError) as found:
+    assert is_out_of_memory(actual.value)
+    with pytest.raises(RuntimeError) as actual:
         torch.ones(2) @ torch.ones(3)
-    assert not is_out_of_memory(found.value)
+    assert not is_out_of_memory(actual.value)
 
 
 def test_sampling_goes_on_with_fewer_together():
@@ -391,8 +391,8 @@ def test_sampling_goes_on_with_fewer_together():
 
     policy.sampler.sample = little_memory
     with pytest.warns(UserWarning, match="continuing with 2; lower sampling_batch"):
-        found = policy.act(dialogues)
-    assert [r.token_ids for r in found] == [r.token_ids for r in wanted]
+        actual = policy.act(dialogues)
+    assert [r.token_ids for r in actual] == [r.token_ids for r in wanted]
     limit = 0
     with (
         pytest.warns(UserWarning, match="continuing with 1"),

@@ -77,8 +77,8 @@ def test_templates_with_headers_and_spaces_around_replies_are_served(tokenizer):
 def test_a_header_before_the_reply_is_in_the_prompt():
     """With channels, the model's first part was taken for the whole reply."""
     tokenizer = harmony()
-    for said in (SAID[:1], SAID[:3]):
-        prompt = tokenizer.decode(Renderer(tokenizer).render(said).token_ids)
+    for shown in (SAID[:1], SAID[:3]):
+        prompt = tokenizer.decode(Renderer(tokenizer).render(shown).token_ids)
         assert prompt.endswith("<|start|>assistant<|channel|>final<|message|>")
 
 

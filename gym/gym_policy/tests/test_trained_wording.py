@@ -65,9 +65,9 @@ def test_a_run_under_its_own_wording_and_under_another(run, tmp_path):
     checkpoint = run(prompt_file=before)
     assert wording_note(checkpoint, before) is None
     assert wording_note(checkpoint, same) is None
-    said = wording_note(checkpoint, other)
-    assert f"trained on the wording {before}, and {other} is in use" in said
-    assert said.endswith(f"give --prompt_file={before} for the same")
+    shown = wording_note(checkpoint, other)
+    assert f"trained on the wording {before}, and {other} is in use" in shown
+    assert shown.endswith(f"give --prompt_file={before} for the same")
     assert "the project's own is in use" in wording_note(checkpoint, None)
     (tmp_path / "a.json").unlink()
     assert f"{other} is in use" in wording_note(checkpoint, other)

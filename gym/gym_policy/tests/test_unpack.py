@@ -21,8 +21,8 @@ def _zip(path, members):
 
 
 def _files(folder):
-    found = (path for path in folder.rglob("*") if path.is_file())
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in found}
+    actual = (path for path in folder.rglob("*") if path.is_file())
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in actual}
 
 
 @pytest.mark.parametrize("top", ["", "VLN_mini/", "home/me/VLN_mini/"])

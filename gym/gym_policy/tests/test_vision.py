@@ -74,12 +74,12 @@ def scored(policy, dialogues):
     )
     with torch.no_grad():
         logits = policy.model(input_ids=ids, **image_inputs(policy.model, ids, images)).logits
-    found = []
+    actual = []
     for row, r in enumerate(rendered):
         at = np.flatnonzero(np.asarray(r.turn) >= 0)
         forbidden = image_token_id(policy.model)
-        found.append(score_tokens(logits[row, at - 1], ids[row, at], 1.0, forbidden)[0].numpy())
-    return found
+        actual.append(score_tokens(logits[row, at - 1], ids[row, at], 1.0, forbidden)[0].numpy())
+    return actual
 
 
 @pytest.mark.parametrize("kind", THAT_SEE)
@@ -153,9 +153,9 @@ def test_mllama_sees_what_its_own_processor_and_forward_make_of_an_image():
     images = join_images([rendered.processed_image], [rendered.image_at], "cpu")
     with torch.no_grad():
         expected = policy.model(**own).logits
-        found = policy.model(input_ids=ids, **image_inputs(policy.model, ids, images)).logits
+        actual = policy.model(input_ids=ids, **image_inputs(policy.model, ids, images)).logits
     assert own["input_ids"].tolist() == ids.tolist()
-    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(actual, expected, atol=1e-5, rtol=1e-5)
 
 
 def test_an_image_is_encoded_once_an_episode(monkeypatch):
@@ -387,8 +387,8 @@ def test_activations_of_the_vision_tower_are_computed_again():
     before = sum(kept)
     checkpoint_activations(model)
     kept.clear()
-    found = _gradients(model, rendered)
-    torch.testing.assert_close(found, expected)
+    actual = _gradients(model, rendered)
+    torch.testing.assert_close(actual, expected)
     with torch.autograd.graph.saved_tensors_hooks(
         lambda t: kept.append(t.numel()) or t, lambda t: t
     ):
@@ -405,8 +405,8 @@ def test_a_blank_image_changes_nothing_but_takes_part():
     images = blank(shown.processed_image, ids.shape[1])
     with torch.no_grad():
         expected = policy.model(input_ids=ids).logits
-        found = policy.model(input_ids=ids, **image_inputs(policy.model, ids, images)).logits
-    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+        actual = policy.model(input_ids=ids, **image_inputs(policy.model, ids, images)).logits
+    torch.testing.assert_close(actual, expected, atol=1e-5, rtol=1e-5)
     gradients = _gradients(policy.model, text, images)
     assert any(part_of(name) == "vision" for name in gradients)
     assert all(g.abs().sum() == 0 for n, g in gradients.items() if part_of(n) == "vision")

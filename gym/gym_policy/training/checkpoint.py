@@ -78,13 +78,13 @@ def newest_whole(
     run_dir: str | Path, fault: Callable[[Path], str | None]
 ) -> tuple[Path | None, list[str]]:
     """The newest checkpoint without a fault, and a line on each newer one."""
-    said = []
+    warnings = []
     for directory in reversed(RunDir(run_dir).saved_checkpoints()):
-        found = fault(directory)
-        if found is None:
-            return directory, said
-        said.append(f"checkpoint {directory}: {found}; going back to the one before")
-    return None, said
+        problem = fault(directory)
+        if problem is None:
+            return directory, warnings
+        warnings.append(f"checkpoint {directory}: {problem}; going back to the one before")
+    return None, warnings
 
 
 def damage(checkpoint: Path) -> str | None:

@@ -66,8 +66,8 @@ def _released_name(checkpoint: str) -> str | None:
 
 def _task(name: str) -> str | None:
     """The task that a name or a path tells last: GP-VL-Init is of gp_vl; None if none."""
-    found = re.findall(r"(?<![a-z])(gp|virl)[-_](vl|l)(?![a-z])", name.lower())
-    return "_".join(found[-1]) if found else None
+    named = re.findall(r"(?<![a-z])(gp|virl)[-_](vl|l)(?![a-z])", name.lower())
+    return "_".join(named[-1]) if named else None
 
 
 def _command(name: str) -> str:

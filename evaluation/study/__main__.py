@@ -16,6 +16,7 @@ from evaluation.study.figures import draw
 from evaluation.study.results import results
 from evaluation.study.run import places, run_study
 from evaluation.study.text import claims, format_table, table_columns, table_rows
+from evaluation.suites import load_task
 from gym_command.command import parse_config, run_command
 from gym_command.files import write_atomically
 from gym_command.run_dir import RunDir
@@ -27,6 +28,9 @@ _MAY_CHANGE = ("arms", "only", "list_jobs", "analyse", "processes", "seeds", "ru
 def main(config: StudyConfig) -> None:
     """Run what is to be run, and analyse what there is."""
     check_config(config)
+    suites = [suite.name for suite in load_task(config.suites or config.task).suites]
+    if config.primary and config.primary not in suites:
+        raise InputError(f"primary={config.primary}: must be one of {', '.join(suites)}")
     study = Path(config.run_dir or directory_of(config))
     if config.list_jobs:
         print("\n".join(place.name for place in places(config, study)))

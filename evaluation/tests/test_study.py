@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from evaluation.records import EpisodeRecord, TurnRecord
-from evaluation.study.__main__ import _begin
+from evaluation.study.__main__ import _begin, main
 from evaluation.study.analysis import read_study
 from evaluation.study.config import ArmConfig, StudyConfig, check_config, study_file
 from evaluation.study.figures import draw
@@ -293,6 +293,14 @@ def test_jobs_that_are_done_are_not_done_again(study):
 def test_settings_that_are_wrong_are_named(change, word):
     with pytest.raises(InputError, match=word):
         check_config(_config(**change))
+
+
+def test_suite_of_the_claim_is_one_of_the_suites(tmp_path):
+    config = parse_config(StudyConfig, [f"--config={study_file('gp_l', 'tiny')}"])
+    config.primary, config.run_dir = "chess", str(tmp_path / "study")
+    with pytest.raises(InputError, match="primary=chess: must be one of id, heldout"):
+        main(config)
+    assert not (tmp_path / "study").exists()
 
 
 def test_files_that_are_wrong_are_named(tmp_path):

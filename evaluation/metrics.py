@@ -174,7 +174,7 @@ class Resampled:
 
     @property
     def value(self) -> float:
-        """The metric itself; nan where there is nothing of the kind to measure."""
+        """Return the metric itself; nan where there is nothing of the kind to measure."""
         return self.estimate.value
 
     def __sub__(self, other: Resampled) -> Resampled:

@@ -49,7 +49,7 @@ class Estimate:
         return cls(value, influence, floor)
 
     def __sub__(self, other: Estimate) -> Estimate:
-        """The difference, paired by puzzle."""
+        """Return the difference, paired by puzzle."""
         names = dict.fromkeys((*self.influence, *other.influence))
         influence = {
             name: self.influence.get(name, 0.0) - other.influence.get(name, 0.0) for name in names

@@ -126,7 +126,7 @@ class PPO:
 
     @property
     def normalize(self) -> bool:
-        """Whether advantages are standardised over the update."""
+        """Return whether advantages are standardised over the update."""
         return self.config.normalize
 
     def sums(self, scores: Scores, batch: Batch) -> Sums:

@@ -29,7 +29,7 @@ ROOT = Path(__file__).parents[1]
 
 
 def needed(with_tests: bool, for_one_process: bool) -> dict[str, Requirement]:
-    """What is needed, by name."""
+    """Return what is needed, by name."""
     project = tomllib.loads((ROOT / "gym/pyproject.toml").read_text())["project"]
     if for_one_process:
         extras = project["optional-dependencies"]
@@ -44,7 +44,7 @@ def needed(with_tests: bool, for_one_process: bool) -> dict[str, Requirement]:
 
 
 def lacks(wanted: Requirement) -> str | None:
-    """What to say of a package that is not there in such a version; None if it is."""
+    """Return what to say of a package that is not there in such a version; None if it is."""
     versions = f"{wanted.name}{wanted.specifier}"
     try:
         has = metadata.version(wanted.name)

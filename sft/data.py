@@ -56,9 +56,9 @@ def make_dialogues(
     show_progress: bool = True,
     stream: Sequence[int] = (),
 ) -> list[dict[str, list[dict]]]:
-    """`count` successful oracle dialogues over all sources, shuffled, as `{"messages": [...]}`.
-    Images go to files of `image_dir`, which is made if there are any. Raises ValueError if there
-    are, and no place for them.
+    """Return `count` successful oracle dialogues over all sources, shuffled, as `{"messages":
+    [...]}`. Images go to files of `image_dir`, which is made if there are any. Raises ValueError if
+    there are, and no place for them.
 
     The ranks make them in turn, and each returns all of them. Uses of one seed that are to share no
     dialogues but by chance differ in their `stream`.
@@ -121,8 +121,8 @@ def _oracle_dialogues(
 
 
 def _successes(episode: Episode) -> Iterator[tuple[int, list[Message]]]:
-    """The dialogues of an episode that came to a right reply, by number, in which right replies
-    alone are trained on.
+    """Yield the dialogues of an episode that came to a right reply, by number, in which right
+    replies alone are trained on.
     """
     for index in sorted({turn.dialogue for turn in episode.turns if turn.is_right}):
         turns = iter(episode.turns_of(index))
@@ -144,7 +144,7 @@ def check_shares(shares: Sequence[float]) -> None:
 
 
 def _sizes(shares: Sequence[float], count: int) -> list[int]:
-    """How many of `count` fall to each share; they add up to it."""
+    """Return how many of `count` fall to each share; they add up to it."""
     check_shares(shares)
     total = sum(shares)
     ends = [round(count * end / total) for end in itertools.accumulate(shares)]
@@ -152,7 +152,7 @@ def _sizes(shares: Sequence[float], count: int) -> list[int]:
 
 
 def _seeds(entropy: list[int], count: int) -> Iterator[int]:
-    """Seeds without end; `count` are drawn at first."""
+    """Yield seeds without end; `count` are drawn at first."""
     known = 0
     while count:
         yield from np.random.SeedSequence(entropy).generate_state(count)[known:].tolist()
@@ -160,18 +160,18 @@ def _seeds(entropy: list[int], count: int) -> Iterator[int]:
 
 
 def gathered(records: list[Any]) -> list[Any]:
-    """Those of all ranks."""
+    """Return those of all ranks."""
     return gather_object(records) if PartialState().num_processes > 1 else records
 
 
 def _played(envs: Sequence[Any], policy: Policy, tasks: Iterator[Task]) -> Iterator[Episode]:
-    """The episodes of `tasks`, some at a time: all images together may be more than fits."""
+    """Yield the episodes of `tasks`, some at a time: all images together may be more than fits."""
     while some := list(itertools.islice(tasks, _PLAYED_TOGETHER)):
         yield from rollout(envs, policy, some)
 
 
 def write_jsonl(path: str | Path, records: Sequence[dict]) -> None:
-    """One JSON record a line."""
+    """Write one JSON record a line."""
     with atomic_file(path) as file:
         file.writelines(json.dumps(record) + "\n" for record in records)
 
@@ -234,8 +234,8 @@ class DialogueItems(torch.utils.data.Dataset):
 
     @functools.cached_property
     def num_tokens(self) -> np.ndarray:
-        """Tokens of each dialogue: prompts and replies, and those that stand for its image, which
-        are as many for all images of a size.
+        """Return tokens of each dialogue: prompts and replies, and those that stand for its image,
+        which are as many for all images of a size.
         """
         of_image: dict[tuple[int, int], int] = {}
         counts = np.array([len(rendered.token_ids) for rendered in self.rendered])

@@ -202,7 +202,7 @@ def _make_initial(
 def _build(
     dialogues: Sequence[Sequence[Message]], config: InitialConfig
 ) -> tuple[Renderer, PreTrainedModel]:
-    """A tiny model with random weights for dialogues; one that sees, if any has an image."""
+    """Return a tiny model with random weights for dialogues; one that sees, if any has an image."""
     texts = (message.text for messages in dialogues for message in messages)
     images = (m.image for messages in dialogues for m in messages if m.image is not None)
     image = next(images, None)
@@ -239,7 +239,7 @@ def _recipe(config: InitialConfig) -> dict[str, Any]:
 
 
 def main(config: InitialConfig) -> None:
-    """The command: prints the checkpoint's directory on standard output, all else on error."""
+    """Run the command: print the checkpoint's directory on standard output, all else on error."""
     with contextlib.redirect_stdout(sys.stderr):
         final = make_initial(config)
     if PartialState().is_main_process:

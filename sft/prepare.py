@@ -19,7 +19,9 @@ from sft.data import make_dialogues, write_jsonl
 
 
 def load_initial(config: SFTConfig, path: str) -> PreTrainedModel:
-    """The model to train. Without DeepSpeed its weights are in float32, whatever is computed in."""
+    """Return the model to train. Without DeepSpeed its weights are in float32, whatever is computed
+    in.
+    """
     dtype = config.dtype if with_deepspeed() else "float32"
     model = load_model(path, dtype, config.trust_remote_code)
     check_parts(model, config.freeze, config.part_lr)

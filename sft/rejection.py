@@ -153,7 +153,7 @@ def _task(config: RejectionConfig, number: int) -> Task:
 
 
 def _played(number: int, episode: Episode, policy: ModelPolicy, directory: Path) -> dict[str, Any]:
-    """An episode as plain data: what it took, and its right replies as dialogues."""
+    """Return an episode as plain data: what it took, and its right replies as dialogues."""
     right = []
     for turn in episode.turns:
         if not turn.is_right:
@@ -182,13 +182,13 @@ def _played(number: int, episode: Episode, policy: ModelPolicy, directory: Path)
 
 
 def _tokens(policy: ModelPolicy, episode: Episode, answered: Sequence[int]) -> int:
-    """Of the episode's dialogues, prompts and replies."""
+    """Return of the episode's dialogues, prompts and replies."""
     rendered = (policy.renderer.render(episode.dialogues[index]) for index in answered)
     return sum(len(dialogue.token_ids) for dialogue in rendered)
 
 
 def main(config: RejectionConfig) -> Path:
-    """The command: samples, and leaves data.jsonl and own.json; returns the directory."""
+    """Return the command: samples, and leaves data.jsonl and own.json; returns the directory."""
     check_config(config)
     path = saved_checkpoints(config.model)[-1]
     renderer = load_renderer(path, config.chat_template_kwargs, config.trust_remote_code)

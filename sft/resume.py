@@ -66,8 +66,8 @@ def remove_states(run_dir: Path, keep: int = _STATES_KEPT) -> None:
 
 
 def resume_from(config: Any) -> Saved | None:
-    """Where to go on; None for a run that has saved nothing to go on from and starts anew, with
-    what it had left removed. For rank 0.
+    """Return where to go on; None for a run that has saved nothing to go on from and starts anew,
+    with what it had left removed. For rank 0.
 
     Raises InputError for a run with other settings or on another number of processes, and where
     nothing that it saved is whole.
@@ -108,8 +108,8 @@ def _has_states(run_dir: Path) -> bool:
 
 
 def _fault(path: Path, last_step: int) -> str | None:
-    """What keeps a run from going on from a checkpoint, or from being finished with it; None if
-    nothing does.
+    """Return what keeps a run from going on from a checkpoint, or from being finished with it; None
+    if nothing does.
     """
     try:
         sums = listed(path)
@@ -123,7 +123,7 @@ def _fault(path: Path, last_step: int) -> str | None:
 
 
 def _saved_earlier(run_dir: Path) -> Saved:
-    """Where a run goes on that a version before has begun."""
+    """Return where a run goes on that a version before has begun."""
     state = run_dir / _EARLIER
     newest = read_json(state / "newest.json", f"resume: {state / 'newest.json'}")
     step = _check_launch(run_dir, newest)
@@ -136,7 +136,9 @@ def _saved_earlier(run_dir: Path) -> Saved:
 
 
 def _check_launch(run_dir: Path, found: Any) -> int:
-    """The step that a state says it is of. Raises InputError where the run was spread otherwise."""
+    """Return the step that a state says it is of. Raises InputError where the run was spread
+    otherwise.
+    """
     if not isinstance(found, dict) or not is_integer(found.get("step")):
         raise InputError(f"resume: the training state of {run_dir} names no step")
     launch = {key: found.get(key) for key in _launch()}
@@ -151,6 +153,6 @@ def _check_launch(run_dir: Path, found: Any) -> int:
 
 
 def _launch() -> dict[str, Any]:
-    """What the state of a run depends on in how it was started."""
+    """Return what the state of a run depends on in how it was started."""
     stage = os.environ.get("ACCELERATE_DEEPSPEED_ZERO_STAGE") if with_deepspeed() else None
     return {"processes": PartialState().num_processes, "zero_stage": stage}

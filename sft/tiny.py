@@ -52,7 +52,7 @@ def build_tokenizer(
     patterns: Sequence[str] = DialogueEnv.token_patterns,
     with_images: bool = False,
 ) -> PreTrainedTokenizerFast:
-    """A byte-level tokenizer in which all that the patterns of a task match in its texts
+    """Return a byte-level tokenizer in which all that the patterns of a task match in its texts
     (`DialogueEnv.token_patterns`) is one token each; any other text is spelt in bytes.
     `with_images` adds a token that stands for one.
 
@@ -86,8 +86,8 @@ def build_model(
     seed: int,
     initializer_range: float = INITIALIZER_RANGE,
 ) -> LlamaForCausalLM:
-    """A Llama with random weights from `seed`, of a standard deviation of `initializer_range`: 4
-    layers of 128, about 0.9 million parameters.
+    """Return a Llama with random weights from `seed`, of a standard deviation of
+    `initializer_range`: 4 layers of 128, about 0.9 million parameters.
     """
     config = LlamaConfig(
         vocab_size=vocab_size,
@@ -109,14 +109,14 @@ def build_model(
 
 
 def build_processor(tokenizer: PreTrainedTokenizerFast, resolution: int) -> MllamaProcessor:
-    """The processor of `build_vision_model`: images of `resolution` pixels, in one tile."""
+    """Return the processor of `build_vision_model`: images of `resolution` pixels, in one tile."""
     size = {"height": resolution, "width": resolution}
     images = MllamaImageProcessorPil(size=size, max_image_tiles=1)
     return MllamaProcessor(images, tokenizer, chat_template=tokenizer.chat_template)
 
 
 def _patch_size(resolution: int) -> int:
-    """About 14 pixels, so that an image has a whole number of patches if possible."""
+    """Return about 14 pixels, so that an image has a whole number of patches if possible."""
     whole = [size for size in range(9, 21) if resolution % size == 0]
     return min(whole, key=lambda size: abs(size - 14), default=14)
 
@@ -127,8 +127,8 @@ def build_vision_model(
     seed: int,
     initializer_range: float = INITIALIZER_RANGE,
 ) -> MllamaForConditionalGeneration:
-    """A Mllama with random weights from `seed`: the decoder of `build_model` with two layers more
-    that attend to the image, and a vision tower of 2 + 1 layers of 96; 1.8 million parameters.
+    """Return a Mllama with random weights from `seed`: the decoder of `build_model` with two layers
+    more that attend to the image, and a vision tower of 2 + 1 layers of 96; 1.8 million parameters.
     """
     special = {
         "bos_token_id": tokenizer.bos_token_id,

@@ -60,7 +60,7 @@ class SFTTrainer(Trainer):
         return loss
 
     def spent(self) -> dict[str, float]:
-        """Tokens and floating-point operations so far, as `gym_policy.compute` counts them."""
+        """Return tokens and floating-point operations so far (`gym_policy.compute`)."""
         tokens = int(self.tokens_after[self.state.global_step])
         return {"tokens": tokens, "flops": float(LEARNED * self.num_parameters * tokens)}
 
@@ -69,7 +69,7 @@ class SFTTrainer(Trainer):
         super().log(logs, *args, **kwargs)
 
     def _save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
-        """A checkpoint of the run in the place of Trainer's own."""
+        """Return a checkpoint of the run in the place of Trainer's own."""
         self.files.save(self.state, with_state=True)
 
     def save_training(self, directory: Path) -> None:
@@ -81,7 +81,7 @@ class SFTTrainer(Trainer):
             self.state.save_to_json(str(directory / TRAINER_STATE_NAME))
 
     def _load_from_checkpoint(self, *args: Any, **kwargs: Any) -> None:
-        """Nothing: the model was loaded from the run's checkpoint."""
+        """Do nothing: the model was loaded from the run's checkpoint."""
 
     def create_optimizer(self, *args: Any, **kwargs: Any) -> torch.optim.Optimizer:
         if self.optimizer is None and self.part_lr:
@@ -106,12 +106,12 @@ class SFTTrainer(Trainer):
 
 
 def most_likely(logits: Any, labels: torch.Tensor) -> torch.Tensor:
-    """Logits (B, T, V) -> the most likely token at each place (B, T): all that is kept of them."""
+    """Return the most likely token at each place (B, T) of logits (B, T, V), all that is kept."""
     return (logits[0] if isinstance(logits, tuple) else logits).argmax(-1)
 
 
 def token_accuracy(prediction: EvalPrediction) -> dict[str, float]:
-    """Share of the learned tokens that are the most likely ones, given all true tokens before."""
+    """Return the share of learned tokens that are the most likely, given the true ones before."""
     guesses = np.asarray(prediction.predictions)[:, :-1]
     labels = np.asarray(prediction.label_ids)[:, 1:]
     learned = labels != -100

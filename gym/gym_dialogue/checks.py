@@ -11,7 +11,7 @@ from gym_dialogue.errors import InputError
 
 
 def is_integer(value: Any) -> bool:
-    """Whether a value is an integer, which True and False are not."""
+    """Return whether a value is an integer, which True and False are not."""
     return isinstance(value, int) and not isinstance(value, bool)
 
 
@@ -23,7 +23,8 @@ def check_choice(name: str, value: Any, allowed: Iterable[Any]) -> None:
 
 
 def read_text(path: str | Path) -> str:
-    """The content of a text file in UTF-8, without the byte-order mark that some editors write.
+    """Return the content of a text file in UTF-8, without the byte-order mark that some editors
+    write.
 
     Raises OSError and UnicodeDecodeError.
     """
@@ -49,7 +50,7 @@ def json_records(text: str) -> list[tuple[int, Any]]:
 
 
 def read_json(path: str | Path, where: str) -> Any:
-    """The content of a JSON file; `where` opens the line of an error.
+    """Return the content of a JSON file; `where` opens the line of an error.
 
     Raises InputError for a file that cannot be read, or is not JSON, or not all of it.
     """

@@ -20,7 +20,8 @@ _IMAGE_MARKER = "<image>"
 def read_dialogues(
     path: str | Path, image_folder: str | Path | None = None
 ) -> Iterator[list[Message]]:
-    """The dialogues of a file: JSONL, or one JSON list (told apart by what the file opens with).
+    """Yield the dialogues of a file: JSONL, or one JSON list (told apart by what the file opens
+    with).
 
     A record has `messages`, a list of {role, content} with an optional `trained`, or, in LLaVA
     form, `conversations`, a list of {from, value}. LLaVA form does not say which replies were
@@ -47,7 +48,7 @@ def read_dialogues(
 
 
 def _records(path: str | Path) -> Iterator[tuple[str, Any]]:
-    """(where it stands, record) of every record; None stands for one that is not JSON."""
+    """Yield (where it stands, record) of every record; None stands for one that is not JSON."""
     try:
         text = read_text(path)
     except (OSError, UnicodeDecodeError) as error:
@@ -117,7 +118,7 @@ def _messages(record: Any, where: str, directory: Path) -> list[Message]:
 
 
 def _only_image(named: Any, where: str) -> Any:
-    """What `image` of a LLaVA record names, a list of one as well as that one itself."""
+    """Return what `image` of a LLaVA record names, a list of one as well as that one itself."""
     if isinstance(named, list):
         if len(named) > 1:
             raise InputError(f"{where}: image lists {len(named)} files; a dialogue may have one")
@@ -128,7 +129,7 @@ def _only_image(named: Any, where: str) -> Any:
 def _without_marker(
     messages: list[Message], first: int, has_image: bool, where: str
 ) -> list[Message]:
-    """The messages of a LLaVA record without the marker of its image."""
+    """Return the messages of a LLaVA record without the marker of its image."""
     counts = [m.text.count(_IMAGE_MARKER) for m in messages]
     if sum(counts) != counts[first] or counts[first] > has_image:
         raise InputError(
@@ -140,8 +141,8 @@ def _without_marker(
 
 
 def _unmarked(text: str) -> str:
-    """A text without the marker; and without the newline that LLaVA puts between the two, which is
-    there if the marker is all of the text's first line, or of its last, empty ones aside.
+    """Return a text without the marker; and without the newline that LLaVA puts between the two,
+    which is there if the marker is all of the text's first line, or of its last, empty ones aside.
     """
     before, marker, after = text.partition(_IMAGE_MARKER)
     if marker and not before.strip("\n") and after.startswith("\n"):
@@ -152,7 +153,7 @@ def _unmarked(text: str) -> str:
 
 
 def _is_text(value: str) -> bool:
-    """Whether a string can be written in UTF-8, which half a surrogate pair cannot."""
+    """Return whether a string can be written in UTF-8, which half a surrogate pair cannot."""
     try:
         value.encode()
     except UnicodeEncodeError:

@@ -58,7 +58,7 @@ class Verdict:
 
 
 def shows_images(env: gym.Env) -> bool:
-    """Whether an environment's prompts come with images."""
+    """Return whether an environment's prompts come with images."""
     space = env.observation_space
     return isinstance(space, spaces.Dict) and "image" in space.spaces
 
@@ -136,21 +136,21 @@ class DialogueEnv(gym.Env[dict[str, Any], str]):
         return charset
 
     def _worded(self, verdict: Verdict, sentence: str) -> Verdict:
-        """The verdict with this sentence as feedback. What that repeats of the reply may hold any
-        character; an observation may not.
+        """Return the verdict with this sentence as feedback. What that repeats of the reply may
+        hold any character; an observation may not.
         """
         return replace(verdict, feedback=self._foreign.sub("?", sentence))
 
     @abstractmethod
     def oracle_reply(self) -> str:
-        """A reply that the verifier accepts in the present state."""
+        """Return a reply that the verifier accepts in the present state."""
 
     @abstractmethod
     def random_reply(self, rng: np.random.Generator) -> str:
-        """A well-formed reply with a random answer."""
+        """Return a well-formed reply with a random answer."""
 
     def mistaken_reply(self, rng: np.random.Generator) -> str:
-        """A well-formed reply that the verifier rejects in the present state."""
+        """Return a well-formed reply that the verifier rejects in the present state."""
         while True:
             reply = self.random_reply(rng)
             if not self._judge(reply).is_right:

@@ -18,19 +18,19 @@ MAX_PIXELS = 64_000_000
 
 
 def open_image(image: Image) -> np.ndarray:
-    """The image as an array, uint8 (H, W, 3). Raises InputError for a file that is missing, broken
-    or huge.
+    """Return the image as an array, uint8 (H, W, 3). Raises InputError for a file that is missing,
+    broken or huge.
     """
     return _pixels(image, "RGB") if isinstance(image, Path) else image
 
 
 def open_rgba(path: Path) -> np.ndarray:
-    """The image of a file with its transparency, uint8 (H, W, 4). Raises as open_image does."""
+    """Return a file's image with its transparency, uint8 (H, W, 4). Raises as open_image does."""
     return _pixels(path, "RGBA")
 
 
 def image_size(image: Image) -> tuple[int, int]:
-    """(width, height) in pixels; a file's from its header alone. Raises InputError."""
+    """Return (width, height) in pixels; a file's from its header alone. Raises InputError."""
     if not isinstance(image, Path):
         return image.shape[1], image.shape[0]
     with _opened(image) as file:
@@ -53,7 +53,7 @@ def save_image(path: Path, image: Image) -> None:
 
 
 def png_bytes(image: Image) -> bytes:
-    """The image as a PNG file's content. Raises as open_image does."""
+    """Return the image as a PNG file's content. Raises as open_image does."""
     buffer = io.BytesIO()
     PIL.Image.fromarray(open_image(image)).save(buffer, "PNG", compress_level=1)
     return buffer.getvalue()

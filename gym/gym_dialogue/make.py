@@ -28,7 +28,9 @@ class EnvConfig:
 
 
 def make_envs(config: EnvConfig, count: int) -> list[gymnasium.Env]:
-    """`count` environments. Raises InputError for an unknown id or an argument it does not take."""
+    """Return `count` environments. Raises InputError for an unknown id or an argument it does not
+    take.
+    """
     for name, value in config.kwargs.items():
         require_released(name, value)
     namespace, slash, _ = config.id.partition("/")
@@ -51,7 +53,7 @@ def make_envs(config: EnvConfig, count: int) -> list[gymnasium.Env]:
 
 
 def with_prompt_file(config: EnvConfig, prompt_file: str | None) -> EnvConfig:
-    """The environment with the wording of a file, unless it names one itself."""
+    """Return the environment with the wording of a file, unless it names one itself."""
     if prompt_file is None or "prompt_file" in config.kwargs:
         return config
     return EnvConfig(config.id, config.kwargs | {"prompt_file": prompt_file})

@@ -52,13 +52,13 @@ class Expert(Protocol):
     """What scripted policies may ask of the environment that they play in."""
 
     def oracle_reply(self) -> str:
-        """A reply that the verifier accepts in the present state."""
+        """Return a reply that the verifier accepts in the present state."""
 
     def mistaken_reply(self, rng: np.random.Generator) -> str:
-        """A well-formed reply that the verifier rejects in the present state."""
+        """Return a well-formed reply that the verifier rejects in the present state."""
 
     def random_reply(self, rng: np.random.Generator) -> str:
-        """A well-formed reply with a random answer."""
+        """Return a well-formed reply with a random answer."""
 
 
 @dataclass
@@ -81,18 +81,18 @@ class Dialogue:
 
     @property
     def num_replies(self) -> int:
-        """How many assistant messages the dialogue holds."""
+        """Return how many assistant messages the dialogue holds."""
         return sum(message.role == "assistant" for message in self.messages)
 
     def rng(self, stream: int = 0) -> np.random.Generator:
-        """The random stream of the next reply; `stream` tells apart independent users of it."""
+        """Return the random stream of the next reply; `stream` tells independent users apart."""
         return np.random.default_rng([*self.key, self.num_replies, stream])
 
 
 def messages_to_json(
     messages: Sequence[Message], save_image: Callable[[Image], str]
 ) -> list[dict[str, Any]]:
-    """Messages as plain data: role, content, `trained: false` for a reply without loss, and
+    """Return messages as plain data: role, content, `trained: false` for a reply without loss, and
     `image`, the name of a file, which `save_image` writes and returns.
     """
     return [

@@ -49,7 +49,7 @@ class _Mention(NamedTuple):
 
 
 def read_fields(reply: str, fields: Mapping[str, type]) -> dict[str, Any]:
-    """The wanted fields of a reply, each None where it cannot be read.
+    """Return the wanted fields of a reply, each None where it cannot be read.
 
     `fields` maps a field's name to `str` or `list`. A list comes back as a list of str and int.
     Where a reply holds several answers (a draft before the answer), the last one counts, with its
@@ -70,8 +70,8 @@ def read_fields(reply: str, fields: Mapping[str, type]) -> dict[str, Any]:
 
 
 def field_start(reply: str, name: str) -> int | None:
-    """The offset in a reply of the field of that name that `read_fields` reads, with the quote
-    before it; where none can be read, of the last one outside thinking; None if it has none.
+    """Return the offset in a reply of the field of that name that `read_fields` reads, with the
+    quote before it; where none can be read, of the last one outside thinking; None if it has none.
     """
     text = _without_thinking(reply)
     answer = _answer(text, {name: str})
@@ -85,8 +85,8 @@ def field_start(reply: str, name: str) -> int | None:
 
 
 def _without_thinking(reply: str) -> str:
-    """The reply with line ends in the place of its thinking, so that offsets stay as they are. A
-    block that is not closed goes on to the end; one that is not opened begins at the start.
+    """Return the reply with line ends in the place of its thinking, so that offsets stay as they
+    are. A block that is not closed goes on to the end; one that is not opened begins at the start.
     """
     blocks: list[tuple[int, int]] = []
     opened = None
@@ -110,7 +110,7 @@ def _without_thinking(reply: str) -> str:
 
 
 def _answer(text: str, fields: Mapping[str, type]) -> _Candidate | None:
-    """The last candidate of which a field can be read."""
+    """Return the last candidate of which a field can be read."""
     strict = _last_object(text, fields)
     start = 0 if strict is None else strict.end
     last = _last_mention(text, start, _in_form(tuple(fields)), fields)
@@ -122,7 +122,7 @@ def _answer(text: str, fields: Mapping[str, type]) -> _Candidate | None:
 
 
 def _last_object(text: str, fields: Iterable[str]) -> _Candidate | None:
-    """The last JSON object that has one of the fields itself, not in an object within."""
+    """Return the last JSON object that has one of the fields itself, not in an object within."""
     last, end = None, 0
     starts = deque((match.start() for match in _OBJECT.finditer(text)), maxlen=_MAX_OBJECTS)
     first = len(text) - len(text.lstrip())  # an answer and nothing else, whatever is nested in it
@@ -139,8 +139,8 @@ def _last_object(text: str, fields: Iterable[str]) -> _Candidate | None:
 
 
 def _opening(text: str, start: int, mention: int) -> int:
-    """Where the candidate that holds a mention begins, at `start` or later: at the brace that is
-    open there, or else behind the last object before it.
+    """Return where the candidate that holds a mention begins, at `start` or later: at the brace
+    that is open there, or else behind the last object before it.
     """
     depth, at, behind = 0, mention, start
     for _ in range(_MAX_BRACES):
@@ -159,13 +159,13 @@ def _opening(text: str, start: int, mention: int) -> int:
 
 @lru_cache(maxsize=64)
 def _anywhere(names: tuple[str, ...]) -> re.Pattern[str]:
-    """A field's key, wherever it stands."""
+    """Return a field's key, wherever it stands."""
     return re.compile(rf"(?<!\w)(?P<name>{'|'.join(map(re.escape, names))})[\"']?\s{{0,8}}:")
 
 
 @lru_cache(maxsize=64)
 def _in_form(names: tuple[str, ...]) -> re.Pattern[str]:
-    """A field's key that is quoted, or where a line, a sentence or an object begins."""
+    """Return a field's key that is quoted, or where a line, a sentence or an object begins."""
     begins = r"(?:^|[\n{},.:;!?*>])[ \t]{0,8}(?:-[ \t]{1,8})?"
     return re.compile(rf"(?:[\"']|{begins}){_anywhere(names).pattern}")
 
@@ -173,7 +173,7 @@ def _in_form(names: tuple[str, ...]) -> re.Pattern[str]:
 def _last_mention(
     text: str, start: int, keys: re.Pattern[str], fields: Mapping[str, type]
 ) -> _Mention | None:
-    """The last field whose value can be read."""
+    """Return the last field whose value can be read."""
     for key in reversed(deque(keys.finditer(text, start), maxlen=_MAX_MENTIONS)):
         name = key["name"]
         read = _read_list if fields[name] is list else _read_string
@@ -184,7 +184,7 @@ def _last_mention(
 
 
 def _field(text: str, start: int, name: str, kind: type) -> _Mention | None:
-    """The last field of that name in the candidate that begins at `start`."""
+    """Return the last field of that name in the candidate that begins at `start`."""
     for keys in (_in_form((name,)), _anywhere((name,))):
         mention = _last_mention(text, start, keys, {name: kind})
         if mention is not None:
@@ -198,7 +198,7 @@ def _key_start(text: str, key: re.Match[str]) -> int:
 
 
 def _start_in_object(text: str, answer: _Candidate, name: str) -> int:
-    """Where the key of a field of a JSON object stands: the last one with the value read."""
+    """Return where the key of a field of a JSON object stands: the last one with the value read."""
     keys = _anywhere((name,)).finditer(text, answer.start, answer.end)
     last = answer.start
     for number, key in enumerate(reversed(deque(keys, maxlen=_MAX_MENTIONS))):

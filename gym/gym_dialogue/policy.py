@@ -14,7 +14,7 @@ class Policy(ABC):
 
     @abstractmethod
     def act(self, dialogues: Sequence[Dialogue]) -> list[Reply]:
-        """One reply to each dialogue, in order."""
+        """Return one reply to each dialogue, in order."""
 
 
 def _expert(dialogue: Dialogue) -> Expert:

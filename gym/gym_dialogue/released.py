@@ -26,7 +26,7 @@ def require_released(name: str, value: Any) -> None:
 
 
 def is_released(path: str | Path) -> bool:
-    """Whether a path is in a copy of the released data, wherever that is: it is known by its
+    """Return whether a path is in a copy of the released data, wherever that is: it is known by its
     folder's name, also in the hub's cache (datasets--OWNER--NAME).
     """
     names = (part.rpartition("--")[2].lower() for part in Path(path).parts[:-1])

@@ -43,7 +43,7 @@ class Turn:
 
     @property
     def outcome(self) -> str:
-        """The primary outcome."""
+        """Return the primary outcome."""
         return self.outcomes[0]
 
 
@@ -59,7 +59,7 @@ class Episode:
 
     @property
     def puzzle(self) -> str:
-        """The name of what was played, equal for episodes on the same hand or route."""
+        """Return the name of what was played, equal for episodes on the same hand or route."""
         return self.info["puzzle"]
 
     def turns_of(self, dialogue: int) -> list[int]:
@@ -97,7 +97,7 @@ class EpisodePlayer:
 
     @property
     def dialogue(self) -> Dialogue:
-        """The dialogue that a reply is due in."""
+        """Return the dialogue that a reply is due in."""
         return self.episode.dialogues[-1]
 
     def answer(self, reply: Reply) -> bool:

@@ -79,7 +79,7 @@ class Source:
     """Texts that are assigned, appended, added, stored in a dict, passed in a call or returned."""
 
     def labelled(self, label: str) -> list[Found]:
-        """The texts stored under a key, or in a variable, of that name."""
+        """Return the texts stored under a key, or in a variable, of that name."""
         return [t for t in self.texts if label in (t.label, t.target)]
 
 
@@ -100,7 +100,7 @@ def read_source(root: str | Path) -> Source:
 
 
 def format_parts(text: str, where: str) -> tuple[SimplePart, ...]:
-    """A format string (`{name}`, `{{`) as parts. Raises InputError for one that is none."""
+    """Return a format string (`{name}`, `{{`) as parts. Raises InputError for one that is none."""
     parts: list[SimplePart] = []
     try:
         for literal, name, _, _ in string.Formatter().parse(text):
@@ -112,19 +112,19 @@ def format_parts(text: str, where: str) -> tuple[SimplePart, ...]:
 
 
 def fields_of(parts: Parts) -> list[str]:
-    """The names of the fields in a text, in order."""
+    """Return the names of the fields in a text, in order."""
     return [part.name for part in parts if isinstance(part, Field)]
 
 
 def plain(parts: Parts) -> str | None:
-    """A text without fields and choices; None for others."""
+    """Return a text without fields and choices; None for others."""
     return "".join(parts) if all(isinstance(part, str) for part in parts) else None
 
 
 def find_constant(source: Source, name: str | None, usual: str) -> str | None:
-    """The name of a constant: the one that is asked for, else the usual one; None if neither asked
-    for nor there. Raises InputError for one that is asked for and not there, and for a usual one
-    that is not one text.
+    """Return the name of a constant: the one that is asked for, else the usual one; None if neither
+    asked for nor there. Raises InputError for one that is asked for and not there, and for a usual
+    one that is not one text.
     """
     if name is not None and name not in source.constants:
         raise InputError(f"{source.root}: no constant named {name} is in its files")
@@ -137,7 +137,9 @@ def find_constant(source: Source, name: str | None, usual: str) -> str | None:
 
 
 def holds_at(condition: str, index: int) -> bool | None:
-    """Whether a test of one variable holds where that is `index`; None where it is no such test."""
+    """Return whether a test of one variable holds where that is `index`; None where it is no such
+    test.
+    """
     node = ast.parse(condition, mode="eval").body
     if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.Not):
         inner = holds_at(ast.unparse(node.operand), index)
@@ -156,8 +158,8 @@ def holds_at(condition: str, index: int) -> bool | None:
 
 
 def choose_at(parts: Parts, index: int) -> Parts | None:
-    """The parts as they are where the variable of every choice is `index`; None if that cannot be
-    told.
+    """Return the parts as they are where the variable of every choice is `index`; None if that
+    cannot be told.
     """
     chosen: list[Part] = []
     for part in parts:
@@ -174,7 +176,7 @@ def choose_at(parts: Parts, index: int) -> Parts | None:
 
 
 def choose(parts: Parts, otherwise: bool) -> tuple[SimplePart, ...]:
-    """The parts with one branch of every choice in its place."""
+    """Return the parts with one branch of every choice in its place."""
     chosen: list[SimplePart] = []
     for part in parts:
         if isinstance(part, Choice):
@@ -185,8 +187,8 @@ def choose(parts: Parts, otherwise: bool) -> tuple[SimplePart, ...]:
 
 
 def verdict_joint(source: Source) -> tuple[str, str] | None:
-    """(what joins the verifier's messages, what ends them): `SEPARATOR.join(messages) + END` that a
-    function returns; None where there is none.
+    """Return (what joins the verifier's messages, what ends them): `SEPARATOR.join(messages) + END`
+    that a function returns; None where there is none.
     """
     for text in source.texts:
         first = text.parts[0] if text.target == "return" else None
@@ -200,8 +202,8 @@ def verdict_joint(source: Source) -> tuple[str, str] | None:
 
 
 def verdict_frame(source: Source) -> tuple[str, str] | None:
-    """What the dialogue puts before and after the verifier's message in the next user turn; None
-    where it is not found.
+    """Return what the dialogue puts before and after the verifier's message in the next user turn;
+    None where it is not found.
     """
     for text in source.texts:
         is_log = re.search(r"print|log|debug|warn", text.target)
@@ -281,7 +283,7 @@ class _Reader:
     def _texts(
         self, node: ast.stmt, names: Mapping[str, Parts]
     ) -> Iterator[tuple[str, str, Parts]]:
-        """(target, label, parts) of the texts of a simple statement."""
+        """Yield (target, label, parts) of the texts of a simple statement."""
         if isinstance(node, ast.Assign | ast.AnnAssign | ast.AugAssign) and node.value is not None:
             target = node.targets[0] if isinstance(node, ast.Assign) else node.target
             label = ""
@@ -316,7 +318,9 @@ class _Reader:
 
 
 def parts_of(node: ast.expr, names: Mapping[str, Parts]) -> Parts | None:
-    """An expression as a text; None where it holds no text at all. `names` are known variables."""
+    """Return an expression as a text; None where it holds no text at all. `names` are known
+    variables.
+    """
     parts = _flat(node, names)
     has_text = parts is not None and any(not isinstance(part, Field) for part in parts)
     is_join = isinstance(node, ast.Call) and getattr(node.func, "attr", "") == "join"
@@ -350,7 +354,7 @@ def _flat(node: ast.expr, names: Mapping[str, Parts]) -> list[Part] | None:
 
 
 def _filled(node: ast.expr, names: Mapping[str, Parts]) -> list[Part] | None:
-    """A constant text with `.format(...)` or `% ...`; None for another expression."""
+    """Return a constant text with `.format(...)` or `% ...`; None for another expression."""
     if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Mod):
         text, pieces = _flat(node.left, names), None
         if text is not None and (whole := plain(tuple(text))) is not None:
@@ -393,7 +397,7 @@ def _value(node: ast.expr, names: Mapping[str, Parts]) -> list[Part]:
 
 
 def _joined(parts: list[Part]) -> Parts:
-    """The parts with texts that touch joined."""
+    """Return the parts with texts that touch joined."""
     joined: list[Part] = []
     for part in parts:
         if isinstance(part, str) and joined and isinstance(joined[-1], str):
@@ -404,8 +408,8 @@ def _joined(parts: list[Part]) -> Parts:
 
 
 def _assigned_texts(body: list[ast.stmt]) -> dict[str, Parts]:
-    """Names that stand for a text, or for one of two: assigned once, in both branches of one `if`,
-    or before an `if` that assigns another; and never added to.
+    """Return names that stand for a text, or for one of two: assigned once, in both branches of one
+    `if`, or before an `if` that assigns another; and never added to.
     """
     names: dict[str, Parts] = {}
     varying = {ast.unparse(node.target) for node in body if isinstance(node, ast.AugAssign)}
@@ -436,7 +440,7 @@ def _assigned_texts(body: list[ast.stmt]) -> dict[str, Parts]:
 
 
 def _one_of_two(node: ast.stmt, names: Mapping[str, Parts]) -> tuple[str, Parts] | None:
-    """(name, choice) of an `if` that assigns a text to one name, and another one otherwise."""
+    """Return (name, choice) of an `if` that assigns one of two texts to a name."""
     if not isinstance(node, ast.If):
         return None
     branches = [_assigned(branch) for branch in (node.body, node.orelse)]
@@ -451,7 +455,7 @@ def _one_of_two(node: ast.stmt, names: Mapping[str, Parts]) -> tuple[str, Parts]
 
 
 def _assigned(body: list[ast.stmt]) -> tuple[str, ast.expr] | None:
-    """(name, value) where a branch is one assignment to a name."""
+    """Return (name, value) where a branch is one assignment to a name."""
     if len(body) == 1 and isinstance(body[0], ast.Assign):
         target = body[0].targets[0]
         return (target.id, body[0].value) if isinstance(target, ast.Name) else None
@@ -459,7 +463,7 @@ def _assigned(body: list[ast.stmt]) -> tuple[str, ast.expr] | None:
 
 
 def _is_simple(parts: Parts) -> bool:
-    """Whether a text has no field, and no choice within a choice."""
+    """Return whether a text has no field, and no choice within a choice."""
     return all(
         isinstance(part, str)
         or (isinstance(part, Choice) and plain(part.then + part.otherwise) is not None)
@@ -479,5 +483,5 @@ def _constant(node: ast.expr) -> str:
 
 
 def _key_in(node: ast.expr) -> str:
-    """The constant key of `NAME["KEY"]`."""
+    """Return the constant key of `NAME["KEY"]`."""
     return _constant(node.slice) if isinstance(node, ast.Subscript) else ""

@@ -21,7 +21,7 @@ def fill(text: str, values: Mapping[str, str]) -> str:
 
 
 def placeholders(text: str) -> set[str]:
-    """The names of the placeholders in a text."""
+    """Return the names of the placeholders in a text."""
     return {mark[1] for mark in MARK.finditer(text)}
 
 
@@ -55,14 +55,16 @@ def check_keys_among(value: Any, keys: Collection[str], at: str) -> None:
 
 
 def texts_in(value: Any, name: str) -> list[tuple[str, str]]:
-    """(where, text) of every text in a key's value, which is a text or an object of such."""
+    """Return (where, text) of every text in a key's value, which is a text or an object of such."""
     if isinstance(value, str):
         return [(name, value)]
     return [pair for k, v in value.items() for pair in texts_in(v, f"{name}.{k}")]
 
 
 def from_lines(value: Any, at: str) -> str:
-    """A text that is written as a string or as a list of lines. Raises InputError for others."""
+    """Return a text that is written as a string or as a list of lines. Raises InputError for
+    others.
+    """
     lines = value if isinstance(value, list) else [value]
     if not lines or not all(isinstance(line, str) for line in lines):
         raise InputError(f"{at}: must be a string, or a list of lines")
@@ -70,7 +72,9 @@ def from_lines(value: Any, at: str) -> str:
 
 
 def to_lines(value: Any) -> Any:
-    """A text of several lines as a list of them, which is easier to edit; objects key by key."""
+    """Return a text of several lines as a list of them, which is easier to edit; objects key by
+    key.
+    """
     if isinstance(value, Mapping):
         return {key: to_lines(v) for key, v in value.items()}
     return value.split("\n") if isinstance(value, str) and "\n" in value else value

@@ -28,8 +28,8 @@ class _Parser(argparse.ArgumentParser):
 
 
 def run(argv: Sequence[str] | None, task: str | None = None) -> None:
-    """The command, with `task` where it is not asked for. It needs no more than the environments
-    do, so it reads its flags itself.
+    """Run the command, with `task` where it is not asked for. It needs no more than the
+    environments do, so it reads its flags itself.
     """
     parser = _Parser(
         "python -m gym_dialogue.wording",
@@ -64,7 +64,7 @@ def derive(
     prompt: str | None = None,
     image_prompt: str | None = None,
 ) -> tuple[dict[str, Any], list[str]]:
-    """(content of a wording file, lines that say what it is from and how it reads). Raises
+    """Return (content of a wording file, lines that say what it is from and how it reads). Raises
     InputError for a path that is neither a directory of source nor SFT data of the task.
     """
     package = PACKAGES.get(task.partition("_")[0])
@@ -102,7 +102,7 @@ def _write(path: Path, data: dict[str, Any]) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """The command."""
+    """Return the command."""
     run(argv)
 
 

@@ -13,7 +13,9 @@ LEARNED = 6
 
 
 def num_parameters(model: nn.Module, trained_only: bool = False) -> int:
-    """How many parameters a model has, wherever ZeRO-3 keeps them; or those that are trained."""
+    """Return how many parameters a model has, wherever ZeRO-3 keeps them; or those that are
+    trained.
+    """
     return sum(
         getattr(parameter, "ds_numel", parameter.numel())
         for parameter in model.parameters()

@@ -15,12 +15,12 @@ from gym_dialogue.errors import InputError
 
 
 def with_deepspeed() -> bool:
-    """Whether the accelerate configuration says DeepSpeed."""
+    """Return whether the accelerate configuration says DeepSpeed."""
     return os.environ.get("ACCELERATE_USE_DEEPSPEED", "").lower() == "true"
 
 
 def runs_on_cpu() -> bool:
-    """Whether there is no GPU, or the accelerate configuration says use_cpu."""
+    """Return whether there is no GPU, or the accelerate configuration says use_cpu."""
     wants = os.environ.get("ACCELERATE_USE_CPU", "").lower() == "true"
     wants_deepspeed = with_deepspeed() and os.environ.get("DS_ACCELERATOR") == "cpu"
     return wants or wants_deepspeed or not torch.cuda.is_available()
@@ -56,15 +56,15 @@ def join_processes() -> PartialState:
 
 
 def is_partitioned(model: nn.Module) -> bool:
-    """Whether weights of the model are spread over the ranks (ZeRO-3)."""
+    """Return whether weights of the model are spread over the ranks (ZeRO-3)."""
     return any(hasattr(parameter, "ds_id") for parameter in model.parameters())
 
 
 @contextmanager
 def whole_weights(model: nn.Module) -> Iterator[None]:
-    """All weights on every rank, once, for as long as many forward passes need them, as sampling
-    does. `model` may be a DeepSpeed engine, or a model that from_pretrained has partitioned. All
-    ranks enter together. Does nothing where weights are whole anyway.
+    """Gather all weights on every rank, once, for as long as many forward passes need them, as
+    sampling does. `model` may be a DeepSpeed engine, or a model that from_pretrained has
+    partitioned. All ranks enter together. Does nothing where weights are whole anyway.
 
     The engine would otherwise gather every layer's weights anew for each sampled token, and its
     ranks would have to sample the same number of tokens.

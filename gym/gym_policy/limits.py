@@ -36,7 +36,7 @@ def check_sequence(
 
 
 def max_positions(config: PreTrainedConfig) -> int | None:
-    """How many tokens a model is made for; None if it does not say."""
+    """Return how many tokens a model is made for; None if it does not say."""
     text = config.get_text_config()
     positions = getattr(text, "max_position_embeddings", None)
     if not isinstance(positions, int):
@@ -50,8 +50,8 @@ def max_positions(config: PreTrainedConfig) -> int | None:
 
 @torch.no_grad()
 def not_numbers(model: torch.nn.Module) -> str | None:
-    """The name of a weight that is not all finite numbers, or None. Under ZeRO-3, of this rank's
-    part.
+    """Return the name of a weight that is not all finite numbers, or None. Under ZeRO-3, of this
+    rank's part.
     """
     for name, parameter in model.named_parameters():
         values = getattr(parameter, "ds_tensor", parameter) if not parameter.numel() else parameter

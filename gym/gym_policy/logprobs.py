@@ -82,7 +82,7 @@ def score_states(
 
 
 def states_at_once(vocabulary: int, device: str) -> int:
-    """How many tokens are scored together."""
+    """Return how many tokens are scored together."""
     return max(64, LOGITS_AT_ONCE.get(device, LOGITS_AT_ONCE["cuda"]) // vocabulary)
 
 

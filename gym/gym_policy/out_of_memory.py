@@ -7,8 +7,8 @@ from accelerate.utils.memory import should_reduce_batch_size
 
 
 def is_out_of_memory(error: RuntimeError) -> bool:
-    """Whether memory has run out: a GPU's allocator raises a type of its own for it, a CPU's is
-    known by its message.
+    """Return whether memory has run out: a GPU's allocator raises a type of its own for it, a CPU's
+    is known by its message.
     """
     return isinstance(error, torch.OutOfMemoryError) or should_reduce_batch_size(error)
 

@@ -19,7 +19,7 @@ _NAMES: dict[Part, tuple[str, ...]] = {
 
 
 def part_of(name: str) -> Part:
-    """The part that a parameter or module belongs to, by its dotted name."""
+    """Return the part that a parameter or module belongs to, by its dotted name."""
     pieces = name.split(".")
     # A projector may lie within the vision module, so it is looked for first.
     for part in ("projector", "vision"):
@@ -53,8 +53,8 @@ def freeze_parts(model: nn.Module, parts: Sequence[Part]) -> None:
 def parameter_groups(
     named: Iterable[tuple[str, nn.Parameter]], lr: float, part_lr: Mapping[Part, float]
 ) -> list[dict[str, Any]]:
-    """The trained parameters as groups of an optimizer, those of each part with its own learning
-    rate, or `lr`, which comes first.
+    """Return the trained parameters as groups of an optimizer, those of each part with its own
+    learning rate, or `lr`, which comes first.
     """
     groups: dict[float, list[nn.Parameter]] = {lr: []}
     for name, parameter in named:
@@ -64,6 +64,8 @@ def parameter_groups(
 
 
 def module_pattern(parts: Sequence[Part]) -> str | None:
-    """A regular expression that fits the names of all modules of these parts, but for language."""
+    """Return a regular expression that fits the names of all modules of these parts, but for
+    language.
+    """
     names = [name for part in parts for name in _NAMES.get(part, ())]
     return rf"(.*\.)?({'|'.join(names)})(\..*)?" if names else None

@@ -61,8 +61,8 @@ def render_template(
     add_generation_prompt: bool,
     kwargs: Mapping[str, Any],
 ) -> str:
-    """What the tokenizer's template writes for messages. Raises InputError where it does not take
-    them, or does not come to an end within bounds of time, memory and length.
+    """Return what the tokenizer's template writes for messages. Raises InputError where it does not
+    take them, or does not come to an end within bounds of time, memory and length.
     """
 
     def render() -> str:

@@ -35,7 +35,7 @@ SIDE = 28  # pixels of a tile
 
 
 def tiny_tokenizer(with_images=False):
-    """Every byte is a token; and one stands for an image."""
+    """Return every byte is a token; and one stands for an image."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     tokenizer = Tokenizer(models.BPE({symbol: i for i, symbol in enumerate(alphabet)}, []))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
@@ -53,7 +53,7 @@ def tiny_tokenizer(with_images=False):
 
 
 def tiny_llama(tokenizer, seed=0):
-    """Two layers of 32."""
+    """Return two layers of 32."""
     config = LlamaConfig(
         vocab_size=len(tokenizer),
         hidden_size=32,
@@ -110,7 +110,7 @@ def tiny_mllama(tokenizer, seed=0):
 
 
 def tiny_mllama_processor(tokenizer):
-    """Of tiny_mllama: images of up to two tiles."""
+    """Return of tiny_mllama: images of up to two tiles."""
     images = MllamaImageProcessorPil(size={"height": SIDE, "width": SIDE}, max_image_tiles=2)
     return MllamaProcessor(images, tokenizer, chat_template=tokenizer.chat_template)
 
@@ -137,7 +137,7 @@ def tiny_llava(tokenizer, seed=0):
 
 
 def tiny_llava_processor(tokenizer):
-    """Of tiny_llava."""
+    """Return of tiny_llava."""
     images = CLIPImageProcessorPil(
         size={"shortest_edge": SIDE}, crop_size={"height": SIDE, "width": SIDE}
     )

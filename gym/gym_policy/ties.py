@@ -17,7 +17,7 @@ def untie(model: PreTrainedModel) -> None:
 
 @contextmanager
 def untied(model: PreTrainedModel) -> Iterator[None]:
-    """The same for a while, to save a model with its head though it is the embedding."""
+    """Untie for a while, to save a model with its head though it is the embedding."""
     keys = getattr(model, "all_tied_weights_keys", {})
     configs = (model.config, model.config.get_text_config())
     ties = [config.tie_word_embeddings for config in configs]

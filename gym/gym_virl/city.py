@@ -275,7 +275,7 @@ class City:
 
     @property
     def streets(self) -> list[tuple[int, int]]:
-        """Every street once, from the lower to the higher node."""
+        """Return every street once, from the lower to the higher node."""
         return [(a, b) for a in range(len(self.nodes)) for b in self.neighbours[a] if a < b]
 
     def _lay_streets(self, rng: np.random.Generator) -> np.ndarray:

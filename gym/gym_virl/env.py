@@ -291,7 +291,7 @@ class NavigationEnv(DialogueEnv):
 
     @property
     def position(self) -> Position:
-        """The present position."""
+        """Return the present position."""
         return self.rail.positions[self._at]
 
     def _show(self) -> Prompt:

@@ -249,7 +249,7 @@ class Wording:
 
     @property
     def names_move(self) -> bool:
-        """Whether replies name the move in plain words."""
+        """Return whether replies name the move in plain words."""
         return "<<move>>" in self.reply
 
     def charset(self) -> set[str]:

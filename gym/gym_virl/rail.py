@@ -48,7 +48,7 @@ class Position:
 
     @property
     def role(self) -> Role:
-        """Which part of the route it is."""
+        """Return which part of the route it is."""
         if self.kind == "turn":
             return "intersection" if self.is_intersection else "start"
         return "between" if self.kind == "forward" else "destination"

@@ -60,16 +60,17 @@ class Route:
 
     @property
     def walk(self) -> str:
-        """Where it goes: the places of its milestones, the destination last. Routes that differ in
-        the first metres, from another start to the same first milestone, are the same walk.
+        """Return where it goes: the places of its milestones, the destination last. Routes that
+        differ in the first metres, from another start to the same first milestone, are the same
+        walk.
         """
         places = (milestone.place for milestone in self.milestones)
         return ";".join(f"{lat:.6f},{lng:.6f}" for lat, lng in places)
 
     @property
     def is_heldout(self) -> bool:
-        """Whether its walk is one of the 10 % held out, so that none of them is walked in training,
-        wherever it starts.
+        """Return whether its walk is one of the 10 % held out, so that none of them is walked in
+        training, wherever it starts.
         """
         return is_held_out(_SPLIT_SALT, self.walk)
 

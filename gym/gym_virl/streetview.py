@@ -40,8 +40,8 @@ class Panorama:
 
     @cached_property
     def packed(self) -> np.ndarray:
-        """((H + 2) * (W + 1),) uint64: a pixel in each, channels 16 bits apart; the first column
-        again at the end of every row, and room for the neighbours of the last row.
+        """Return ((H + 2) * (W + 1),) uint64: a pixel in each, channels 16 bits apart; the first
+        column again at the end of every row, and room for the neighbours of the last row.
         """
         rows, columns, _ = self.pixels.shape
         packed = np.zeros((rows + 2, columns + 1, 4), np.uint16)

@@ -62,7 +62,7 @@ class Example:
 
     @property
     def observed(self) -> list[tuple[str, str]]:
-        """(observation, right action) of every position so far."""
+        """Return (observation, right action) of every position so far."""
         return [*self.log, (self.observation, self.fields[2])]
 
 

@@ -36,7 +36,7 @@ class Counts:
 
     @property
     def total(self) -> int:
-        """All parameters."""
+        """Return all parameters."""
         return self.base + self.added
 
     @property

@@ -45,7 +45,7 @@ class MemoryPlan:
 
     @property
     def peak_phase(self) -> str:
-        """The phase that needs most."""
+        """Return the phase that needs most."""
         return max(self.phases, key=self.total)
 
     @property

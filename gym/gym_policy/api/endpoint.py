@@ -102,7 +102,7 @@ class Usage:
     finish_reasons: Counter[str] = field(default_factory=Counter)
 
     def to_json(self) -> dict[str, Any]:
-        """The same as plain data."""
+        """Return the same as plain data."""
         return asdict(self) | {"finish_reasons": dict(self.finish_reasons)}
 
     def __str__(self) -> str:
@@ -128,19 +128,21 @@ class Failure:
 
     @property
     def may_pass(self) -> bool:
-        """Whether another try may help."""
+        """Return whether another try may help."""
         if "insufficient_quota" in self.codes:  # a 429 that waiting does not end
             return False
         return self.status in (408, 409, 429) or self.status >= 500
 
     @property
     def is_filtered(self) -> bool:
-        """Whether the endpoint will not have this dialogue answered."""
+        """Return whether the endpoint will not have this dialogue answered."""
         return any(code in _FILTERED for code in self.codes)
 
     @property
     def is_beyond_context(self) -> bool:
-        """Whether the dialogue, with the room that a reply may take, is too long for the model."""
+        """Return whether the dialogue, with the room that a reply may take, is too long for the
+        model.
+        """
         if self.status not in (400, 413, 422, 500):
             return False
         if any(_CONTEXT_CODE.search(code) for code in self.codes):
@@ -204,9 +206,9 @@ class Endpoint:
         self._stopped.set()
 
     def ask(self, messages: list[dict[str, Any]], settings: dict[str, Any]) -> Answer:
-        """The model's reply to messages in the API's form, under further fields of the request.
-        What the endpoint filters is an empty reply, and so is that to a dialogue beyond the model's
-        context (BEYOND_CONTEXT).
+        """Return the model's reply to messages in the API's form, under further fields of the
+        request. What the endpoint filters is an empty reply, and so is that to a dialogue beyond
+        the model's context (BEYOND_CONTEXT).
 
         Raises InputError for a failure, which stops the endpoint, and CancelledError once it has
         been stopped.
@@ -249,7 +251,7 @@ class Endpoint:
         )
 
     def _post(self, messages: list[dict[str, Any]], settings: dict[str, Any]) -> str:
-        """The body of a good answer. Raises EndpointError and APIConnectionError."""
+        """Return the body of a good answer. Raises EndpointError and APIConnectionError."""
         try:
             response = self._client.chat.completions.with_raw_response.create(
                 model=self.model, messages=messages, extra_body=settings
@@ -263,7 +265,7 @@ class Endpoint:
         return response.text
 
     def models(self) -> list[str]:
-        """The names of the models that the endpoint lists; none if it does not say."""
+        """Return the names of the models that the endpoint lists; none if it does not say."""
         try:
             body = self._client.models.with_raw_response.list().http_response.text
             return [self.secret.scrub(str(entry["id"])) for entry in json.loads(body)["data"]]
@@ -306,11 +308,11 @@ class Endpoint:
         return f"cannot reach {self.base_url} ({self._show(str(error.__cause__ or error))})"
 
     def _show(self, text: str) -> str:
-        """A text for an error's line: without the key, and only then cut short."""
+        """Return a text for an error's line: without the key, and only then cut short."""
         return _cut(self.secret.scrub(text))
 
     def _refusal(self, failure: Failure, messages: list[dict[str, Any]]) -> InputError:
-        """An answer that another try would not change, with what may be wrong."""
+        """Return an answer that another try would not change, with what may be wrong."""
         line, status = self._status(failure), failure.status
         if status in (401, 403):
             held = (
@@ -334,9 +336,9 @@ class Endpoint:
 
 
 def read_answer(body: str) -> Answer:
-    """The reply in a response's body. One without text (a refusal, or all of its tokens spent on
-    reasoning) is empty. Raises EndpointError where the body holds an error, or breaks off, and
-    ValueError, saying what it is instead, where it is no answer of such an API at all.
+    """Return the reply in a response's body. One without text (a refusal, or all of its tokens
+    spent on reasoning) is empty. Raises EndpointError where the body holds an error, or breaks off,
+    and ValueError, saying what it is instead, where it is no answer of such an API at all.
     """
     try:
         data = json.loads(body)
@@ -369,8 +371,8 @@ def read_answer(body: str) -> Answer:
 
 
 def _inside(error: Any, text: str) -> EndpointError:
-    """An error in an answer 200: one that may pass, unless its code is of the key, the credit, or
-    the model's name.
+    """Return an error in an answer 200: one that may pass, unless its code is of the key, the
+    credit, or the model's name.
     """
     codes = _codes(error)
     final = [int(code) for code in codes if code in ("401", "402", "403", "404")]
@@ -378,7 +380,7 @@ def _inside(error: Any, text: str) -> EndpointError:
 
 
 def _codes(error: Any) -> tuple[str, ...]:
-    """What an error calls itself."""
+    """Return what an error calls itself."""
     if not isinstance(error, dict):
         return ()
     return tuple(str(error[key]) for key in ("code", "type") if error.get(key))
@@ -395,7 +397,7 @@ def _retry_after(error: APIStatusError) -> float:
 
 
 def _said(body: str) -> str:
-    """The message in the body of an error, decoded, whole."""
+    """Return the message in the body of an error, decoded, whole."""
     try:
         data = json.loads(body)
     except (ValueError, RecursionError):
@@ -427,7 +429,7 @@ def _check_url(base_url: str) -> None:
 
 
 def _read_key(key_env: str) -> str:
-    """The key, or nothing. What is wrong with it is said without showing it."""
+    """Return the key, or nothing. What is wrong with it is said without showing it."""
     if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", key_env):
         raise InputError("key_env: must be the name of an environment variable, not the key itself")
     key = os.environ.get(key_env, "").strip()

@@ -16,7 +16,7 @@ from gym_policy.api.endpoint import BROKEN_OFF, Answer
 
 
 def request_key(request: Any) -> str:
-    """A digest of a request that is plain data."""
+    """Return a digest of a request that is plain data."""
     text = json.dumps(request, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 
@@ -51,7 +51,7 @@ class Journal:
         return len(self._answers)
 
     def get(self, key: str) -> Answer | None:
-        """The reply to a request, if it has come before."""
+        """Return the reply to a request, if it has come before."""
         return self._answers.get(key)
 
     def add(self, key: str, answer: Answer) -> None:

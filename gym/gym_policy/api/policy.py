@@ -73,8 +73,8 @@ class ApiPolicy(Policy):
         self.extra_body, self.empty_reply = dict(extra_body or {}), empty_reply
 
     def act(self, dialogues: Sequence[Dialogue]) -> list[Reply]:
-        """One reply to each dialogue, in order. Where one fails, no more are asked for, but those
-        under way are waited for and kept.
+        """Return one reply to each dialogue, in order. Where one fails, no more are asked for, but
+        those under way are waited for and kept.
         """
         with ThreadPoolExecutor(self.concurrency) as pool:
             futures = [pool.submit(self._reply, dialogue) for dialogue in dialogues]
@@ -108,7 +108,7 @@ class ApiPolicy(Policy):
         return Reply(answer.text, finish=answer.finish_reason)
 
     def _settings(self, dialogue: Dialogue) -> dict[str, Any]:
-        """The fields of the request beside the model and the messages."""
+        """Return the fields of the request beside the model and the messages."""
         fields = {"temperature": self.temperature, "max_tokens": self.max_new_tokens}
         if self.temperature > 0:  # 31 bits: what every endpoint's integers hold
             fields["seed"] = int(dialogue.rng(_SAMPLING_STREAM).integers(2**31))
@@ -122,7 +122,7 @@ class ApiPolicy(Policy):
 
 
 def _digest(image: Image | None) -> str | None:
-    """What tells an image from others: its shape and pixels."""
+    """Return what tells an image from others: its shape and pixels."""
     if image is None:
         return None
     pixels = np.ascontiguousarray(open_image(image))

@@ -22,16 +22,16 @@ class Secret:
         return self._pattern is not None
 
     def scrub(self, text: str) -> str:
-        """The text without the key. To be cut short afterwards, not before."""
+        """Return the text without the key. To be cut short afterwards, not before."""
         return text if self._pattern is None else self._pattern.sub(lambda _: self._shown, text)
 
     def is_in(self, text: str) -> bool:
-        """Whether the text holds the key, and not just a word that the key is."""
+        """Return whether the text holds the key, and not just a word that the key is."""
         return self._is_long and self._pattern.search(text) is not None
 
 
 def _escaped(char: str) -> str:
-    """A pattern for a character, plain or escaped."""
+    """Return a pattern for a character, plain or escaped."""
     digits = "".join(f"[{d}{d.upper()}]" if d.isalpha() else d for d in f"{ord(char):02x}")
     names = "".join(f"|{name}" for name, text in html5.items() if text == char and name[-1] == ";")
     return (

@@ -15,7 +15,7 @@ HANG, DROP = "hang", "drop"
 
 
 def completion(text, finish_reason="stop", **message):
-    """The body of a good answer."""
+    """Return the body of a good answer."""
     message = {"role": "assistant", "content": text} | message
     choice = {"index": 0, "message": message, "finish_reason": finish_reason}
     usage = {"prompt_tokens": 7, "completion_tokens": 3, "total_tokens": 10}
@@ -23,7 +23,7 @@ def completion(text, finish_reason="stop", **message):
 
 
 def error(message, **more):
-    """The body of an error."""
+    """Return the body of an error."""
     return {"error": {"message": message, **more}}
 
 
@@ -46,11 +46,11 @@ class StubApi(http.server.ThreadingHTTPServer):
 
     @staticmethod
     def reply(request):
-        """What is said, which follows from all that was asked."""
+        """Return what is said, which follows from all that was asked."""
         return hashlib.sha256(json.dumps(request, sort_keys=True).encode()).hexdigest()[:8]
 
     def handle_error(self, request, client_address):
-        """A client that gave up is no news."""
+        """Return a client that gave up is no news."""
 
 
 class _Handler(http.server.BaseHTTPRequestHandler):
@@ -99,7 +99,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
 @contextmanager
 def running_stub():
-    """A StubApi at work."""
+    """Run a StubApi for a while."""
     with serving(StubApi()) as stub:
         try:
             yield stub

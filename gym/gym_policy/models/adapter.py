@@ -63,13 +63,13 @@ def add_adapter(
 
 
 def is_adapted(model: PreTrainedModel) -> bool:
-    """Whether an adapter works in the model."""
+    """Return whether an adapter works in the model."""
     return any(isinstance(module, BaseTunerLayer) for module in model.modules())
 
 
 def fingerprint(model: PreTrainedModel) -> str | None:
-    """A short hash that tells models of the same shape apart: names, shapes and the first weights
-    of every parameter, adapters left out. None where weights are partitioned (ZeRO-3).
+    """Return a short hash that tells models of the same shape apart: names, shapes and the first
+    weights of every parameter, adapters left out. None where weights are partitioned (ZeRO-3).
     """
     if is_partitioned(model):
         return None
@@ -92,7 +92,7 @@ def save_adapter(adapted: PeftModel, directory: str | Path, base_fingerprint: st
 
 
 def base_of(directory: str | Path) -> str:
-    """Where the base of an adapter's directory is. Raises InputError if it does not say."""
+    """Return where the base of an adapter's directory is. Raises InputError if it does not say."""
     file = Path(directory) / CONFIG_FILE
     try:
         base = json.loads(file.read_text())["base_model_name_or_path"]
@@ -104,8 +104,8 @@ def base_of(directory: str | Path) -> str:
 
 
 def load_adapter(base: PreTrainedModel, directory: str) -> PreTrainedModel:
-    """The base with the adapter of a directory working in it. Raises InputError for an adapter
-    that was trained on another base, or is damaged.
+    """Return the base with the adapter of a directory working in it. Raises InputError for an
+    adapter that was trained on another base, or is damaged.
     """
     return load_adapted(base, directory).get_base_model()
 

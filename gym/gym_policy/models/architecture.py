@@ -30,9 +30,9 @@ _IMAGE_SIDE = {
 
 
 def local_directory(path: str) -> Path | None:
-    """Where a model's files lie on this machine: the directory itself, a run's last checkpoint, or
-    what the hub's cache holds of a name; None if nothing. Uses no network. Raises InputError for
-    a path that does not exist.
+    """Return where a model's files lie on this machine: the directory itself, a run's last
+    checkpoint, or what the hub's cache holds of a name; None if nothing. Uses no network. Raises
+    InputError for a path that does not exist.
     """
     checkpoint = saved_checkpoints(path)[-1]
     if Path(checkpoint).is_dir():
@@ -44,7 +44,7 @@ def local_directory(path: str) -> Path | None:
 
 
 def load_architecture(path: str, trust_remote_code: bool = False) -> PreTrainedConfig:
-    """The configuration of a model, or of the base of an adapter, without its weights.
+    """Return the configuration of a model, or of the base of an adapter, without its weights.
 
     `path` is a directory, a run's directory or a hub name. The hub is asked only for what is
     neither on this machine nor known. `name_or_path` of the result says where it is from. Raises
@@ -66,7 +66,7 @@ def load_architecture(path: str, trust_remote_code: bool = False) -> PreTrainedC
 
 
 def _directory(path: str) -> Path | None:
-    """A directory that holds a configuration; None for a known model that is not here."""
+    """Return a directory that holds a configuration; None for a known model that is not here."""
     directory = local_directory(path)
     if directory is not None and any((directory / name).is_file() for name in _FILES):
         return directory
@@ -98,8 +98,8 @@ class TextSizes:
 
 
 def text_sizes(config: PreTrainedConfig) -> TextSizes:
-    """The sizes of a configuration. What it does not name is taken as in GPT-2: as many key heads
-    as heads, and a feed-forward part four times as wide.
+    """Return the sizes of a configuration. What it does not name is taken as in GPT-2: as many key
+    heads as heads, and a feed-forward part four times as wide.
     """
     text = config.get_text_config()
     heads, hidden = text.num_attention_heads, text.hidden_size
@@ -116,9 +116,9 @@ def text_sizes(config: PreTrainedConfig) -> TextSizes:
 
 
 def empty_model(config: PreTrainedConfig) -> PreTrainedModel:
-    """The model of a configuration with parameters that have shapes but no memory (device meta).
-    Tied weights are one parameter, as in the real one. Raises InputError for a configuration of
-    which no model can be made.
+    """Return the model of a configuration with parameters that have shapes but no memory (device
+    meta). Tied weights are one parameter, as in the real one. Raises InputError for a configuration
+    of which no model can be made.
     """
     try:
         with torch.device("meta"):
@@ -131,8 +131,8 @@ def empty_model(config: PreTrainedConfig) -> PreTrainedModel:
 
 
 def text_parameters(model: PreTrainedModel) -> list[nn.Parameter]:
-    """The parameters that text passes through, each once: all of a language model; of a model with
-    a vision part its decoder and head, without the layers that attend to an image.
+    """Return the parameters that text passes through, each once: all of a language model; of a
+    model with a vision part its decoder and head, without the layers that attend to an image.
     """
     decoder, head = model.get_decoder(), model.get_output_embeddings()
     passed_over = [decoder.layers[index] for index in _image_layers(decoder.config)]
@@ -142,7 +142,7 @@ def text_parameters(model: PreTrainedModel) -> list[nn.Parameter]:
 
 
 def _image_layers(text: PreTrainedConfig) -> list[int]:
-    """The decoder layers that Mllama passes over where there is no image."""
+    """Return the decoder layers that Mllama passes over where there is no image."""
     return getattr(text, "cross_attention_layers", None) or []
 
 

@@ -82,7 +82,7 @@ class _Repo:
 
 
 def main(config: Config, endpoint: str | None = None) -> None:
-    """The command. `endpoint` is the hub's address, that of HF_ENDPOINT by default."""
+    """Run the command. `endpoint` is the hub's address, that of HF_ENDPOINT by default."""
     enable_progress_bars()
     api = HfApi(endpoint=endpoint)
     repos = [_find(name, config.local_dir) for name in config.names]
@@ -137,18 +137,20 @@ def _find(name: str, local_dir: str | None) -> _Repo:
 
 
 def _place_of(repo: _Repo) -> Path:
-    """Where a repository's directory goes."""
+    """Return where a repository's directory goes."""
     return (repo.place.parent if repo.place else Path(constants.HF_HUB_CACHE)).absolute()
 
 
 def _archives(repo: _Repo, directory: Path) -> list[Path]:
-    """The zips of a data set."""
+    """Return the zips of a data set."""
     zips = [file.path for file in repo.files if file.path.endswith(".zip")]
     return [directory / path for path in zips] if repo.type == "dataset" else []
 
 
 def _next_steps(repo: _Repo, directory: Path) -> list[str]:
-    """What to run next; of data elsewhere first what puts it where the `paper` settings look."""
+    """Return what to run next; of data elsewhere first what puts it where the `paper` settings
+    look.
+    """
     steps = [repo.launcher.format(shlex.quote(str(directory)))]
     if repo.type == "dataset" and directory.resolve() != RELEASED_DIR.resolve():
         source = shlex.quote(str(directory.resolve()))

@@ -27,7 +27,7 @@ LOAD_ERRORS = (
 
 
 def load_reason(error: Exception) -> str:
-    """Why something could not be loaded, in one line that a user can act on."""
+    """Return why something could not be loaded, in one line that a user can act on."""
     if "trust_remote_code" in str(error):
         return (
             "it needs Python code that comes with it, which is not run unasked; if you trust it, "
@@ -39,7 +39,9 @@ def load_reason(error: Exception) -> str:
 
 
 def first_line(error: Exception) -> str:
-    """What an error says, in one line: its first, and the next ones where that ends in a colon."""
+    """Return what an error says, in one line: its first, and the next ones where that ends in a
+    colon.
+    """
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     detail = lines[0] if lines else type(error).__name__
     for line in lines[1:4]:

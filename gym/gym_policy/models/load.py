@@ -55,7 +55,7 @@ _PROCESSOR_FILES = ("processor_config.json", "preprocessor_config.json")
 
 
 def load_tokenizer(path: str, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
-    """A tokenizer with a chat template, padding on the left and a pad token that is set.
+    """Return a tokenizer with a chat template, padding on the left and a pad token that is set.
 
     Raises InputError if there is none at `path` or it has no end-of-text token, and for one that
     brings its own code, unless that is to be trusted.
@@ -78,7 +78,7 @@ def load_tokenizer(path: str, trust_remote_code: bool = False) -> PreTrainedToke
 
 
 def _begins_texts(tokenizer: PreTrainedTokenizerBase) -> bool:
-    """Whether the tokenizer begins every text with its bos token: the model knows no other."""
+    """Return whether the tokenizer begins texts with its bos token: the model knows no other."""
     return tokenizer.bos_token_id is not None and (
         tokenizer("?")["input_ids"][:1] == [tokenizer.bos_token_id]
     )
@@ -89,8 +89,8 @@ def load_renderer(
     chat_template_kwargs: Mapping[str, Any] | None = None,
     trust_remote_code: bool = False,
 ) -> Renderer:
-    """The tokenizer of a checkpoint, with its image processor if it has one, and the tokens that
-    its generation_config ends replies with. Raises InputError; but what is wrong with an image
+    """Return the tokenizer of a checkpoint, with its image processor if it has one, and the tokens
+    that its generation_config ends replies with. Raises InputError; but what is wrong with an image
     processor shows only where images are to be seen.
     """
     tokenizer = load_tokenizer(path, trust_remote_code)
@@ -104,7 +104,7 @@ def load_renderer(
 
 
 def _end_tokens(path: str) -> list[int]:
-    """The end tokens that generation_config.json lists; of an adapter, that of its base."""
+    """Return the end tokens that generation_config.json lists; of an adapter, that of its base."""
     options = {"_raise_exceptions_for_missing_entries": False}
     what = f"generation_config.json of {path}"
     try:
@@ -155,7 +155,7 @@ def save_renderer(renderer: Renderer, directory: str | Path) -> None:
 def load_model(
     path: str, dtype: str = "float32", trust_remote_code: bool = False
 ) -> PreTrainedModel:
-    """A causal language model in evaluation mode, with its adapter where `path` holds one.
+    """Return a causal language model in evaluation mode, with its adapter where `path` holds one.
 
     A model with a vision part (Llama-3.2-Vision, say) is loaded whole. Raises InputError if there
     is none at `path`, or its weights are not exactly those of its configuration: a foreign
@@ -198,8 +198,8 @@ def load_model(
 
 
 def load_config(path: str | Path, trust_remote_code: bool = False) -> PreTrainedConfig:
-    """The configuration of a model. Raises InputError, also for sizes that no model has: building
-    one of them would not end, or fail far from its reason.
+    """Return the configuration of a model. Raises InputError, also for sizes that no model has:
+    building one of them would not end, or fail far from its reason.
     """
     try:
         config = AutoConfig.from_pretrained(path, trust_remote_code=trust_remote_code)
@@ -223,7 +223,7 @@ def load_config(path: str | Path, trust_remote_code: bool = False) -> PreTrained
 
 
 def _checked(model: PreTrainedModel, path: str) -> PreTrainedModel:
-    """The model. Raises InputError if its weights are not numbers."""
+    """Return the model. Raises InputError if its weights are not numbers."""
     name = not_numbers(model)
     if name is not None:
         raise InputError(
@@ -234,13 +234,15 @@ def _checked(model: PreTrainedModel, path: str) -> PreTrainedModel:
 
 
 def auto_class(config: PreTrainedConfig) -> type[_BaseAutoModelClass]:
-    """The auto class that loads all of a model: language models, or those with a vision part."""
+    """Return the auto class that loads all of a model: language models, or those with a vision
+    part.
+    """
     has_vision = hasattr(config, "vision_config")
     return AutoModelForImageTextToText if has_vision else AutoModelForCausalLM
 
 
 def _processor_template(path: str) -> str | None:
-    """The chat template that processors of 2024 kept beside the tokenizer's files."""
+    """Return the chat template that processors of 2024 kept beside the tokenizer's files."""
     try:
         file = cached_file(path, "chat_template.json", _raise_exceptions_for_missing_entries=False)
         return None if file is None else json.loads(Path(file).read_text())["chat_template"]

@@ -49,7 +49,7 @@ def _untie(model: PreTrainedModel) -> None:
 
 
 def main() -> None:
-    """The command."""
+    """Run the command."""
     if len(sys.argv) != 3 or sys.argv[1].startswith("-"):
         sys.exit("usage: python -m gym_policy.models.merge CHECKPOINT OUT")
     try:

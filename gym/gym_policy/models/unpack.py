@@ -70,7 +70,7 @@ def _remove(partial: Path) -> None:
 
 
 def _members(opened: zipfile.ZipFile, archive: Path) -> dict[PurePosixPath, zipfile.ZipInfo]:
-    """The files to write, by their path in the folder."""
+    """Return the files to write, by their path in the folder."""
     files: dict[PurePosixPath, zipfile.ZipInfo] = {}
     for info in opened.infolist():
         path = _safe_path(info, archive)
@@ -89,8 +89,8 @@ def _members(opened: zipfile.ZipFile, archive: Path) -> dict[PurePosixPath, zipf
 
 
 def _top(files: Collection[PurePosixPath], name: str) -> PurePosixPath:
-    """The folder whose content is that of the archive called `name`. A folder that holds all files
-    is not enough: `street_views` may be the only one, and its name is a part of it.
+    """Return the folder whose content is that of the archive called `name`. A folder that holds all
+    files is not enough: `street_views` may be the only one, and its name is a part of it.
     """
     shared = PurePosixPath(os.path.commonpath([path.parent for path in files]) or ".")
     for folder in (shared, *shared.parents):

@@ -107,8 +107,8 @@ class Engine:
             raise self._unlike_vllm() from error
 
     def score(self, token_ids: Sequence[int]) -> tuple[list[float], str]:
-        """The log-probabilities of all tokens but the first, at temperature 1, and the version of
-        the weights.
+        """Return the log-probabilities of all tokens but the first, at temperature 1, and the
+        version of the weights.
         """
         sampling = {"max_tokens": 1, "temperature": 1.0, "prompt_logprobs": 0, "ignore_eos": True}
         answer = self._generate(token_ids, sampling)
@@ -188,13 +188,13 @@ class Engine:
 
 
 def _version(choice: Any) -> str:
-    """The version of the weights under which all of a reply was sampled, or `mixed`."""
+    """Return the version of the weights under which all of a reply was sampled, or `mixed`."""
     versions = {str(part["version"]) for part in choice["weight_versions"]}
     return versions.pop() if len(versions) == 1 else "mixed"
 
 
 def _reason(response: Any) -> str:
-    """What a server says of a request that it refuses, in one line."""
+    """Return what a server says of a request that it refuses, in one line."""
     try:
         detail = response.json()["error"]["message"]
     except (ValueError, LookupError, TypeError):

@@ -143,5 +143,5 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
 
 def running_engine(model, **kwargs):
-    """A server until the block ends."""
+    """Return a server until the block ends."""
     return serving(StubEngine(model, **kwargs))

@@ -93,7 +93,9 @@ class VllmSampler:
         shutil.rmtree(self._place(), ignore_errors=True)
 
     def sample(self, requests: Sequence[Request], decoding: Decoding) -> list[Completion]:
-        """One completion of each request, in order. Raises InputError where servers stay away."""
+        """Return one completion of each request, in order. Raises InputError where servers stay
+        away.
+        """
         replies: list[Generated | None] = [None] * len(requests)
         waiting = list(range(len(requests)))
         for _ in range(_TRIES):
@@ -114,7 +116,7 @@ class VllmSampler:
         )
 
     def _ask(self, engine: Engine, request: Request, decoding: Decoding) -> Generated | None:
-        """A reply, or None where the server is gone."""
+        """Return a reply, or None where the server is gone."""
         greedy = request.uniforms is None
         sampling = {
             "max_tokens": decoding.max_new_tokens,
@@ -229,8 +231,8 @@ def write_weights(model: PreTrainedModel, folder: Path) -> None:
 
 
 def merged_state(model: PreTrainedModel) -> dict[str, torch.Tensor]:
-    """A model's state with the change of its low-rank adapters added to the weights, and tensors
-    that share memory apart.
+    """Return a model's state with the change of its low-rank adapters added to the weights, and
+    tensors that share memory apart.
     """
     from peft.tuners.tuners_utils import BaseTunerLayer
 

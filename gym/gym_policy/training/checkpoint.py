@@ -24,7 +24,7 @@ _TORCH_WRITER = ("PytorchStreamWriter", "inline_container", "iostream")
 
 @contextmanager
 def writing(final: Path) -> Iterator[Path]:
-    """The directory in which a checkpoint is put together, until `publish` gives it its name.
+    """Provide the directory in which a checkpoint is put together, until `publish` names it.
 
     Raises InputError if the disk does not take it; what was put together is removed then, and
     earlier checkpoints are untouched.
@@ -77,7 +77,7 @@ def publish(partial: Path, final: Path) -> None:
 def newest_whole(
     run_dir: str | Path, fault: Callable[[Path], str | None]
 ) -> tuple[Path | None, list[str]]:
-    """The newest checkpoint without a fault, and a line on each newer one."""
+    """Return the newest checkpoint without a fault, and a line on each newer one."""
     warnings = []
     for directory in reversed(RunDir(run_dir).saved_checkpoints()):
         problem = fault(directory)
@@ -88,7 +88,7 @@ def newest_whole(
 
 
 def damage(checkpoint: Path) -> str | None:
-    """What is not as it was written, or None."""
+    """Return what is not as it was written, or None."""
     try:
         sums = listed(checkpoint)
         for name, expected in sums.items():
@@ -104,7 +104,7 @@ def damage(checkpoint: Path) -> str | None:
 
 
 def listed(checkpoint: Path) -> dict[str, str]:
-    """What SHA256SUMS lists, by path in the checkpoint. Raises OSError and ValueError."""
+    """Return what SHA256SUMS lists, by path in the checkpoint. Raises OSError and ValueError."""
     lines = (checkpoint / SUMS_FILE).read_text().splitlines()
     return {name: digest for digest, _, name in (line.partition("  ") for line in lines)}
 

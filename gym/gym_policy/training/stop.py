@@ -28,7 +28,7 @@ class StopRequest:
 
     @property
     def exit_code(self) -> int:
-        """The exit code by shell convention: 143 for SIGTERM, 130 for Ctrl-C."""
+        """Return the exit code by shell convention: 143 for SIGTERM, 130 for Ctrl-C."""
         return 128 + self.received
 
     def __enter__(self) -> StopRequest:

@@ -14,7 +14,7 @@ _RELEASED = re.compile(r"(?:GP|VIRL)-(?:L|VL)-(?:Init|RL\d+)", re.IGNORECASE)
 
 
 def settings_of(path: str) -> dict[str, Any]:
-    """The settings of the run that a path is, or lies in; empty if it is none."""
+    """Return the settings of the run that a path is, or lies in; empty if it is none."""
     for directory in (Path(path), *Path(path).parents[:2]):
         settings = RunDir(directory).settings()
         if settings:
@@ -23,9 +23,9 @@ def settings_of(path: str) -> dict[str, Any]:
 
 
 def wording_note(checkpoint: str, prompt_file: str | None) -> str | None:
-    """One line about a checkpoint (a directory, a run or a hub name) that was trained on another
-    wording than that of `prompt_file` (None: the environment's own); None where nothing is known
-    to differ: a released checkpoint is known by its name, one of this project by its run.
+    """Return one line about a checkpoint (a directory, a run or a hub name) that was trained on
+    another wording than that of `prompt_file` (None: the environment's own); None where nothing is
+    known to differ: a released checkpoint is known by its name, one of this project by its run.
     """
     settings = settings_of(checkpoint)
     name = None if settings else _released_name(checkpoint)
@@ -56,7 +56,9 @@ def wording_note(checkpoint: str, prompt_file: str | None) -> str | None:
 
 
 def _released_name(checkpoint: str) -> str | None:
-    """The name of a released checkpoint in a hub name, or in a folder's own path: the last one."""
+    """Return the name of a released checkpoint in a hub name, or in a folder's own path: the last
+    one.
+    """
     for part in reversed(Path(checkpoint).parts):
         name = part.rpartition("--")[2]  # models--OWNER--NAME, as in the hub's cache
         if _RELEASED.fullmatch(name):
@@ -65,13 +67,15 @@ def _released_name(checkpoint: str) -> str | None:
 
 
 def _task(name: str) -> str | None:
-    """The task that a name or a path tells last: GP-VL-Init is of gp_vl; None if none."""
+    """Return the task that a name or a path tells last: GP-VL-Init is of gp_vl; None if none."""
     named = re.findall(r"(?<![a-z])(gp|virl)[-_](vl|l)(?![a-z])", name.lower())
     return "_".join(named[-1]) if named else None
 
 
 def _command(name: str) -> str:
-    """What makes the wording: from the data; for images from the released code, as none came."""
+    """Return what makes the wording: from the data; for images from the released code, as none
+    came.
+    """
     task = _task(name)
     kind, _, sense = task.partition("_")
     data = RELEASED_DIR / "SFT_Data" / f"{kind}-l" / "data.json"
@@ -80,7 +84,7 @@ def _command(name: str) -> str:
 
 
 def _content(prompt_file: str | None) -> Any:
-    """What a wording file says, however it is written; its name, where it cannot be read."""
+    """Return what a wording file says, however it is written; its name, where it cannot be read."""
     if prompt_file is None:
         return None
     try:

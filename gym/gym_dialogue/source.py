@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from gym_dialogue.errors import InputError
 
@@ -118,7 +119,8 @@ def fields_of(parts: Parts) -> list[str]:
 
 def plain(parts: Parts) -> str | None:
     """Return a text without fields and choices; None for others."""
-    return "".join(parts) if all(isinstance(part, str) for part in parts) else None
+    texts = [part for part in parts if isinstance(part, str)]
+    return "".join(texts) if len(texts) == len(parts) else None
 
 
 def find_constant(source: Source, name: str | None, usual: str) -> str | None:
@@ -148,7 +150,7 @@ def holds_at(condition: str, index: int) -> bool | None:
         return bool(index)
     if isinstance(node, ast.Compare) and len(node.ops) == 1:
         sides = (node.left, node.comparators[0])
-        values = [
+        values: list[Any] = [
             index if isinstance(side, ast.Name) else getattr(side, "value", None) for side in sides
         ]
         compare = _COMPARISONS.get(type(node.ops[0]))
@@ -324,7 +326,7 @@ def parts_of(node: ast.expr, names: Mapping[str, Parts]) -> Parts | None:
     parts = _flat(node, names)
     has_text = parts is not None and any(not isinstance(part, Field) for part in parts)
     is_join = isinstance(node, ast.Call) and getattr(node.func, "attr", "") == "join"
-    return _joined(parts) if has_text or is_join else None
+    return _joined(parts) if parts is not None and (has_text or is_join) else None
 
 
 def _flat(node: ast.expr, names: Mapping[str, Parts]) -> list[Part] | None:
@@ -366,8 +368,9 @@ def _filled(node: ast.expr, names: Mapping[str, Parts]) -> list[Part] | None:
         for value, piece in zip(values, pieces[1:], strict=True):
             parts += [*_value(value, names), piece]
         return parts
-    is_format = isinstance(node, ast.Call) and getattr(node.func, "attr", "") == "format"
-    text = _flat(node.func.value, names) if is_format else None
+    if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Attribute):
+        return None
+    text = _flat(node.func.value, names) if node.func.attr == "format" else None
     whole = None if text is None else plain(tuple(text))
     if whole is None:
         return None
@@ -443,12 +446,11 @@ def _one_of_two(node: ast.stmt, names: Mapping[str, Parts]) -> tuple[str, Parts]
     """Return (name, choice) of an `if` that assigns one of two texts to a name."""
     if not isinstance(node, ast.If):
         return None
-    branches = [_assigned(branch) for branch in (node.body, node.orelse)]
-    name = branches[0] and branches[0][0]
-    if not name or (node.orelse and (branches[1] is None or branches[1][0] != name)):
+    first, second = _assigned(node.body), _assigned(node.orelse)
+    if first is None or (node.orelse and (second is None or second[0] != first[0])):
         return None
-    then = parts_of(branches[0][1], names)
-    otherwise = parts_of(branches[1][1], names) if node.orelse else names.get(name)
+    name, then = first[0], parts_of(first[1], names)
+    otherwise = names.get(name) if second is None else parts_of(second[1], names)
     if then is None or otherwise is None or plain(then + otherwise) is None:
         return None
     return name, (Choice(ast.unparse(node.test), then, otherwise),)

@@ -5,7 +5,7 @@
 
 or on the command line, `-T` naming the arguments of `environment`:
 
-    inspect eval gym_dialogue/adapters/inspect_tasks.py -T env_id=gym_virl/Navigation-v0
+    inspect eval gym/gym_dialogue/adapters/inspect_tasks.py -T episodes=20 --model openai/NAME
 """
 
 from __future__ import annotations

@@ -29,7 +29,7 @@ def records(request):
     suites = load_task(request.param).suites[:2]
     config = EvalConfig(episodes=3, verify_iter=2, batch_size=3)
     if request.param == "virl_l":
-        suites = with_options(suites, {"num_routes": 7})
+        suites = with_options(suites, {"num_routes": 40})
         config.each_once = True
     policies = {"sampled": NoisyOraclePolicy(0.5), "greedy": NoisyOraclePolicy(0.2)}
     return play_suites(policies, suites, config, show_progress=False)

@@ -10,11 +10,6 @@ SAMPLED, GREEDY = "sampled", "greedy"
 _AT = f"{SAMPLED}@"
 
 
-def at_temperature(temperature: float) -> str:
-    """Return the name of sampling at a temperature of its own: `sampled@0.7`."""
-    return f"{_AT}{temperature:g}"
-
-
 def own_temperature(decoding: str) -> float | None:
     """Return the temperature that a name gives, or None for one that gives none. Raises InputError
     for a name of nothing.

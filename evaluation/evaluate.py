@@ -10,10 +10,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
-
-from accelerate import PartialState
-from transformers import PreTrainedModel
+from typing import Literal
 
 from evaluation import report
 from evaluation.html import leave_report
@@ -21,10 +18,9 @@ from evaluation.play import EvalConfig, check_eval_config, eval_flags, model_pol
 from evaluation.suites import CONFIG_DIR, EnvOptions, load_task, playable, with_options
 from gym_command.command import parse_config, run_command
 from gym_command.run_dir import RunDir, saved_checkpoints
-from gym_dialogue import InputError, Message, shows_images
+from gym_dialogue import InputError, shows_images
 from gym_dialogue.make import Kwargs, make_envs, with_prompt_file
-from gym_policy import Renderer, load_model, load_renderer
-from gym_policy.completion import Sampler
+from gym_policy import load_model, load_renderer
 from gym_policy.distributed import join_processes
 from gym_policy.samplers.model_policy import SamplerName, make_sampler
 from gym_policy.samplers.vllm import VllmSampler
@@ -82,8 +78,9 @@ def main(config: CommandConfig) -> None:
     checkpoints = [c for path in given for c in saved_checkpoints(path)]
     given_kwargs, trusts = config.chat_template_kwargs, config.trust_remote_code
     renderers = {path: load_renderer(path, given_kwargs, trusts) for path in checkpoints}
-    for suite in task.suites:  # a fault in it or in the wording shows before any model is loaded
-        (env,) = make_envs(with_prompt_file(suite.env, config.prompt_file), 1)
+    # A fault in a suite or in the wording shows before any model is loaded.
+    envs = [make_envs(with_prompt_file(s.env, config.prompt_file), 1)[0] for s in task.suites]
+    for suite, env in zip(task.suites, envs, strict=True):
         if shows_images(env):
             for path, renderer in renderers.items():
                 renderer.require_images(f"suite {suite.name}", path)
@@ -100,7 +97,11 @@ def main(config: CommandConfig) -> None:
     for label, path in _labels(checkpoints).items():
         model = load_model(path, config.dtype, trusts)
         model.to(device)  # type: ignore[arg-type]
-        sampler = _sampler(config, model, renderers[path], run_dir, label, env)
+        weights = RunDir(run_dir).weights_dir.resolve()
+        sampler = make_sampler(config.sampler, model, config.engines, weights)
+        if isinstance(sampler, VllmSampler):  # by a prompt it is seen whether servers have them
+            prompt = renderers[path].first_prompt(envs[0], path).token_ids
+            sampler.update_together(label.replace("/", "-"), [prompt])
         policies = model_policies(model, renderers[path], config.eval, sampler)
         results[label] = play_suites(
             policies, task.suites, config.eval, describe=label, prompt_file=config.prompt_file
@@ -115,30 +116,6 @@ def main(config: CommandConfig) -> None:
         print(f"\nResults are in {run_dir}")
         leave_report(run_dir)
     state.destroy_process_group()
-
-
-def _sampler(
-    config: CommandConfig,
-    model: PreTrainedModel,
-    renderer: Renderer,
-    run_dir: Path,
-    version: str,
-    env: Any,
-) -> Sampler:
-    """Return the sampler of a checkpoint. Servers have its weights by then, on every rank: they
-    score a prompt of `env` as it does. Raises InputError where they do not.
-    """
-    sampler = make_sampler(
-        config.sampler, model, config.engines, RunDir(run_dir).weights_dir.resolve()
-    )
-    if isinstance(sampler, VllmSampler):
-        observation, _ = env.reset(seed=0)
-        prompt = renderer.render([Message("user", observation["text"])]).token_ids
-        state = PartialState()
-        take = sampler.update if state.is_main_process else sampler.expect
-        take(version.replace("/", "-"), [prompt])
-        state.wait_for_everyone()
-    return sampler
 
 
 def _labels(paths: Sequence[str]) -> dict[str, str]:

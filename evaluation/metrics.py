@@ -14,11 +14,14 @@ from typing import Any
 
 import numpy as np
 
-from evaluation.records import CUT, EpisodeRecord, TurnRecord
+from evaluation.records import CUT, EpisodeRecord
 from evaluation.statistics import LEVEL, Estimate
 from gym_dialogue.messages import BEYOND_CONTEXT
 
 NUM_RESAMPLES = 2000
+
+FIRST_REPLY = "first_reply"
+"""The main metric: the share of positions that are right at the first reply."""
 
 _PASS_AT = "pass_at_"
 
@@ -44,9 +47,10 @@ class Interval:
         }
 
     @classmethod
-    def from_json(cls, numbers: Mapping[str, float | None]) -> Interval:
-        """Read what `to_json` returned; nan where nothing was measured."""
-        return cls(**{k: np.nan if v is None else v for k, v in numbers.items()})
+    def from_json(cls, numbers: Mapping[str, Any]) -> Interval:
+        """Read what `to_json` returned, among other keys; nan where nothing was measured."""
+        ends = (numbers[name] for name in ("value", "low", "high"))
+        return cls(*(np.nan if number is None else number for number in ends))
 
 
 def _counts(record: EpisodeRecord, metric: str) -> tuple[float, float]:
@@ -54,7 +58,7 @@ def _counts(record: EpisodeRecord, metric: str) -> tuple[float, float]:
     if metric == "episode_success":
         return float(record.is_success), 1.0
     metric, _, kind = metric.partition("/")
-    positions = _positions(record, "" if metric == "check" else kind)
+    positions = record.positions("" if metric == "check" else kind)
     if metric == "recognition":
         answers = [turns[0].recognized for turns in positions]
         known = [recognized for recognized in answers if recognized is not None]
@@ -94,15 +98,6 @@ def _by_deal(records: Sequence[EpisodeRecord]) -> list[list[EpisodeRecord]]:
 def tries_per_deal(records: Sequence[EpisodeRecord]) -> int:
     """Return how often every deal was played, the least often where that differs."""
     return min(map(len, _by_deal(records)), default=0)
-
-
-def _positions(record: EpisodeRecord, kind: str = "") -> list[list[TurnRecord]]:
-    """Return the turns of each position, of those of that kind if one is given."""
-    positions: dict[int, list[TurnRecord]] = {}
-    for turn in record.turns:
-        if not kind or turn.kind == kind:
-            positions.setdefault(turn.dialogue, []).append(turn)
-    return list(positions.values())
 
 
 def metric_names(records: Sequence[EpisodeRecord], verify_iter: int) -> list[str]:

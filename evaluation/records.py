@@ -132,13 +132,13 @@ class EpisodeRecord:
         """Return the sum of the turns' rewards."""
         return sum(turn.reward for turn in self.turns)
 
-    @property
-    def first_replies(self) -> list[TurnRecord]:
-        """Return the first turn of each position."""
-        first: dict[int, TurnRecord] = {}
+    def positions(self, kind: str = "") -> list[list[TurnRecord]]:
+        """Return the turns of each position, of those of that kind if one is given."""
+        positions: dict[int, list[TurnRecord]] = {}
         for turn in self.turns:
-            first.setdefault(turn.dialogue, turn)
-        return list(first.values())
+            if not kind or turn.kind == kind:
+                positions.setdefault(turn.dialogue, []).append(turn)
+        return list(positions.values())
 
     def shared_json(self) -> dict[str, Any]:
         """Return all but the turns as plain data."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -141,6 +141,11 @@ def format_interval(interval: Interval, sign: str = "") -> str:
     """Return an interval in %, such as `41.2 [37.0, 45.6]`; `sign="+"` shows plus signs."""
     value, low, high = (100 * x for x in (interval.value, interval.low, interval.high))
     return f"{value:{sign}.1f} [{low:{sign}.1f}, {high:{sign}.1f}]"
+
+
+def format_json(numbers: Mapping[str, Any], sign: str = "") -> str:
+    """Return what `Interval.to_json` gave, as `format_interval` does."""
+    return format_interval(Interval.from_json(numbers), sign)
 
 
 def summary(results: Results, suites: Sequence[SuiteConfig], verify_iter: int) -> dict[str, Any]:

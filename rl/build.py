@@ -10,7 +10,7 @@ from accelerate import Accelerator
 from accelerate.utils import set_seed
 
 from gym_command.run_dir import RunDir, saved_checkpoints
-from gym_dialogue import InputError, Message, shows_images
+from gym_dialogue import InputError
 from gym_policy import Renderer, load_model, load_renderer
 from gym_policy.distributed import whole_weights
 from gym_policy.limits import check_sequence
@@ -54,7 +54,7 @@ def build_models(
     renderer = load_renderer(
         str(checkpoint or source), config.chat_template_kwargs, config.trust_remote_code
     )
-    example = first_prompt(env, renderer, source)
+    example = renderer.first_prompt(env, source)
     set_seed(config.seed)  # the same initial value head and adapter on every rank
     actor_critic = make_actor_critic(config, source, accelerator, example, checkpoint)
     reference = None
@@ -67,17 +67,6 @@ def build_models(
         restore_trained_adapter(actor_critic, checkpoint)
     actor_critic.load_value_head(checkpoint or source)
     return Models(source, renderer, example, actor_critic, reference)
-
-
-def first_prompt(env: Any, renderer: Renderer, source: str) -> Rendered:
-    """Return an example of what the environment shows.
-
-    Raises InputError for images where the model from `source` reads text only.
-    """
-    if shows_images(env):
-        renderer.require_images(f"environment {env.spec.id}", source)
-    obs, _ = env.reset(seed=0)
-    return renderer.render([Message("user", obs["text"], obs.get("image"))])
 
 
 def make_actor_critic(

@@ -361,9 +361,8 @@ class Learner:
         wants_reference = self.config.kl_coef > 0
         # What older weights have sampled is weighted by importance.
         recomputes = self.config.old_logprobs == "recomputed" or self.config.overlap > 0
-        is_open = (
-            self.config.old_logprobs == "auto" and not recomputes
-        )  # until a first batch has been looked at
+        # Open until a first batch has been looked at.
+        is_open = self.config.old_logprobs == "auto" and not recomputes
         stats: dict[str, float] = {}
         size = self.scoring_batch
         only_looks = is_open and not (wants_reference or self.algorithm.uses_values)

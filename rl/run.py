@@ -286,12 +286,8 @@ class Run:
 
     def _send_weights(self) -> None:
         """Have the servers sample with the weights of the last update, if servers do."""
-        sampler = self.policy.sampler
-        if not isinstance(sampler, VllmSampler):
-            return
-        take = sampler.update if self.is_main else sampler.expect
-        take(str(self.update), [self.example.token_ids])
-        self.accelerator.wait_for_everyone()
+        if isinstance(self.policy.sampler, VllmSampler):
+            self.policy.sampler.update_together(str(self.update), [self.example.token_ids])
 
     def _remove_sent_weights(self) -> None:
         """Remove what servers have read, if servers sample; a resumed run sends its own."""

@@ -15,7 +15,7 @@ from evaluation.study.config import ArmConfig, StudyConfig, check_config, study_
 from evaluation.study.figures import draw
 from evaluation.study.results import results
 from evaluation.study.run import places, run_study
-from evaluation.study.text import claims, format_table, table_columns, table_rows
+from evaluation.study.text import claims, format_table, start_tables, table_columns, table_rows
 from evaluation.suites import load_task
 from gym_command.command import parse_config, run_command
 from gym_command.files import write_atomically
@@ -68,7 +68,8 @@ def _report(
     """Return the study as a page; its dialogues are those of the first seed, before and after."""
     config = study.config
     columns = table_columns(study)
-    tables = [Table(heading, columns, rows) for heading, rows in table_rows(study, data)]
+    tables = [Table(*table) for table in start_tables(study, data)]
+    tables += [Table(heading, columns, rows) for heading, rows in table_rows(study, data)]
     first = study.arms[0].rows[0][0]
     shown = {"start": first.measured.records}
     shown |= {arm.title: arm.rows[0][-1].measured.records for arm in study.arms}

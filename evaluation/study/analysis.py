@@ -13,7 +13,14 @@ from pathlib import Path
 
 import numpy as np
 
-from evaluation.metrics import Interval, Resampled, position_kinds, same_episodes, says_what_it_sees
+from evaluation.metrics import (
+    FIRST_REPLY,
+    Interval,
+    Resampled,
+    position_kinds,
+    same_episodes,
+    says_what_it_sees,
+)
 from evaluation.records import EpisodeRecord
 from evaluation.seeds import average
 from evaluation.study.config import StudyConfig
@@ -31,7 +38,6 @@ from gym_dialogue import InputError
 from gym_dialogue.checks import read_json
 
 _SLACK = 1.05  # how far above the shared budget a checkpoint may lie and still count as equal
-_MAIN = "first_reply"
 
 
 @dataclass
@@ -165,7 +171,7 @@ class Study:
 
     def metrics(self) -> list[str]:
         """Return what tables and curves show: metrics that all checkpoints have."""
-        names = [_MAIN, *(f"{_MAIN}/{kind}" for kind in self._kinds)]
+        names = [FIRST_REPLY, *(f"{FIRST_REPLY}/{kind}" for kind in self._kinds)]
         seen = all(says_what_it_sees(episodes) for episodes in self._some_records.values())
         return names + ["recognition"] * seen
 

@@ -13,18 +13,28 @@ from typing import Any
 
 import numpy as np
 
-from evaluation.metrics import Interval, Resampled
+from evaluation.metrics import FIRST_REPLY, Resampled
 from evaluation.seeds import average
 from evaluation.statistics import over_seeds
 from evaluation.study.analysis import Arm, Checkpoint, Study
-
-_MAIN = "first_reply"
+from evaluation.study.layout import START
 
 Blend = list[tuple[float, Checkpoint]]
 """A point of a trajectory: checkpoints with their weights, which add to 1."""
 
 BOTH = "both"
 """The mean over decodings, beside the decodings."""
+
+
+def whole(decodings: Sequence[str]) -> str:
+    """Return the key of a contrast that stands for all decodings."""
+    return BOTH if len(decodings) > 1 else decodings[0]
+
+
+def title_of(decoding: str) -> str:
+    """Return what a decoding of a contrast is called."""
+    return "mean of decodings" if decoding == BOTH else decoding
+
 
 MATCHES = {
     "compute": "equal compute",
@@ -83,7 +93,7 @@ def _differences(
         episodes = min(c.count(decoding, suite) for _, c in (*one, *other))
         one_value, other_value = (
             Resampled.weighted(
-                [(weight, c.resampled(decoding, suite, _MAIN, episodes)) for weight, c in blend]
+                [(w, c.resampled(decoding, suite, FIRST_REPLY, episodes)) for w, c in blend]
             )
             for blend in (one, other)
         )
@@ -95,7 +105,7 @@ def _level(study: Study, match: str, decoding: str, checkpoint: Checkpoint) -> A
     if match == "compute":
         return checkpoint.flops
     if match == "id":
-        return checkpoint.resampled(decoding, study.suites[0].name, _MAIN).value
+        return checkpoint.resampled(decoding, study.suites[0].name, FIRST_REPLY).value
     if checkpoint.update == 0:
         return 0.0
     divergence = checkpoint.measured.divergence
@@ -125,8 +135,13 @@ def all_contrasts(study: Study) -> list[dict[str, Any]]:
         [arm for arm in study.arms if packages[arm.name] == package] for package in ("rl", "sft")
     )
     return [
-        {"first": first.name, "second": second.name, "match": match, "suite": suite}
-        | {"change": change}
+        {
+            "first": first.name,
+            "second": second.name,
+            "match": match,
+            "suite": suite,
+            "change": change,
+        }
         for first in firsts
         for second in seconds
         for match in MATCHES
@@ -143,7 +158,7 @@ def start_by_decoding(study: Study) -> dict[str, dict[str, Any]]:
     starts = study.starts
     return {
         decoding: {
-            suite: average([c.resampled(decoding, suite, _MAIN) for c in starts]).to_json()
+            suite: average([c.resampled(decoding, suite, FIRST_REPLY) for c in starts]).to_json()
             for suite in study.titles
         }
         for decoding in study.start_decodings
@@ -165,7 +180,8 @@ def over_best_start(study: Study, by_decoding: dict[str, dict[str, Any]]) -> dic
         best = best_decoding(by_decoding, suite)
         return {"best": best} | summary(
             [
-                row[-1].resampled(decoding, suite, _MAIN) - row[0].resampled(best, suite, _MAIN)
+                row[-1].resampled(decoding, suite, FIRST_REPLY)
+                - row[0].resampled(best, suite, FIRST_REPLY)
                 for row in arm.rows
             ]
         )
@@ -184,16 +200,13 @@ def failures(study: Study) -> dict[str, Any]:
     """Return for the initial and the last checkpoints, by decoding and suite, the shares of first
     replies that are right and that fail for each reason, mean over seeds.
     """
-    ends: dict[str, tuple[list[Checkpoint], Sequence[str]]] = {
-        "start": (study.starts, study.decodings)
-    }
-    ends |= {arm.name: ([row[-1] for row in arm.rows], study.decodings) for arm in study.arms}
+    ends = {START: study.starts} | {arm.name: [row[-1] for row in arm.rows] for arm in study.arms}
     return {
         label: {
             decoding: {suite: _reasons(checkpoints, decoding, suite) for suite in study.titles}
-            for decoding in decodings
+            for decoding in study.decodings
         }
-        for label, (checkpoints, decodings) in ends.items()
+        for label, checkpoints in ends.items()
     }
 
 
@@ -201,9 +214,9 @@ def _reasons(checkpoints: Sequence[Checkpoint], decoding: str, suite: str) -> di
     shares: dict[str, float] = {}
     for checkpoint in checkpoints:
         turns = [
-            turn
+            position[0]
             for record in checkpoint.measured.records[decoding][suite]
-            for turn in record.first_replies
+            for position in record.positions()
         ]
         for turn in turns:
             share = 1 / len(turns) / len(checkpoints)
@@ -219,8 +232,3 @@ def headline(data: dict[str, Any], names: Sequence[str], match: str, suite: str)
         if tuple(one[key] for key in keys) == wanted:
             return one["change"]
     return {}
-
-
-def interval_of(change: dict[str, Any]) -> Interval:
-    """Return the interval of what `summary` returned."""
-    return Interval.from_json({key: change[key] for key in ("value", "low", "high")})

@@ -9,12 +9,10 @@ from typing import Any
 import matplotlib.pyplot as plt
 from matplotlib.ticker import MaxNLocator
 
-from evaluation.metrics import Interval
+from evaluation.metrics import FIRST_REPLY, Interval
 from evaluation.study.analysis import Study
 from evaluation.study.frontier import failure_bars, forest, frontier, over_divergence
 from evaluation.study.panels import GREY, by_suite
-
-_MAIN = "first_reply"
 
 
 def draw(study: Study, data: dict[str, Any], directory: Path) -> list[tuple[str, Path]]:
@@ -67,10 +65,10 @@ def _curves(study: Study, data: dict[str, Any]) -> plt.Figure:
     def panel(axis: plt.Axes, suite: str) -> None:
         for number, arm in enumerate(study.arms):
             for style, decoding in zip(("-", "--"), study.decodings, strict=False):
-                points = data["curves"][arm.name][decoding][suite][_MAIN]
+                points = data["curves"][arm.name][decoding][suite][FIRST_REPLY]
                 label = arm.title if decoding == study.decodings[0] else f"{arm.title}, {decoding}"
                 _band(axis, arm.flops, points, f"C{number}", style, label)
-        start = data["curves"][study.arms[0].name][study.decodings[0]][suite][_MAIN][0]
+        start = data["curves"][study.arms[0].name][study.decodings[0]][suite][FIRST_REPLY][0]
         axis.axhline(100 * start["value"], color=GREY, linewidth=0.8, linestyle=":")
         axis.set_xlabel("compute in training, FLOPs", fontsize=8)
 
@@ -87,7 +85,7 @@ def _changes(study: Study, data: dict[str, Any]) -> plt.Figure:
     for axis, decoding in zip(axes[0], study.decodings, strict=True):
         for number, arm in enumerate(study.arms):
             at = data["equal_compute"]["arms"][arm.name][decoding]
-            changes = [Interval.from_json(at[suite][_MAIN]["change"]) for suite in suites]
+            changes = [Interval.from_json(at[suite][FIRST_REPLY]["change"]) for suite in suites]
             shift = 0.18 * (number - (len(study.arms) - 1) / 2)
             axis.errorbar(
                 [100 * c.value for c in changes],
@@ -137,7 +135,7 @@ def _recognition(study: Study, data: dict[str, Any]) -> plt.Figure | None:
         for number, arm in enumerate(study.arms):
             curves = data["curves"][arm.name][decoding][suite]
             xs = [100 * p["value"] for p in curves["recognition"]]
-            ys = [100 * p["value"] for p in curves[_MAIN]]
+            ys = [100 * p["value"] for p in curves[FIRST_REPLY]]
             axis.plot(xs, ys, "o-", markersize=3, color=f"C{number}", label=arm.title)
             axis.plot(xs[0], ys[0], "s", color=GREY)
         axis.set_xlabel("read right, %", fontsize=8)

@@ -4,16 +4,20 @@ and over KL divergence, one arm less another with a dot for each seed, and why r
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Callable
 from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
 
-from evaluation.study.analysis import Arm, Checkpoint, Study
-from evaluation.study.contrasts import BOTH, MATCHES, headline, interval_of
+from evaluation.decodings import own_temperature
+from evaluation.metrics import FIRST_REPLY, Interval
+from evaluation.study.analysis import Checkpoint, Study
+from evaluation.study.contrasts import MATCHES, headline, title_of, whole
+from evaluation.study.layout import START
 from evaluation.study.panels import GREY, by_suite
 
-_MAIN = "first_reply"
 _RIGHT = "right"
 
 
@@ -27,14 +31,14 @@ def frontier(study: Study, data: dict[str, Any]) -> plt.Figure:
         def point(checkpoint: Checkpoint) -> tuple[float, float]:
             return _success(study, checkpoint, first), _success(study, checkpoint, suite)
 
-        for number, arm in enumerate(study.arms):
-            _trajectories(axis, arm, [[point(c) for c in row] for row in arm.rows], number)
+        _trajectories(axis, study, point)
         starts = data["start"]
         xs, ys = ([100 * starts[d][s]["value"] for d in starts] for s in (first, suite))
         order = sorted(range(len(xs)), key=xs.__getitem__)
         axis.plot([xs[i] for i in order], [ys[i] for i in order], "s--", color=GREY, markersize=3)
         for decoding, x, y in zip(starts, xs, ys, strict=True):
-            name = decoding.replace("sampled@", "T=").replace("sampled", "T=1")
+            temperature = own_temperature(decoding)
+            name = f"T={temperature:g}" if temperature else decoding
             axis.annotate(name, (x, y), fontsize=5, color=GREY, xytext=(2, -6),
                           textcoords="offset points")  # fmt: skip
         axis.set_xlabel(f"{study.titles[first]}, %", fontsize=7)
@@ -53,8 +57,7 @@ def over_divergence(study: Study, data: dict[str, Any]) -> plt.Figure | None:
             moved = (checkpoint.measured.divergence or {}).get("forward_per_reply", 0.0)
             return moved, _success(study, checkpoint, suite)
 
-        for number, arm in enumerate(study.arms):
-            _trajectories(axis, arm, [[point(c) for c in row] for row in arm.rows], number)
+        _trajectories(axis, study, point)
         axis.set_xlabel("KL(initial || checkpoint), nats a reply", fontsize=7)
 
     return by_suite(study, panel, "success, %", study.suites)
@@ -62,26 +65,30 @@ def over_divergence(study: Study, data: dict[str, Any]) -> plt.Figure | None:
 
 def _success(study: Study, checkpoint: Checkpoint, suite: str) -> float:
     """Return first-reply success in %, in the main decoding."""
-    return 100 * checkpoint.resampled(study.decodings[0], suite, _MAIN).value
+    return 100 * checkpoint.resampled(study.decodings[0], suite, FIRST_REPLY).value
 
 
 def _trajectories(
-    axis: plt.Axes, arm: Arm, points: list[list[tuple[float, float]]], number: int
+    axis: plt.Axes, study: Study, point: Callable[[Checkpoint], tuple[float, float]]
 ) -> None:
-    """Draw points (seeds x checkpoints): thin lines, and their mean with a mark at its end."""
-    color = f"C{number}"
-    for of_seed in points if len(points) > 1 else []:
-        axis.plot(*zip(*of_seed, strict=True), color=color, linewidth=0.5, alpha=0.5)
-    xs, ys = np.mean(points, axis=0).T
-    axis.plot(xs, ys, ".-", color=color, linewidth=1.6, markersize=4, label=arm.title)
-    axis.plot(xs[-1], ys[-1], "o", color=color, markersize=6)
+    """Draw the points of each arm's checkpoints: a thin line a seed, their mean with a mark at its
+    end.
+    """
+    for number, arm in enumerate(study.arms):
+        points = np.array([[point(checkpoint) for checkpoint in row] for row in arm.rows])
+        color = f"C{number}"
+        for of_seed in points if len(points) > 1 else []:
+            axis.plot(*of_seed.T, color=color, linewidth=0.5, alpha=0.5)
+        xs, ys = points.mean(axis=0).T
+        axis.plot(xs, ys, ".-", color=color, linewidth=1.6, markersize=4, label=arm.title)
+        axis.plot(xs[-1], ys[-1], "o", color=color, markersize=6)
 
 
 def forest(study: Study, data: dict[str, Any]) -> plt.Figure | None:
     """Draw the first arm of the headline less the second: a row for each suite, an interval for
     each match, and a dot for each seed.
     """
-    decoding = BOTH if len(study.decodings) > 1 else study.decodings[0]
+    decoding = whole(study.decodings)
     suites = list(study.titles)
     rows = {
         (match, suite): headline(data, study.config.headline, match, suite)
@@ -97,7 +104,7 @@ def forest(study: Study, data: dict[str, Any]) -> plt.Figure | None:
             if not rows[match, suite]:
                 continue
             change = rows[match, suite][decoding]
-            interval, y = interval_of(change), row + 0.25 * (number - 1)
+            interval, y = Interval.from_json(change), row + 0.25 * (number - 1)
             value, low, high = (100 * x for x in (interval.value, interval.low, interval.high))
             ends = [[value - low], [high - value]]
             axis.errorbar(value, y, xerr=ends, fmt="D", markersize=4, capsize=2,
@@ -110,8 +117,8 @@ def forest(study: Study, data: dict[str, Any]) -> plt.Figure | None:
     axis.invert_yaxis()
     first, second = study.config.headline
     titles = {arm.name: arm.title for arm in study.arms}
-    shown = "mean of decodings" if decoding == BOTH else decoding
-    axis.set_xlabel(f"{titles[first]} less {titles[second]}, points ({shown})", fontsize=8)
+    what = f"{titles[first]} less {titles[second]}, points ({title_of(decoding)})"
+    axis.set_xlabel(what, fontsize=8)
     axis.grid(axis="x", alpha=0.3)
     axis.legend(fontsize=6)
     figure.tight_layout()
@@ -122,13 +129,12 @@ def failure_bars(study: Study, data: dict[str, Any]) -> plt.Figure:
     """Draw a bar for the initial and each last checkpoint: first replies by why they fail."""
     decoding = study.decodings[0]
     shares = {label: by_decoding[decoding] for label, by_decoding in data["failures"].items()}
-    titles = {"start": "initial"} | {arm.name: arm.title for arm in study.arms}
-    totals: dict[str, float] = {}
-    for by_suite_ in shares.values():
-        for reasons in by_suite_.values():
-            for reason, share in reasons.items():
-                totals[reason] = totals.get(reason, 0.0) + share
-    ordered = [_RIGHT, *sorted(totals.keys() - {_RIGHT}, key=lambda r: -totals[r])]
+    titles = {START: "initial"} | {arm.name: arm.title for arm in study.arms}
+    totals: Counter[str] = Counter()
+    for of_suites in shares.values():
+        for reasons in of_suites.values():
+            totals.update(reasons)
+    ordered = [_RIGHT, *(reason for reason, _ in totals.most_common() if reason != _RIGHT)]
 
     def panel(axis: plt.Axes, suite: str) -> None:
         labels = list(shares)

@@ -5,14 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from evaluation.metrics import Interval
-from evaluation.report import format_interval
+from evaluation.metrics import FIRST_REPLY
+from evaluation.report import format_json
 from evaluation.statistics import holm
-from evaluation.study.contrasts import BOTH, MATCHES, best_decoding, headline, interval_of
+from evaluation.study.contrasts import MATCHES, best_decoding, headline, title_of, whole
 
 Data = dict[str, Any]
-
-_MAIN = "first_reply"
 
 
 def table(head: list[str], rows: list[list[str]]) -> str:
@@ -25,7 +23,7 @@ def start_table(data: Data) -> str:
     """Return first-reply success of the initial checkpoints by suite and decoding, in %."""
     decodings = list(data["start"])
     rows = [
-        [title, *(_cell(data["start"][d][suite]) for d in decodings)]
+        [title, *(format_json(data["start"][d][suite]) for d in decodings)]
         for suite, title in _titles(data).items()
     ]
     return table(["initial checkpoint, first reply, %", *decodings], rows)
@@ -44,23 +42,23 @@ def arms_table(data: Data) -> str:
         best = best_decoding(data["start"], suite)
         row = [
             title,
-            _cell(data["start"][decoding][suite]),
-            f"{_cell(data['start'][best][suite])} ({best})",
+            format_json(data["start"][decoding][suite]),
+            f"{format_json(data['start'][best][suite])} ({best})",
         ]
         for name in data["arms"]:
-            last = data["curves"][name][decoding][suite][_MAIN][-1]
+            last = data["curves"][name][decoding][suite][FIRST_REPLY][-1]
             change = data["changes"][name][decoding][suite]
-            row.append(f"{100 * last['value']:.1f} ({_cell(change, '+')})")
+            row.append(f"{100 * last['value']:.1f} ({format_json(change, '+')})")
         rows.append(row)
     return table(head, rows)
 
 
 def contrast_table(data: Data) -> str:
     """Return the first arm of the headline less the second, by suite and match, in points."""
-    shown = BOTH if len(data["decodings"]) > 1 else data["decodings"][0]
+    shown = whole(data["decodings"])
     names = [data["arms"][name]["title"] for name in data["headline"]]
-    what = "mean of decodings" if shown == BOTH else shown
-    head = [f"{names[0]} less {names[1]}, points, {what}", *(f"at {m}" for m in MATCHES.values())]
+    what = f"{names[0]} less {names[1]}, points, {title_of(shown)}"
+    head = [what, *(f"at {match}" for match in MATCHES.values())]
     rows = []
     for suite, title in _titles(data).items():
         changes = [headline(data, data["headline"], match, suite) for match in MATCHES]
@@ -83,7 +81,7 @@ def claim_table(studies: Mapping[str, Data]) -> str:
                 data["task"],
                 str(len(endpoint["per_seed"])),
                 _titles(data)[data["primary"]],
-                format_interval(interval_of(endpoint), "+"),
+                format_json(endpoint, "+"),
                 " ".join(f"{100 * value:+.1f}" for value in endpoint["per_seed"]),
                 f"{adjusted[name]:.3f}" if name in adjusted else "",
             ]
@@ -96,7 +94,7 @@ def primary(data: Data) -> Data:
     suite of the claim, mean of decodings. Empty where it was not measured.
     """
     change = headline(data, data["headline"], "id", data["primary"])
-    return change.get(BOTH) or next(iter(change.values()), {})
+    return change.get(whole(data["decodings"]), {})
 
 
 BLOCKS: dict[str, Callable[[Data], str]] = {
@@ -111,13 +109,9 @@ def _titles(data: Data) -> dict[str, str]:
     return {name: suite["title"] for name, suite in data["suites"].items()}
 
 
-def _cell(interval: Data, sign: str = "") -> str:
-    return format_interval(Interval.from_json(interval), sign)
-
-
 def _with_seeds(change: Data) -> str:
     """Return an interval with the value under each seed."""
-    shown = format_interval(interval_of(change), "+")
+    shown = format_json(change, "+")
     if len(change["per_seed"]) < 2:
         return f"{shown} (one seed)"
     return f"{shown} ({' '.join(f'{100 * value:+.0f}' for value in change['per_seed'])})"

@@ -7,11 +7,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from evaluation.metrics import FIRST_REPLY
 from evaluation.study.analysis import Arm, Study
 from evaluation.study.contrasts import all_contrasts, failures, over_best_start, start_by_decoding
 from evaluation.study.layout import START
-
-_MAIN = "first_reply"
 
 
 def results(study: Study) -> dict[str, Any]:
@@ -76,7 +75,7 @@ def end_changes(study: Study, arm: Arm) -> dict[str, Any]:
     last = len(arm.flops) - 1
     return {
         decoding: {
-            suite: arm.against_start(last, decoding, suite, _MAIN)["change"].to_json()
+            suite: _against_start(arm, last, decoding, suite, FIRST_REPLY)["change"]
             for suite in study.titles
         }
         for decoding in study.decodings
@@ -149,7 +148,7 @@ def divergences(study: Study) -> list[dict[str, Any]]:
                     continue
                 changes = {}
                 for suite in study.titles:
-                    now, before = checkpoint.paired(row[0], decoding, suite, _MAIN)
+                    now, before = checkpoint.paired(row[0], decoding, suite, FIRST_REPLY)
                     changes[suite] = round(now.value - before.value, 5)
                 points.append(
                     {"arm": arm.name, "row": seed, "update": checkpoint.update}

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from evaluation.metrics import Interval
-from evaluation.report import format_interval
+from evaluation.metrics import FIRST_REPLY, Interval
+from evaluation.report import format_interval, format_json
 from evaluation.study.analysis import Arm, Study
-from evaluation.study.contrasts import BOTH, MATCHES, headline, interval_of
+from evaluation.study.contrasts import MATCHES, headline, title_of
 
-_MAIN = "first_reply"
-_DECODINGS = {BOTH: "mean of decodings"}
 _SIDES = {1: "above", -1: "below", 0: "not clear of"}
 _HEADINGS = {
     "first_reply": "first reply",
@@ -41,7 +39,7 @@ def _headlines(study: Study, data: dict[str, Any]) -> list[str]:
         if not change:
             continue
         first, second = (titles[name] for name in names)
-        parts = [f"{_DECODINGS.get(d, d)} {_difference(change[d])}" for d in reversed(change)]
+        parts = [f"{title_of(d)} {_difference(change[d])}" for d in reversed(change)]
         sentences.append(
             f"{first} less {second}, {study.titles[suite]}, at {heading} "
             f"({_seeds(len(change[study.decodings[0]]['per_seed']))}, first reply): "
@@ -52,7 +50,7 @@ def _headlines(study: Study, data: dict[str, Any]) -> list[str]:
 
 def _difference(change: dict[str, Any]) -> str:
     """Return `+3.1 [+0.2, +6.0] (by seed +2.0 +4.2; p 0.040, by sign flips 0.500)`."""
-    shown = format_interval(interval_of(change), "+")
+    shown = format_json(change, "+")
     if len(change["per_seed"]) < 2:
         return f"{shown}, over the puzzles of one seed"
     by_seed = " ".join(f"{100 * value:+.1f}" for value in change["per_seed"])
@@ -78,11 +76,10 @@ def _against_temperature(study: Study, data: dict[str, Any]) -> list[str]:
             continue
         parts = []
         for suite in shown:
-            changes = [
-                (decoding, by_suite[suite.name]) for decoding, by_suite in by_decoding.items()
-            ]
-            listed = ", ".join(f"{d} {format_interval(interval_of(c), '+')}" for d, c in changes)
-            parts.append(f"{study.titles[suite.name]} ({changes[0][1]['best']}): {listed}")
+            changes = {decoding: by_suite[suite.name] for decoding, by_suite in by_decoding.items()}
+            listed = ", ".join(f"{d} {format_json(change, '+')}" for d, change in changes.items())
+            best = changes[study.decodings[0]]["best"]
+            parts.append(f"{study.titles[suite.name]} ({best}): {listed}")
         sentences.append(
             f"{arm.title} at its end, less the initial checkpoint in its best decoding: "
             f"{'; '.join(parts)}."
@@ -95,7 +92,7 @@ def _under_another_rule(study: Study, data: dict[str, Any]) -> list[str]:
     decoding, suite = study.decodings[0], study.primary
     arms = data["equal_compute"]["arms"]
     sentences = []
-    for metric in (_MAIN, *_end_metrics(study, data)[:1]):
+    for metric in (FIRST_REPLY, *_end_metrics(study, data)[:1]):
         changes = [
             f"{arm.title} {_change(arms[arm.name][decoding][suite][metric])}" for arm in study.arms
         ]
@@ -110,7 +107,8 @@ def _arm(study: Study, data: dict[str, Any], arm: Arm) -> str:
     decoding = study.decodings[0]
     at = data["equal_compute"]["arms"][arm.name]
     parts = [
-        f"{title} {_change(at[decoding][suite][_MAIN])}" for suite, title in study.titles.items()
+        f"{title} {_change(at[decoding][suite][FIRST_REPLY])}"
+        for suite, title in study.titles.items()
     ]
     return (
         f"{arm.title}, {at['flops']:.2g} FLOPs of training ({_seeds(len(arm.rows))}; first reply, "
@@ -147,7 +145,7 @@ def _unfinished(study: Study) -> str:
 
 def table_rows(study: Study, data: dict[str, Any]) -> list[tuple[str, list[list[str]]]]:
     """Return blocks of the table: (heading, rows of suite, start, values and changes)."""
-    blocks = [] if len(data["start"]) < 2 else [_temperatures(study, data)]
+    blocks = []
     longest = _longest(study, data)
     for metric in study.metrics() + _end_metrics(study, data):
         for decoding in study.decodings:
@@ -158,27 +156,29 @@ def table_rows(study: Study, data: dict[str, Any]) -> list[tuple[str, list[list[
                     data["equal_compute"]["arms"][arm.name][decoding][suite][metric]
                     for arm in study.arms
                 ]
-                row = [title, format_interval(Interval.from_json(cells[longest]["start"]))]
+                row = [title, format_json(cells[longest]["start"])]
                 for cell in cells:
-                    row += [
-                        format_interval(Interval.from_json(cell["value"])),
-                        format_interval(Interval.from_json(cell["change"]), "+"),
-                    ]
-                rows.append(row + [""] * (len(table_columns(study)) - len(row)))
+                    row += [format_json(cell["value"]), format_json(cell["change"], "+")]
+                rows.append(row)
             blocks.append((heading, rows))
     return blocks
 
 
-def _temperatures(study: Study, data: dict[str, Any]) -> tuple[str, list[list[str]]]:
-    """Return the block of the initial checkpoints by decoding, as many columns as the table has."""
-    names = list(data["start"])
-    heading = f"initial checkpoint, first reply: {', '.join(names)}"
+def start_tables(
+    study: Study, data: dict[str, Any]
+) -> list[tuple[str, list[str], list[list[str]]]]:
+    """Return the table of the initial checkpoints by decoding (heading, columns, rows), if they
+    were evaluated in several.
+    """
+    decodings = list(data["start"])
+    if len(decodings) < 2:
+        return []
+    heading = f"initial checkpoint, first reply: {', '.join(decodings)}"
     rows = [
-        [title, *(format_interval(Interval.from_json(data["start"][n][suite])) for n in names)]
+        [title, *(format_json(data["start"][decoding][suite]) for decoding in decodings)]
         for suite, title in study.titles.items()
     ]
-    width = len(table_columns(study))
-    return heading, [row + [""] * (width - len(row)) for row in rows]
+    return [(heading, ["success, % [95 %]", *decodings], rows)]
 
 
 def _longest(study: Study, data: dict[str, Any]) -> int:
@@ -190,12 +190,11 @@ def _longest(study: Study, data: dict[str, Any]) -> int:
 def table_columns(study: Study) -> list[str]:
     """Return the heads of the columns of `table_rows`."""
     arms = [column for arm in study.arms for column in (arm.title, f"{arm.title} - start")]
-    columns = ["success, % [95 %]", "start", *arms]
-    return columns + [""] * (1 + len(study.start_decodings) - len(columns))
+    return ["success, % [95 %]", "start", *arms]
 
 
 def format_table(study: Study, data: dict[str, Any]) -> str:
-    """Return the table as text."""
+    """Return the tables as text."""
     columns = table_columns(study)
     first = max(map(len, study.titles.values())) + 4
     width = max(22, *(len(column) + 2 for column in columns))
@@ -203,8 +202,13 @@ def format_table(study: Study, data: dict[str, Any]) -> str:
     def line(cells: list[str]) -> str:
         return f"{cells[0]:<{first}}" + "".join(f"{cell:>{width}}" for cell in cells[1:])
 
-    lines = [line(columns)]
+    def indented(rows: list[list[str]]) -> list[str]:
+        return [line([f"  {row[0]}", *row[1:]]) for row in rows]
+
+    lines = []
+    for heading, decodings, rows in start_tables(study, data):
+        lines += [heading, line(decodings), *indented(rows), ""]
+    lines.append(line(columns))
     for heading, rows in table_rows(study, data):
-        lines.append(heading)
-        lines += [line([f"  {row[0]}", *row[1:]]) for row in rows]
+        lines += [heading, *indented(rows)]
     return "\n".join(lines)

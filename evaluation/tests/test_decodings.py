@@ -3,7 +3,7 @@
 import pytest
 
 from evaluation import report
-from evaluation.decodings import at_temperature, own_temperature
+from evaluation.decodings import own_temperature
 from evaluation.metrics import Resampled, metric_names
 from evaluation.play import (
     EvalConfig,
@@ -21,7 +21,7 @@ from sft.tiny import build_model, build_tokenizer
 
 
 def test_decoding_names_its_temperature():
-    assert own_temperature(at_temperature(0.7)) == 0.7
+    assert own_temperature("sampled@0.7") == 0.7
     assert own_temperature("sampled@0.85") == 0.85
     assert own_temperature("sampled") is None
     assert own_temperature("greedy") is None

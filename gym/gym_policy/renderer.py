@@ -10,6 +10,7 @@ from typing import Any
 from transformers import ProcessorMixin
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
+from gym_dialogue.env import shows_images
 from gym_dialogue.errors import InputError
 from gym_dialogue.messages import Dialogue, Message
 from gym_policy.template import check_template_kwargs, render_template
@@ -125,6 +126,16 @@ class Renderer:
                 "or its image processor (preprocessor_config.json or processor_config.json) is "
                 "missing: choose a model with a vision part, with the processor's files beside it"
             )
+
+    def first_prompt(self, env: Any, path: str | None = None) -> Rendered:
+        """Return the first prompt of an environment: an example of what it shows.
+
+        Raises InputError for images where the model (of the checkpoint `path`) reads text only.
+        """
+        if shows_images(env):
+            self.require_images(f"environment {env.spec.id}", path)
+        observation, _ = env.reset(seed=0)
+        return self.render([Message("user", observation["text"], observation.get("image"))])
 
     def reply_text(self, token_ids: Sequence[int]) -> str:
         """Return the text of sampled tokens, without the stop token."""

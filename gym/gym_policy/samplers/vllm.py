@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from accelerate import PartialState
 from transformers import PreTrainedModel
 
 from gym_dialogue.errors import InputError
@@ -86,6 +87,13 @@ class VllmSampler:
         for old in self._place().glob("version-*"):
             if old != place:
                 shutil.rmtree(old, ignore_errors=True)
+
+    def update_together(self, version: str, probes: Sequence[Sequence[int]]) -> None:
+        """Call `update` on the main process and `expect` on the others, which wait for it."""
+        state = PartialState()
+        take = self.update if state.is_main_process else self.expect
+        take(version, probes)
+        state.wait_for_everyone()
 
     def close(self) -> None:
         """Remove the weights that were sent. A server that starts anew later gets none."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,8 @@ from evaluation.records import Records, Results, turn_rows
 from evaluation.suites import SuiteConfig
 from gym_command.files import atomic_file, write_atomically
 from gym_command.run_dir import RunDir
+
+_TITLE_WIDTH = 20  # characters of a suite's title in a line under its bars
 
 MANY = 0.1
 """The share of replies from which on it is said what may be done about them."""
@@ -218,7 +221,8 @@ def plot(
         axis.set_title(heading, fontsize=9)
         axis.grid(axis="y", alpha=0.3)
     axes[0, 0].legend(fontsize=8)
-    axes[-1, 0].set_xticks(range(len(suites)), [s.title or s.name for s in suites], fontsize=8)
+    titles = [textwrap.fill(suite.title or suite.name, _TITLE_WIDTH) for suite in suites]
+    axes[-1, 0].set_xticks(range(len(suites)), titles, fontsize=8)
     figure.tight_layout()
     figure.savefig(path, dpi=110)
     plt.close(figure)

@@ -23,7 +23,7 @@ NUM_RESAMPLES = 2000
 FIRST_REPLY = "first_reply"
 """The main metric: the share of positions that are right at the first reply."""
 
-_PASS_AT = "pass_at_"
+PASS_AT = "pass_at_"
 
 
 @dataclass(frozen=True)
@@ -77,10 +77,10 @@ def _counts(record: EpisodeRecord, metric: str) -> tuple[float, float]:
 
 def _sums(records: Sequence[EpisodeRecord], metric: str) -> Iterator[tuple[str, float, float]]:
     """Yield (puzzle, numerator, denominator) of each episode; of pass@k, of each deal."""
-    if not metric.startswith(_PASS_AT):
+    if not metric.startswith(PASS_AT):
         yield from ((record.puzzle, *_counts(record, metric)) for record in records)
         return
-    k = int(metric.removeprefix(_PASS_AT))
+    k = int(metric.removeprefix(PASS_AT))
     for tries in _by_deal(records):
         right = sum(_counts(record, "first_reply") == (1.0, 1.0) for record in tries)
         missed = math.comb(len(tries) - right, k) / math.comb(len(tries), k)
@@ -124,7 +124,7 @@ def metric_names(records: Sequence[EpisodeRecord], verify_iter: int) -> list[str
 def pass_names(records: Sequence[EpisodeRecord]) -> list[str]:
     """Return the metric pass@k of k tries a deal, if each was tried more than once."""
     tries = tries_per_deal(records)
-    return [f"{_PASS_AT}{tries}"] if tries > 1 and not position_kinds(records) else []
+    return [f"{PASS_AT}{tries}"] if tries > 1 and not position_kinds(records) else []
 
 
 def check_names(records: Sequence[EpisodeRecord]) -> list[str]:

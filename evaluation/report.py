@@ -10,6 +10,7 @@ from typing import Any
 
 from evaluation.decodings import is_main
 from evaluation.metrics import (
+    PASS_AT,
     Interval,
     Resampled,
     check_names,
@@ -39,7 +40,7 @@ def table_rows(verify_iter: int, records: Records) -> list[tuple[str, str, str]]
     decodings = [d for d in records if is_main(d)] or list(records)
     some = next(iter(records[decodings[0]].values()))
     rows += [
-        (f"right in at least one of {metric.rpartition('_')[2]} first replies, {d}", d, metric)
+        (f"right in at least one of {metric.removeprefix(PASS_AT)} first replies, {d}", d, metric)
         for d in decodings
         for metric in pass_names(next(iter(records[d].values())))
     ]

@@ -17,6 +17,8 @@ from evaluation.metrics import (
     FIRST_REPLY,
     Interval,
     Resampled,
+    check_names,
+    pass_names,
     position_kinds,
     same_episodes,
     says_what_it_sees,
@@ -160,20 +162,21 @@ class Study:
         rules = [suite.name for suite in self.suites if suite.shift == "rule"]
         return [*rules, self.suites[-1].name][0]
 
-    @property
-    def _some_records(self) -> dict[str, list[EpisodeRecord]]:
+    def _some_records(self, decoding: str) -> dict[str, list[EpisodeRecord]]:
         """Return the records of one checkpoint by suite, to see which metrics there are."""
-        return self.arms[0].rows[0][0].measured.records[self.decodings[0]]
+        return self.arms[0].rows[0][0].measured.records[decoding]
 
     @property
     def _kinds(self) -> list[str]:
-        return position_kinds(next(iter(self._some_records.values())))
+        return position_kinds(next(iter(self._some_records(self.decodings[0]).values())))
 
-    def metrics(self) -> list[str]:
+    def metrics(self, decoding: str) -> list[str]:
         """Return what tables and curves show: metrics that all checkpoints have."""
-        names = [FIRST_REPLY, *(f"{FIRST_REPLY}/{kind}" for kind in self._kinds)]
-        seen = all(says_what_it_sees(episodes) for episodes in self._some_records.values())
-        return names + ["recognition"] * seen
+        by_suite = self._some_records(decoding).values()
+        some = next(iter(by_suite))
+        names = [FIRST_REPLY, *pass_names(some), *(f"{FIRST_REPLY}/{kind}" for kind in self._kinds)]
+        names += [f"check/{name}" for name in check_names(some)]
+        return names + ["recognition"] * all(map(says_what_it_sees, by_suite))
 
     def end_metrics(self) -> list[str]:
         """Return what can be said where all replies that an episode allows were played, as of

@@ -127,7 +127,7 @@ def _replies(study: Study, data: dict[str, Any]) -> plt.Figure | None:
 
 
 def _recognition(study: Study, data: dict[str, Any]) -> plt.Figure | None:
-    if "recognition" not in study.metrics():
+    if "recognition" not in study.metrics(study.decodings[0]):
         return None
     decoding = study.decodings[0]
 

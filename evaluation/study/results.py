@@ -61,7 +61,7 @@ def _curves(study: Study, arm: Arm) -> dict[str, Any]:
 
     return {
         decoding: {
-            suite: {metric: curve(decoding, suite, metric) for metric in study.metrics()}
+            suite: {metric: curve(decoding, suite, metric) for metric in study.metrics(decoding)}
             for suite in study.titles
         }
         for decoding in study.decodings
@@ -91,14 +91,16 @@ def equal_compute(study: Study) -> dict[str, Any]:
     for arm in study.arms:
         index = arm.within(study.budget)
         is_end = index == len(arm.flops) - 1
-        metrics = study.metrics() + study.end_metrics() * is_end
         by_arm[arm.name] = {
             "update": arm.rows[0][index].update,
             "flops": arm.flops[index],
             "is_end": is_end,
         } | {
             decoding: {
-                suite: {m: _against_start(arm, index, decoding, suite, m) for m in metrics}
+                suite: {
+                    metric: _against_start(arm, index, decoding, suite, metric)
+                    for metric in study.metrics(decoding) + study.end_metrics() * is_end
+                }
                 for suite in study.titles
             }
             for decoding in study.decodings

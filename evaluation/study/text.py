@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
-from evaluation.metrics import FIRST_REPLY, Interval
+from evaluation.metrics import FIRST_REPLY, PASS_AT, Interval
 from evaluation.report import format_interval, format_json
 from evaluation.study.analysis import Arm, Study
 from evaluation.study.contrasts import MATCHES, headline, title_of
@@ -128,6 +129,10 @@ def _end_metrics(study: Study, data: dict[str, Any]) -> list[str]:
 
 def _heading(study: Study, metric: str) -> str:
     name, _, kind = metric.partition("/")
+    if name == "check":
+        return f"{kind.replace('_', ' ')} in the first reply"
+    if metric.startswith(PASS_AT):
+        return f"right in at least one of {metric.removeprefix(PASS_AT)} first replies"
     heading = _HEADINGS[name].format(study.config.end_verify_iter)
     return heading + (f", {kind} positions" if kind else "")
 
@@ -147,8 +152,9 @@ def table_rows(study: Study, data: dict[str, Any]) -> list[tuple[str, list[list[
     """Return blocks of the table: (heading, rows of suite, start, values and changes)."""
     blocks = []
     longest = _longest(study, data)
-    for metric in study.metrics() + _end_metrics(study, data):
-        for decoding in study.decodings:
+    by_decoding = {d: study.metrics(d) + _end_metrics(study, data) for d in study.decodings}
+    for metric in dict.fromkeys(itertools.chain(*by_decoding.values())):
+        for decoding in (d for d, metrics in by_decoding.items() if metric in metrics):
             heading = f"{_heading(study, metric)}, {decoding}"
             rows = []
             for suite, title in study.titles.items():

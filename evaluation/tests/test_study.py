@@ -111,6 +111,32 @@ def test_curves_replies_and_divergence(study):
     assert point["changes"]["rule_ood"] == pytest.approx(0.2)
 
 
+def test_tables_have_checks_and_success_in_any_of_several_tries(study):
+    config, directory = study
+    for place in places(config, directory):
+        updates = [0] if place.arm == START else [update for update, _, _ in RATES[place.arm]]
+        for file in map(place.measured, updates):
+            measured = read_measured(file)
+            for episodes in measured.records["sampled"].values():
+                for episode in episodes:
+                    episode.turns[0] = replace(episode.turns[0], checks={"rule_read": True})
+                # The second try at a deal is right where the first one of its neighbour is.
+                turns = [episode.turns for episode in episodes]
+                seconds = zip(episodes, turns[1:] + turns[:1], strict=True)
+                episodes += [replace(episode, turns=other) for episode, other in seconds]
+            write_measured(file, measured)
+    read = read_study(config, directory)
+    data = results(read)
+    first = data["equal_compute"]["arms"]["sft"]["sampled"]["rule_ood"]
+    assert first["first_reply"]["start"]["value"] == pytest.approx(0.2)
+    # Of 200 deals 40 are right in the first try; one more is in the second.
+    assert first["pass_at_2"]["start"]["value"] == pytest.approx(41 / 200)
+    assert first["check/rule_read"]["value"]["value"] == 1.0
+    table = format_table(read, data)
+    assert "right in at least one of 2 first replies, sampled" in table
+    assert "rule read in the first reply, sampled" in table
+
+
 def _change(data, match):
     wanted = {"first": "rl", "second": "sft", "match": match, "suite": "rule_ood"}
     (one,) = [c for c in data["contrasts"] if wanted.items() <= c.items()]

@@ -13,23 +13,25 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from inspect_ai import Task as InspectTask
-from inspect_ai import task
-from inspect_ai.dataset import Sample
-from inspect_ai.model import (
-    ChatMessage,
-    ChatMessageAssistant,
-    ChatMessageUser,
-    ContentImage,
-    ContentText,
-)
-from inspect_ai.scorer import Score, Scorer, Target, accuracy, scorer, stderr
-from inspect_ai.solver import Generate, Solver, TaskState, solver
-
+from gym_dialogue.adapters.library import library
 from gym_dialogue.chat import data_url
 from gym_dialogue.make import EnvConfig, make_envs
 from gym_dialogue.messages import Message, Reply
 from gym_dialogue.rollout import EpisodePlayer, Task
+
+with library("inspect"):
+    from inspect_ai import Task as InspectTask
+    from inspect_ai import task
+    from inspect_ai.dataset import Sample
+    from inspect_ai.model import (
+        ChatMessage,
+        ChatMessageAssistant,
+        ChatMessageUser,
+        ContentImage,
+        ContentText,
+    )
+    from inspect_ai.scorer import Score, Scorer, Target, accuracy, scorer, stderr
+    from inspect_ai.solver import Generate, Solver, TaskState, solver
 
 
 @task

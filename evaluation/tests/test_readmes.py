@@ -18,7 +18,7 @@ PAGES = sorted(
     page for room in (".", "gym", "rl", "sft", "evaluation") for page in (ROOT / room).glob("*.md")
 )
 ENVIRONMENTS = ("gym_cards.env", "gym_virl.env")
-OTHER_PROGRAMS = ("pip", "hf", "inspect", "sha256sum", "tensorboard", "transformers")
+OTHER_PROGRAMS = ("pip", "hf", "inspect", "sha256sum", "tensorboard", "transformers", "vf-eval")
 SHELL_WORDS = ("for", "done")
 
 LINK = re.compile(r"""\]\(([^)\s]+)\)|\bsrc="([^"]+)\"""")

@@ -1,0 +1,69 @@
+"""TRL, for models that call tools: an environment whose one tool hands in a reply.
+
+GRPOTrainer(..., environment_factory=tool_environment("gym_virl/Navigation-v0"),
+            train_dataset=gym_dialogue.adapters.trl.prompt_dataset("gym_virl/Navigation-v0", 1000))
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import PIL.Image
+
+from gym_dialogue.errors import InputError
+from gym_dialogue.images import open_image
+from gym_dialogue.make import EnvConfig, make_envs
+from gym_dialogue.messages import Message, Reply
+from gym_dialogue.rollout import EpisodePlayer, Task
+
+
+def tool_environment(
+    env_id: str, kwargs: Mapping[str, Any] | None = None
+) -> Callable[[], DialogueTools]:
+    """Return GRPOTrainer's `environment_factory` for the prompts of `trl.prompt_dataset`."""
+    config = EnvConfig(env_id, dict(kwargs or {}))
+    return lambda: DialogueTools(make_envs(config, 1)[0])
+
+
+class DialogueTools:
+    """An episode at a time. What is public, but for `reset` and `get_reward`, is a tool."""
+
+    def __init__(self, env: Any):
+        self._player = EpisodePlayer(env)
+        self._is_over = True
+
+    def reset(self, env_seed: int, **_: Any) -> list[dict[str, Any]] | None:
+        """Begin the episode of a row, whose prompt has the text; return its image, if any."""
+        (prompt,) = self._player.start(Task(env_seed, (env_seed,))).messages
+        self._is_over = False
+        return None if prompt.image is None else _blocks(prompt)[:1]
+
+    def answer(self, reply: str) -> str | list[dict[str, Any]]:
+        """Hand in a reply to the task.
+
+        Args:
+            reply: The whole reply, in the form that the task asks for.
+
+        Returns:
+            What the verifier says, the next task, or that the episode has ended.
+
+        """
+        if self._is_over:
+            raise InputError("the episode has ended")
+        self._is_over = self._player.answer(Reply(reply))
+        if self._is_over:
+            return self._player.episode.turns[-1].feedback or "The episode has ended."
+        message = self._player.dialogue.messages[-1]
+        return message.text if message.image is None else _blocks(message)
+
+    def get_reward(self) -> float:
+        """Return the sum of the rewards so far."""
+        return float(sum(turn.reward for turn in self._player.episode.turns))
+
+
+def _blocks(message: Message) -> list[dict[str, Any]]:
+    """Return a message with an image as blocks of content."""
+    assert message.image is not None
+    image = PIL.Image.fromarray(open_image(message.image))
+    return [{"type": "image", "image": image}, {"type": "text", "text": message.text}]

@@ -16,7 +16,7 @@ MAY_IMPORT = {
     "gym/gym_cards": {"gym_dialogue", "gym_command"},
     "gym/gym_virl": {"gym_dialogue", "gym_command"},
     "gym/gym_policy": {"gym_dialogue", "gym_command"},
-    "gym/gym_dialogue/adapters": {"gym_dialogue", "gym_policy"},
+    "gym/gym_dialogue/adapters": {"gym_dialogue", "gym_command", "gym_policy"},
     "evaluation": GYM,
     "sft": GYM,
     "rl": GYM | {"evaluation"},

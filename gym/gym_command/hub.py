@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -13,11 +14,12 @@ def push_directory(
     repo_id: str,
     repo_type: Literal["model", "dataset"],
     private: bool = True,
+    ignore: Sequence[str] = (),
     endpoint: str | None = None,
 ) -> str:
-    """Upload a directory as one commit to a repository, which is made if need be; return its
-    address. `private` is for one that is made. `endpoint` is the hub's address, that of HF_ENDPOINT
-    by default.
+    """Upload a directory, but for what the patterns `ignore` match, as one commit to a repository,
+    which is made if need be; return its address. `private` is for one that is made. `endpoint` is
+    the hub's address, that of HF_ENDPOINT by default.
 
     Raises InputError for a name that is none, a token that is missing or may not write, and a hub
     that does not answer.
@@ -33,7 +35,12 @@ def push_directory(
     api = HfApi(endpoint=endpoint)
     try:
         api.create_repo(repo_id, repo_type=repo_type, private=private, exist_ok=True)
-        api.upload_folder(folder_path=directory, repo_id=repo_id, repo_type=repo_type)
+        api.upload_folder(
+            folder_path=directory,
+            repo_id=repo_id,
+            repo_type=repo_type,
+            ignore_patterns=list(ignore),
+        )
     except HfHubHTTPError as error:
         status = error.response.status_code
         remedy = (

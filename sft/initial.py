@@ -31,7 +31,7 @@ from gym_command.files import to_disk
 from gym_command.lock import locked
 from gym_command.ranges import Count, Length, NotNegative, Positive
 from gym_command.run_dir import RunDir, saved_checkpoints
-from gym_dialogue import Message, Task, rollout
+from gym_dialogue import Message, Task, Turn, rollout
 from gym_dialogue.images import open_image
 from gym_dialogue.make import EnvConfig, make_envs, with_prompt_file
 from gym_policy import ModelPolicy, Renderer, load_model, load_renderer
@@ -74,6 +74,8 @@ class InitialConfig(SFTConfig):
     hands of the first source. How fast a model gets there differs from seed to seed."""
     stop_at_recognition: NotNegative = 0.0
     """With images, training goes on until this share of what is to be seen is read right too."""
+    stop_at_kind: NotNegative = 0.0
+    """Where positions are of several kinds, training goes on until this share is right in each."""
     stop_above: NotNegative = 1.0
     """Training stops at this share of first replies, whatever is read, to leave room above it."""
     probe_every: Count = 20
@@ -109,32 +111,47 @@ class _StopAtSuccess(TrainerCallback):
         self.envs = make_envs(single, config.probe_episodes)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        step = state.global_step
-        if step % self.config.probe_every:
+        step, config = state.global_step, self.config
+        if step % config.probe_every:
             return
+        turns = self._first_replies(step)
+        success = _share([turn.is_right for turn in turns])
+        recognized = [turn.recognized for turn in turns if turn.recognized is not None]
+        by_kind = {
+            kind: _share([turn.is_right for turn in turns if turn.kind == kind])
+            for kind in sorted({turn.kind for turn in turns if turn.kind})
+        }
+        if state.is_world_process_zero:
+            record = {"success": success}
+            line = f"step {step}: {100 * success:.0f} % of first replies right"
+            if recognized:
+                record["recognition"] = _share(recognized)
+                line += f", {100 * _share(recognized):.0f} % of what is to be seen read right"
+            for kind, share in by_kind.items():
+                record[f"success/{kind}"] = share
+                line += f", {kind} {100 * share:.0f} %"
+            RunDir(config.run_dir).append_metrics(step, record)
+            print(line)
+        sees = not recognized or _share(recognized) >= config.stop_at_recognition
+        moves = min(by_kind.values(), default=1.0) >= config.stop_at_kind
+        if (success >= config.stop_at and sees and moves) or success >= config.stop_above:
+            control.should_training_stop = True
+            control.should_log = True
+            control.should_evaluate = config.validation > 0
+
+    def _first_replies(self, step: int) -> list[Turn]:
+        """Play the hands of a look."""
         seeds = np.random.SeedSequence([self.config.seed, _PROBE_STREAM, step])
         tasks = [
             Task(int(seed), (_PROBE_STREAM, self.config.seed, step, i))
             for i, seed in enumerate(seeds.generate_state(self.config.probe_episodes))
         ]
         episodes = rollout(self.envs, self.policy, tasks)
-        turns = [turn for episode in episodes for turn in episode.turns]
-        success = sum(turn.is_right for turn in turns) / len(turns)
-        recognized = [turn.recognized for turn in turns if turn.recognized is not None]
-        recognition = sum(recognized) / len(recognized) if recognized else None
-        if state.is_world_process_zero:
-            record = {"success": success}
-            line = f"step {step}: {100 * success:.0f} % of first replies right"
-            if recognition is not None:
-                record["recognition"] = recognition
-                line += f", {100 * recognition:.0f} % of what is to be seen read right"
-            RunDir(self.config.run_dir).append_metrics(step, record)
-            print(line)
-        sees = recognition is None or recognition >= self.config.stop_at_recognition
-        if (success >= self.config.stop_at and sees) or success >= self.config.stop_above:
-            control.should_training_stop = True
-            control.should_log = True
-            control.should_evaluate = self.config.validation > 0
+        return [turn for episode in episodes for turn in episode.turns]
+
+
+def _share(verdicts: Sequence[bool]) -> float:
+    return sum(verdicts) / len(verdicts)
 
 
 def make_initial(config: InitialConfig) -> Path:

@@ -139,12 +139,14 @@ def named_legend(name: str, absolute: bool) -> Legend:
 
 def random_legend(rng: np.random.Generator, absolute: bool) -> Legend:
     """Draw any permutation of the moves but the named ones, so that the unseen legends of an
-    evaluation stay unseen by a policy that met these. Each of their lines is drawn now and then.
+    evaluation stay unseen by a policy that met these, and the order of its lines, so that they are
+    read rather than counted. Each line is drawn now and then.
     """
     moves = moves_of(absolute)
-    named = {named_legend(name, absolute) for name in NAMED_LEGENDS}
+    named = (_COMPASS_ORDERS if absolute else _RELATIVE_ORDERS).values()
     while True:
-        order = rng.permutation(len(moves))
-        legend = Legend(moves, tuple(moves[number] for number in order))
-        if legend not in named:
-            return legend
+        order = tuple(rng.permutation(len(moves)).tolist())
+        if order not in named:
+            break
+    lines = rng.permutation(len(moves)).tolist()
+    return Legend(tuple(moves[line] for line in lines), tuple(moves[order[line]] for line in lines))

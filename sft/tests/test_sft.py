@@ -184,6 +184,27 @@ def test_a_start_is_done_where_it_should_be(rule, steps, tmp_path):
     assert max(json.loads(line)["update"] for line in lines) == steps
 
 
+@pytest.mark.parametrize(("least", "steps"), [(0.0, 1), (0.5, 2)])
+def test_initial_checkpoint_is_done_once_each_kind_of_position_is_right(least, steps, tmp_path):
+    route = {"max_legs": 2, "straight_line_length": 1}
+    config = InitialConfig(
+        cache=str(tmp_path / "cache"),
+        sources=[SourceConfig(EnvConfig("gym_virl/Navigation-v0", route))],
+        num_dialogues=20,
+        num_steps=2,
+        batch_size=4,
+        probe_every=1,
+        probe_episodes=2,
+        max_new_tokens=4,
+        stop_at=0.0,
+        stop_at_kind=least,
+    )
+    lines = (make_initial(config) / "metrics.jsonl").read_text().splitlines()
+    records = [json.loads(line) for line in lines]
+    assert max(record["update"] for record in records) == steps
+    assert any("success/turn" in record for record in records)
+
+
 def test_a_start_is_made_once_and_then_trained_on(tmp_path):
     config = InitialConfig(
         cache=str(tmp_path / "cache"),

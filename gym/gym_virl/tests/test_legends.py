@@ -36,6 +36,10 @@ def lines_of(prompt):
     return dict(line.split(": ") for line in block.split("\n"))
 
 
+def _lines(legend):
+    return frozenset(zip(legend.moves, legend.names, strict=True))
+
+
 @RULES
 def test_named_legends_share_no_line(absolute):
     legends = [named_legend(name, absolute) for name in NAMED_LEGENDS]
@@ -51,10 +55,17 @@ def test_named_legends_share_no_line(absolute):
 def test_random_legends_are_never_named_ones_and_have_each_line(absolute):
     rng = np.random.default_rng(0)
     drawn = [random_legend(rng, absolute) for _ in range(3000)]
-    assert not {named_legend(name, absolute) for name in NAMED_LEGENDS} & set(drawn)
-    pairs = {pair for legend in drawn for pair in zip(legend.moves, legend.names, strict=True)}
+    named = {_lines(named_legend(name, absolute)) for name in NAMED_LEGENDS}
+    assert not named & set(map(_lines, drawn))
+    pairs = {pair for legend in drawn for pair in _lines(legend)}
     assert len(pairs) == len(moves_of(absolute)) ** 2
-    assert len(set(drawn)) > 700  # of 717 under the relative rule
+    assert len(set(map(_lines, drawn))) > 700  # of 717 under the relative rule
+
+
+def test_lines_of_random_legends_come_in_any_order():
+    rng = np.random.default_rng(0)
+    firsts = {random_legend(rng, absolute=True).moves[0] for _ in range(200)}
+    assert firsts == set(moves_of(absolute=True))
 
 
 @RULES

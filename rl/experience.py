@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from accelerate.utils import send_to_device
 
 from gym_dialogue import Episode, Reply
 from gym_dialogue.parse import field_start
@@ -136,7 +137,7 @@ class Batch:
             if isinstance(value, torch.Tensor)
         }
         if self.images is not None:
-            moved["images"] = {name: tensor.to(device) for name, tensor in self.images.items()}
+            moved["images"] = send_to_device(dict(self.images), device)
         return replace(self, **moved)
 
     @property

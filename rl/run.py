@@ -31,11 +31,11 @@ from gym_dialogue.make import make_envs, with_prompt_file
 from gym_policy import ModelPolicy, load_model
 from gym_policy.compute import num_parameters
 from gym_policy.models.adapter import save_adapter
-from gym_policy.parts import part_of
 from gym_policy.samplers.model_policy import make_sampler
 from gym_policy.samplers.vllm import VllmSampler
 from gym_policy.training.stop import StopRequest
 from gym_policy.training.trained_wording import wording_note
+from gym_policy.vision import features_stay
 from rl.ahead import Ahead, Played
 from rl.backend import load_dtype, zero_stage
 from rl.build import Models, build_models
@@ -107,12 +107,7 @@ class Run:
         adapter = models.actor_critic.adapter
         if isinstance(self.policy.sampler, VllmSampler) and adapter is not None:
             self.policy.sampler.write_adapter = lambda folder: save_adapter(adapter, folder, None)
-        # What a vision tower makes of an image stays right for as long as the tower is not trained.
-        self.keep_features = not any(
-            p.requires_grad
-            for name, p in self.model.named_parameters()
-            if part_of(name) == "vision"
-        )
+        self.keep_features = features_stay(self.model)
         self.num_parameters = num_parameters(self.model)
         self.update, self.flops = 0, 0.0  # the last update learned from, the compute until then
         self.metrics: dict[str, float] = {}  # of the last update

@@ -15,11 +15,11 @@ from transformers import PreTrainedModel, TrainerCallback, TrainingArguments, se
 from gym_dialogue import InputError, Message
 from gym_policy import Renderer
 from gym_policy.compute import num_parameters
+from gym_policy.cross_attention import attends_to_images
 from gym_policy.distributed import is_partitioned, runs_on_cpu, with_deepspeed
 from gym_policy.limits import check_sequence
 from gym_policy.training.freezing import freeze_unreached
 from gym_policy.training.stop import StopRequest
-from gym_policy.vision import attends_to_images
 from sft.config import SFTConfig
 from sft.data import DialogueItems, PadRight, TrainingOrder, hold_back
 from sft.resume import Saved

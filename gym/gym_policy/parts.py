@@ -14,7 +14,10 @@ Part = Literal["vision", "projector", "language"]
 # What transformers' architectures call them.
 _NAMES: dict[Part, tuple[str, ...]] = {
     "vision": ("vision_model", "vision_tower", "visual", "vision_encoder", "image_tower"),
-    "projector": ("multi_modal_projector", "connector", "embed_vision"),
+    "projector": (
+        *("multi_modal_projector", "connector", "embed_vision"),
+        *("merger", "deepstack_merger_list"),  # Qwen-VL
+    ),
 }
 
 

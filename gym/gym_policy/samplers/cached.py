@@ -17,15 +17,11 @@ import torch
 from transformers import Cache, PreTrainedModel
 
 from gym_policy.completion import Completion, Decoding, Request
+from gym_policy.cross_attention import attends_to_images
 from gym_policy.logprobs import choose_tokens
 from gym_policy.samplers.cache import GrowingLayer, make_cache
-from gym_policy.vision import (
-    ProcessedImage,
-    attends_to_images,
-    encode_images,
-    generate_inputs,
-    join_images,
-)
+from gym_policy.sequence_images import positions, takes_features
+from gym_policy.vision import ProcessedImage, encode_images, generate_inputs, join_images
 
 _KEPT = "keys and values"
 _SEES = "cross_attention_mask"
@@ -50,12 +46,14 @@ class _Kept:
 @dataclass
 class _Prompt:
     """A prompt to compute, and the numbers of the requests that have it; `kept` holds the first
-    `known` of its tokens.
+    `known` of its tokens. `positions` (axes, tokens) are theirs, and `following` is the next one.
     """
 
     request: Request
     numbers: list[int]
     token_ids: np.ndarray
+    positions: np.ndarray
+    following: int
     kept: _Kept | None = None
     known: int = 0
 
@@ -67,13 +65,14 @@ class _Prompt:
 @dataclass
 class _Filled:
     """A batch of computed prompts: `valid` (rows, L) masks the columns of the cache that belong to
-    a row, `logits` (rows, V) are those of the next token, `sees` (rows, 1, 1, tiles) is the mask of
-    images or None.
+    a row, `logits` (rows, V) are those of the next token and `following` (rows,) is its position,
+    `sees` (rows, 1, 1, tiles) is the mask of images or None.
     """
 
     cache: Cache
     valid: torch.Tensor
     logits: torch.Tensor
+    following: torch.Tensor
     sees: torch.Tensor | None
 
 
@@ -93,7 +92,8 @@ class CachedSampler:
     def takes(model: PreTrainedModel) -> bool:
         """Return whether this sampler can serve a model."""
         sees = hasattr(model.config, "vision_config")
-        return make_cache(model.config) is not None and (attends_to_images(model) or not sees)
+        serves = not sees or attends_to_images(model) or takes_features(model)
+        return make_cache(model.config) is not None and serves
 
     def sample(self, requests: Sequence[Request], decoding: Decoding) -> list[Completion]:
         """Return one completion per request, in order."""
@@ -109,7 +109,7 @@ class CachedSampler:
         encode_images(
             self.model, [r.processed_image for r in requests if r.processed_image is not None]
         )
-        prompts = sorted(_prompts(requests), key=lambda prompt: prompt.to_compute)
+        prompts = sorted(_prompts(self.model, requests), key=lambda prompt: prompt.to_compute)
         groups: list[list[_Prompt]] = []
         for prompt in prompts:
             if groups and prompt.to_compute <= _SIMILAR * groups[-1][0].to_compute + 8:
@@ -133,22 +133,26 @@ class CachedSampler:
         device = self.model.device
         known, width = max(p.known for p in prompts), max(p.to_compute for p in prompts)
         input_ids = np.zeros((len(prompts), width), np.int64)
-        positions, valid = np.zeros_like(input_ids), np.zeros((len(prompts), known + width), bool)
+        places = np.zeros((len(prompts[0].positions), *input_ids.shape), np.int64)
+        valid = np.zeros((len(prompts), known + width), bool)
         starts: list[int | None] = []
+        seen: list[ProcessedImage | None] = []
         for row, prompt in enumerate(prompts):
             rest, count = prompt.token_ids[prompt.known :], prompt.to_compute
             input_ids[row, width - count :] = rest
-            positions[row, width - count :] = np.arange(prompt.known, len(prompt.token_ids))
+            places[:, row, width - count :] = prompt.positions[:, prompt.known :]
             valid[row, known - prompt.known : known] = True
             valid[row, known + width - count :] = True
             at = prompt.request.image_at
             starts.append(None if at is None else max(width - count + at - prompt.known, 0))
+            is_known = at is not None and at < prompt.known and not self.cross_layers
+            seen.append(None if is_known else prompt.request.processed_image)
         input_ids = torch.from_numpy(input_ids).to(device)
         valid = torch.from_numpy(valid).to(device)
         cache = make_cache(self.model.config)
         if known:
             self._recall(cache, prompts, known)
-        images = join_images([p.request.processed_image for p in prompts], starts, device)
+        images = join_images(seen, starts, device)
         image_arguments = generate_inputs(self.model, input_ids, images, cache)
         del images  # the cache holds their keys and values
         if known and _SEES in image_arguments:
@@ -158,7 +162,7 @@ class CachedSampler:
         output = self.model(
             input_ids=input_ids,
             attention_mask=valid.long(),
-            position_ids=torch.from_numpy(positions).to(device),
+            position_ids=torch.from_numpy(places if len(places) > 1 else places[0]).to(device),
             past_key_values=cache,
             use_cache=True,
             logits_to_keep=1,
@@ -166,7 +170,8 @@ class CachedSampler:
         )
         sees = image_arguments.get(_SEES)
         sees = None if sees is None else sees[:, -1:]
-        return _Filled(cache, valid, output.logits[:, -1], sees)
+        following = torch.tensor([prompt.following for prompt in prompts], device=device)
+        return _Filled(cache, valid, output.logits[:, -1], following, sees)
 
     def _recall(self, cache: Cache, prompts: Sequence[_Prompt], known: int) -> None:
         """Fill an empty cache with the known tokens of prompts, aligned at the right of `known`
@@ -265,7 +270,7 @@ class _Rows:
         self.prompt_columns, self.start = batch.valid, batch.valid.shape[1]
         room = batch.valid.new_ones(count, decoding.max_new_tokens)
         self._valid = torch.cat([batch.valid, room], dim=1).long()
-        self._first = torch.tensor([len(r.token_ids) for r in requests], device=device)
+        self._first = batch.following
         self._uniforms = None
         if not decoding.greedy:
             uniforms = np.stack([r.uniforms for r in requests])
@@ -310,21 +315,19 @@ class _Rows:
         return arguments
 
 
-def _prompts(requests: Sequence[Request]) -> list[_Prompt]:
+def _prompts(model: PreTrainedModel, requests: Sequence[Request]) -> list[_Prompt]:
     """Return the prompts of requests, equal ones once, with what is known of each."""
     prompts: dict[tuple, _Prompt] = {}
     for number, request in enumerate(requests):
-        prompt = _Prompt(request, [number], np.asarray(request.token_ids))
+        token_ids, image = np.asarray(request.token_ids), request.processed_image
         kept: _Kept | None = request.shared.get(_KEPT)
-        if kept is not None:
-            prompt.kept, prompt.known = kept, _known(request, prompt.token_ids, kept)
-        key: tuple = (tuple(request.token_ids), _digest(request.processed_image))
-        if prompt.known:
-            key = (*key, number)
+        known = 0 if kept is None else _known(request, token_ids, kept)
+        key: tuple = (tuple(request.token_ids), _digest(image), number if known else None)
         if key in prompts:
             prompts[key].numbers.append(number)
-        else:
-            prompts[key] = prompt
+            continue
+        places = positions(model, token_ids, None if image is None else image.tensors)
+        prompts[key] = _Prompt(request, [number], token_ids, *places, kept, known)
     return list(prompts.values())
 
 
@@ -361,6 +364,7 @@ def _join(
         Cache(layers=layers),
         layout.aligned([part.valid for part in filled], axis=1),
         layout.repeated([part.logits for part in filled]),
+        layout.repeated([part.following for part in filled]),
         None if filled[0].sees is None else layout.repeated([part.sees for part in filled]),
     )
 

@@ -200,7 +200,10 @@ def _gemma3(seed: int) -> Made:
         boi_token_index=tokenizer.boi_token_id,
         eoi_token_index=tokenizer.eoi_token_id,
     )
-    return _made(lambda: Gemma3ForConditionalGeneration(config), seed), tokenizer, processor
+    model = _made(lambda: Gemma3ForConditionalGeneration(config), seed)
+    with torch.no_grad():  # of zeros by default: no image is seen
+        torch.nn.init.eye_(model.model.multi_modal_projector.mm_input_projection_weight)
+    return model, tokenizer, processor
 
 
 def _tiled(config_class: type, model_class: type, seed: int) -> Made:

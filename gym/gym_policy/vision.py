@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import PIL.Image
 import torch
 from accelerate.utils import send_to_device
 from transformers import Cache, MllamaProcessor, PreTrainedModel, ProcessorMixin
@@ -72,7 +73,8 @@ def read_prompt(
     the processor does not take.
     """
     opened = open_image(image)
-    images, names = [opened], processor.image_processor.model_input_names
+    images = [PIL.Image.fromarray(opened)]  # of an array, the axis of colours would be guessed
+    names = processor.image_processor.model_input_names
     try:
         if isinstance(processor, MllamaProcessor):  # one token per image: the text stays as it is
             inputs = dict(processor.image_processor(images=images, return_tensors="pt"))

@@ -12,7 +12,6 @@ from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
     AutoModelForImageTextToText,
-    AutoProcessor,
     AutoTokenizer,
     PreTrainedConfig,
     PreTrainedModel,
@@ -27,6 +26,7 @@ from gym_policy.limits import not_numbers
 from gym_policy.models.adapter import base_of, load_adapter
 from gym_policy.models.download import require
 from gym_policy.models.hub import LOAD_ERRORS, first_line, load_reason
+from gym_policy.models.processors import load_processor
 from gym_policy.renderer import Renderer
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -129,7 +129,7 @@ def _load_processor(
     try:
         if not any(cached_file(path, name, **options) for name in _PROCESSOR_FILES):
             return None
-        processor = AutoProcessor.from_pretrained(path, trust_remote_code=trust_remote_code)
+        processor = load_processor(path, trust_remote_code)
     except LOAD_ERRORS as error:
         raise InputError(
             f"image processor of {path}: cannot be loaded: {load_reason(error)}"

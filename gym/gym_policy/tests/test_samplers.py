@@ -20,6 +20,7 @@ from gym_policy.samplers.cached import CachedSampler
 from gym_policy.samplers.generate import GenerateSampler
 from gym_policy.samplers.model_policy import make_sampler
 from gym_policy.testing import SIDE, THAT_SEE, tiny_llama, tiny_tokenizer
+from gym_policy.testing_vision import ARCHITECTURES
 
 # A fifth of all tokens ends a reply, so that rows end at different times.
 STOPS = tuple(range(0, 256, 5))
@@ -189,10 +190,9 @@ def test_episodes_are_the_same(env_id, kwargs):
         assert not any(dialogue.shared for dialogue in a.dialogues)  # nothing stays behind
 
 
-@pytest.mark.parametrize("kind", THAT_SEE)
+@pytest.mark.parametrize("kind", ARCHITECTURES)
 def test_dialogues_on_images_are_the_same(kind):
-    tokenizer = tiny_tokenizer(with_images=True)
-    model, processor = (make(tokenizer) for make in THAT_SEE[kind])
+    model, tokenizer, processor = ARCHITECTURES[kind](0)
     rng = np.random.default_rng(0)
     images = [rng.integers(0, 256, (SIDE, SIDE, 3), dtype=np.uint8) for _ in range(3)]
     # Two show the same; one has none.

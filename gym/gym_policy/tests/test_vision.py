@@ -1,5 +1,6 @@
 """Models that see: one prompt with an image, batches with and without, sampling against scoring."""
 
+import inspect
 import json
 from dataclasses import replace
 
@@ -18,20 +19,21 @@ from gym_policy.parts import (
     parameter_groups,
     part_of,
 )
+from gym_policy.sequence_images import image_token
 from gym_policy.testing import (
     SIDE,
-    THAT_SEE,
     tiny_llama,
     tiny_llava,
     tiny_llava_processor,
     tiny_mllama_processor,
     tiny_tokenizer,
 )
+from gym_policy.testing_vision import ARCHITECTURES
 from gym_policy.training.freezing import freeze_unreached
 from gym_policy.vision import (
     blank,
     checkpoint_activations,
-    encode_images,
+    features_stay,
     image_inputs,
     image_token_id,
     join_images,
@@ -44,8 +46,7 @@ def draw_image(seed, wide=False):
 
 
 def make_policy(kind, **kwargs):
-    tokenizer = tiny_tokenizer(with_images=True)
-    model, processor = (make(tokenizer) for make in THAT_SEE[kind])
+    model, tokenizer, processor = ARCHITECTURES[kind](0)
     return ModelPolicy(model, Renderer(tokenizer, processor), max_new_tokens=6, **kwargs)
 
 
@@ -82,11 +83,11 @@ def scored(policy, dialogues):
     return actual
 
 
-@pytest.mark.parametrize("kind", THAT_SEE)
+@pytest.mark.parametrize("kind", ARCHITECTURES)
 @pytest.mark.parametrize("keeps_features", [True, False])
 def test_sampled_and_recomputed_logprobs_agree_over_three_turns(kind, keeps_features):
     policy = make_policy(kind)
-    images = [draw_image(1), None, draw_image(2, wide=kind == "mllama"), None, draw_image(3)]
+    images = [draw_image(1), None, draw_image(2, wide=True), None, draw_image(3)]
     dialogues = played(policy, images)
     for dialogue in dialogues:
         processed = policy.renderer.render(dialogue).processed_image
@@ -97,12 +98,17 @@ def test_sampled_and_recomputed_logprobs_agree_over_three_turns(kind, keeps_feat
         np.testing.assert_allclose(logprobs, sampled, atol=1e-4)
 
 
+def _tower(model):
+    """The module that sees, of whatever name."""
+    return next(m for n, m in model.named_modules() if n and part_of(n) == "vision")
+
+
 def _said(dialogue):
     replies = [m.reply for m in dialogue.messages if m.reply]
     return [m.text for m in dialogue.messages], [p for reply in replies for p in reply.logprobs]
 
 
-@pytest.mark.parametrize("kind", THAT_SEE)
+@pytest.mark.parametrize("kind", ARCHITECTURES)
 def test_a_dialogue_does_not_depend_on_the_others_of_its_batch(kind):
     images = [draw_image(1), None, draw_image(2)]
     together = played(make_policy(kind), images)
@@ -121,7 +127,7 @@ def test_sampled_and_recomputed_logprobs_agree_in_bfloat16():
         np.testing.assert_allclose(logprobs, _said(dialogue)[1], atol=0.1)
 
 
-@pytest.mark.parametrize("kind", THAT_SEE)
+@pytest.mark.parametrize("kind", ARCHITECTURES)
 def test_another_image_changes_what_is_said(kind):
     policy = make_policy(kind)
     rendered = [
@@ -158,18 +164,14 @@ def test_mllama_sees_what_its_own_processor_and_forward_make_of_an_image():
     torch.testing.assert_close(actual, expected, atol=1e-5, rtol=1e-5)
 
 
-def test_an_image_is_encoded_once_an_episode(monkeypatch):
+def test_equal_images_are_encoded_once():
     policy = make_policy("mllama")
     seen = []
-    tower = policy.model.model.vision_model
-    hook = tower.register_forward_hook(
+    _tower(policy.model).register_forward_hook(
         lambda module, args, kwargs, output: seen.append(len(kwargs["pixel_values"])),
         with_kwargs=True,
     )
-    dialogues = played(policy, [draw_image(1), None, draw_image(2)])
-    freeze_parts(policy.model, ["vision"])
-    scored(policy, dialogues)
-    hook.remove()
+    played(policy, [draw_image(1), None, draw_image(2), draw_image(1)])
     assert sum(seen) == 2
 
 
@@ -215,7 +217,7 @@ def test_what_an_image_does_not_pass_through_is_frozen():
     assert all(part_of(name) == "vision" for name in frozen)
 
 
-@pytest.mark.parametrize("kind", THAT_SEE)
+@pytest.mark.parametrize("kind", ARCHITECTURES)
 def test_a_saved_checkpoint_sees_the_same(kind, tmp_path):
     policy = make_policy(kind, greedy=True)
     policy.model.save_pretrained(tmp_path)
@@ -288,8 +290,8 @@ def test_a_template_without_a_place_for_images():
         renderer.render([Message("user", "Look.", draw_image(1))])
 
 
-def test_images_of_different_shapes_in_one_batch():
-    policy = make_policy("llava")
+def test_images_of_different_shapes_for_cross_attention():
+    policy = make_policy("mllama")
     processed = [
         policy.renderer.render([Message("user", "Look.", draw_image(i))]).processed_image
         for i in range(2)
@@ -299,11 +301,72 @@ def test_images_of_different_shapes_in_one_batch():
         join_images(processed, [0, 0], "cpu")
 
 
-def test_features_are_not_made_where_they_stand_in_the_token_sequence():
-    policy = make_policy("llava")
-    seen = policy.renderer.render([Message("user", "Look.", draw_image(1))]).processed_image
-    encode_images(policy.model, [seen])
-    assert seen.features is None
+def _own_reply(policy, rendered, ids):
+    """The greedy reply of the model's own `generate`, from the processor's tensors."""
+    model, ids = policy.model, torch.tensor([ids])
+    tensors = {k: v for k, v in rendered.processed_image.tensors.items() if k != "num_crops"}
+    accepted = inspect.signature(model.model.forward).parameters
+    sees = (ids == image_token(model)).int()
+    types = {name: sees for name in ("mm_token_type_ids", "token_type_ids") if name in accepted}
+    sampled = model.generate(
+        input_ids=ids,
+        **tensors,
+        **types,
+        max_new_tokens=6,
+        do_sample=False,
+        suppress_tokens=[image_token(model)],
+        eos_token_id=list(policy.renderer.stop_ids),
+        pad_token_id=policy.renderer.tokenizer.pad_token_id,
+    )
+    return sampled[0, ids.shape[1] :].tolist()
+
+
+@pytest.mark.parametrize("kind", [kind for kind in ARCHITECTURES if kind != "mllama"])
+def test_greedy_replies_are_those_of_the_models_own_generate(kind):
+    policy = make_policy(kind, greedy=True)
+    for dialogue in played(policy, [draw_image(1), draw_image(2, wide=True)]):
+        rendered = policy.renderer.render(dialogue)
+        ends = rendered.prompt_ends
+        replies = [m.reply for m in dialogue.messages if m.reply]
+        for end, reply in zip(ends, replies, strict=True):
+            own = _own_reply(policy, rendered, rendered.token_ids[: end + 1])
+            assert own == list(reply.token_ids)
+
+
+@pytest.mark.parametrize("kind", ARCHITECTURES)
+def test_an_image_is_encoded_once_an_episode(kind):
+    policy = make_policy(kind)
+    calls = []
+    _tower(policy.model).register_forward_hook(lambda *_: calls.append(1))
+    (dialogue,) = played(policy, [draw_image(1)])
+    assert len(calls) == 1
+    rendered = policy.renderer.render(dialogue)
+    ids = torch.tensor([rendered.token_ids])
+    freeze_parts(policy.model, ["vision", "projector"])
+    assert features_stay(policy.model)
+    images = join_images([rendered.processed_image], [rendered.image_at], "cpu")
+    policy.model(input_ids=ids, **image_inputs(policy.model, ids, images))  # as the learner does
+    assert len(calls) == 1
+
+
+@pytest.mark.parametrize("kind", ARCHITECTURES)
+def test_gradients_reach_what_sees_unless_it_is_frozen(kind):
+    policy = make_policy(kind)
+    rendered = policy.renderer.render([Message("user", "Look.", draw_image(1, wide=True))])
+    assert not features_stay(policy.model)
+    learned = {part_of(name) for name in _gradients(policy.model, rendered)}
+    assert {"vision", "language"} <= learned
+    freeze_parts(policy.model, ["vision"])
+    assert "vision" not in {part_of(name) for name in _gradients(policy.model, rendered)}
+    # Where features stand in the sequence, they are behind the projector.
+    assert features_stay(policy.model) == (kind == "mllama")
+
+
+def test_an_image_that_the_processor_does_not_take_is_refused():
+    renderer = make_policy("qwen2_5_vl").renderer
+    image = np.zeros((1, 400, 3), np.uint8)
+    with pytest.raises(InputError, match="image of 400 x 1 pixels: the image processor"):
+        renderer.render([Message("user", "Look.", image)])
 
 
 PARTS_ONLY = (

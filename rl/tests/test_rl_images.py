@@ -15,11 +15,12 @@ from gym_command.command import parse_config
 from gym_dialogue import InputError
 from gym_policy import Renderer, load_model
 from gym_policy.models.load import save_renderer
+from gym_policy.models.testing import ARCHITECTURES
 from gym_policy.parts import Part, part_of
 from rl.bench.command import main as bench
 from rl.bench.config import BenchConfig
 from rl.config import RLConfig
-from rl.testing import SMALL, THAT_SEE, command, deepspeed, tiny_tokenizer
+from rl.testing import SMALL, command, deepspeed
 from rl.train import train
 
 TASK = """
@@ -40,10 +41,10 @@ IMAGES = [
 def seeing(tmp_path_factory):
     """Checkpoints of tiny models that see, with random weights, by kind; and a task file."""
     root = tmp_path_factory.mktemp("seeing")
-    for kind, (make_model, make_processor) in THAT_SEE.items():
-        tokenizer = tiny_tokenizer(with_images=True)
-        make_model(tokenizer).save_pretrained(root / kind)
-        save_renderer(Renderer(tokenizer, make_processor(tokenizer)), root / kind)
+    for kind, make in ARCHITECTURES.items():
+        model, tokenizer, processor = make(0)
+        model.save_pretrained(root / kind)
+        save_renderer(Renderer(tokenizer, processor), root / kind)
     (root / "task.yaml").write_text(TASK)
     return root
 
@@ -61,8 +62,14 @@ def _changed(run):
         ("mllama", ["--freeze=[vision]"], {"projector", "language"}),
         ("mllama", ["--lora.rank=4", "--algorithm=grpo"], set(get_args(Part))),
         ("llava", ["--part_lr={vision: 1e-2}", "--kl_coef=0.1"], set(get_args(Part))),
+        ("llava_onevision", ["--freeze=[language]"], {"vision", "projector"}),
+        ("qwen2_5_vl", ["--gradient_checkpointing"], set(get_args(Part))),
+        ("qwen3_vl", ["--freeze=[vision,projector]", "--kl_coef=0.1"], {"language"}),
+        # Its projector is one matrix, not a layer that adapters go on.
+        ("gemma3", ["--lora.rank=4", "--algorithm=grpo"], {"vision", "language"}),
+        ("idefics3", ["--freeze=[vision]"], {"projector", "language"}),
+        ("internvl", ["--algorithm=grpo"], set(get_args(Part))),
     ],
-    ids=["frozen tower", "adapter", "llava"],
 )
 def test_a_run_in_images(kind, flags, trained, seeing, tmp_path):
     run, task = tmp_path / "run", str(seeing / "task.yaml")

@@ -18,7 +18,9 @@ from gym_dialogue import InputError
 from gym_dialogue.data import read_dialogues
 from gym_dialogue.images import MAX_PIXELS, open_image, save_image
 from gym_dialogue.make import EnvConfig
-from gym_policy import load_model, load_renderer
+from gym_policy import Renderer, load_model, load_renderer
+from gym_policy.models.load import save_renderer
+from gym_policy.models.testing import ARCHITECTURES
 from gym_policy.parts import part_of
 from sft.config import SFTConfig
 from sft.data import (
@@ -127,6 +129,29 @@ def test_training_on_images(freeze, start, tmp_path):
     assert any("eval_token_accuracy" in record for record in metrics)
     assert len(list((run / "images").glob("*.png"))) == 20
     assert yaml.safe_load((run / "config.yaml").read_text())["task"] == "gp_vl"
+
+
+@pytest.mark.parametrize("kind", ["qwen3_vl", "gemma3", "smolvlm", "internvl", "llava_next"])
+def test_training_on_images_of_other_architectures(kind, tmp_path):
+    model, tokenizer, processor = ARCHITECTURES[kind](0)
+    model.save_pretrained(tmp_path / kind)
+    save_renderer(Renderer(tokenizer, processor), tmp_path / kind)
+    run = train(
+        SFTConfig(
+            model=str(tmp_path / kind),
+            run_dir=str(tmp_path / "run"),
+            task="gp_vl",
+            sources=[_source(), _source(resolution=84), TEXT],  # images of two sizes, and none
+            num_dialogues=24,
+            num_steps=2,
+            batch_size=8,
+            lr=1e-3,
+        )
+    )
+    before, after = (load_model(path).state_dict() for path in saved_checkpoints(str(run)))
+    changed = {part_of(name) for name in before if not torch.equal(before[name], after[name])}
+    assert changed == {"vision", "projector", "language"}
+    load_renderer(saved_checkpoints(str(run))[-1]).require_images("the task")
 
 
 def test_an_image_of_a_llava_record_is_seen_and_its_marker_is_not(start, tmp_path):

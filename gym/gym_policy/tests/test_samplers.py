@@ -15,12 +15,12 @@ from gym_dialogue import Dialogue, InputError, Message, Task, rollout
 from gym_policy import ModelPolicy, Renderer
 from gym_policy.completion import Completion, Decoding, Request
 from gym_policy.logprobs import choose_tokens, keep_nucleus, score_tokens
+from gym_policy.models.testing import ARCHITECTURES
 from gym_policy.out_of_memory import is_out_of_memory
 from gym_policy.samplers.cached import CachedSampler
 from gym_policy.samplers.generate import GenerateSampler
 from gym_policy.samplers.model_policy import make_sampler
 from gym_policy.testing import SIDE, THAT_SEE, tiny_llama, tiny_tokenizer
-from gym_policy.testing_vision import ARCHITECTURES
 
 # A fifth of all tokens ends a reply, so that rows end at different times.
 STOPS = tuple(range(0, 256, 5))

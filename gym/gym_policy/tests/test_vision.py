@@ -13,6 +13,7 @@ from gym_policy import ModelPolicy, Renderer, load_model, load_renderer
 from gym_policy.logprobs import score_tokens
 from gym_policy.models.adapter import add_adapter
 from gym_policy.models.load import save_renderer
+from gym_policy.models.testing import ARCHITECTURES
 from gym_policy.parts import (
     check_parts,
     freeze_parts,
@@ -28,7 +29,6 @@ from gym_policy.testing import (
     tiny_mllama_processor,
     tiny_tokenizer,
 )
-from gym_policy.testing_vision import ARCHITECTURES
 from gym_policy.training.freezing import freeze_unreached
 from gym_policy.vision import (
     blank,

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from gym_dialogue import Dialogue, InputError, Message
-from gym_policy import ModelPolicy, Renderer, load_model, load_renderer
+from gym_policy import ModelPolicy, Renderer, load_model, load_renderer, sequence_images
 from gym_policy.logprobs import score_tokens
 from gym_policy.models.adapter import add_adapter
 from gym_policy.models.load import save_renderer
@@ -360,6 +360,22 @@ def test_gradients_reach_what_sees_unless_it_is_frozen(kind):
     assert "vision" not in {part_of(name) for name in _gradients(policy.model, rendered)}
     # Where features stand in the sequence, they are behind the projector.
     assert features_stay(policy.model) == (kind == "mllama")
+
+
+@pytest.mark.parametrize("kind", ["qwen2_5_vl", "gemma3", "idefics3", "llava"])
+def test_a_forward_pass_that_takes_no_features_gets_pixels(kind, monkeypatch):
+    policy = make_policy(kind)
+    rendered = policy.renderer.render([Message("user", "Look.", draw_image(1))])
+    ids = torch.tensor([rendered.token_ids])
+    images = join_images([rendered.processed_image], [rendered.image_at], "cpu")
+    with torch.no_grad():
+        expected = policy.model(input_ids=ids, **image_inputs(policy.model, ids, images)).logits
+        known = sequence_images._arguments
+        older = lambda function: known(function) - {"mm_encoder_outputs"}  # noqa: E731
+        monkeypatch.setattr(sequence_images, "_arguments", older)
+        inputs = image_inputs(policy.model, ids, images)
+        assert "pixel_values" in inputs
+        torch.testing.assert_close(policy.model(input_ids=ids, **inputs).logits, expected)
 
 
 def test_an_image_that_the_processor_does_not_take_is_refused():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 from typing import Any
 
-from gym_dialogue.images import Image, png_bytes
+from gym_dialogue.images import Image, open_images, png_bytes
 from gym_dialogue.messages import Message
 
 
@@ -15,11 +15,14 @@ def data_url(image: Image) -> str:
 
 
 def chat_message(message: Message, text: str | None = None) -> dict[str, Any]:
-    """Return a message as {role, content}, with another text if one is given; an image stands
-    before the text. Raises InputError for an image that cannot be read.
+    """Return a message as {role, content}, with another text if one is given; images stand before
+    the text. Raises InputError for an image that cannot be read.
     """
     text = message.text if text is None else text
     if message.image is None:
         return {"role": message.role, "content": text}
-    image = {"type": "image_url", "image_url": {"url": data_url(message.image)}}
-    return {"role": message.role, "content": [image, {"type": "text", "text": text}]}
+    images = [
+        {"type": "image_url", "image_url": {"url": data_url(image)}}
+        for image in open_images(message.image)
+    ]
+    return {"role": message.role, "content": [*images, {"type": "text", "text": text}]}

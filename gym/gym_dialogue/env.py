@@ -68,7 +68,8 @@ class DialogueEnv(gym.Env[dict[str, Any], str]):
 
     Observation: a dict of `text`, the next user message; `new_dialogue`, 1 where `text` is the
     task's prompt and a dialogue starts afresh, 0 where it is the verifier's word in the same
-    dialogue; and with vision `image`, uint8 (H, W, 3). Action: the text of the reply.
+    dialogue; and with vision `image`, uint8 (H, W, 3), or several of one size (N, H, W, 3). Action:
+    the text of the reply.
 
     A dialogue allows `verify_iter` replies. A wrong one gets the verifier's sentence as the next
     user message; after a right one, or the last allowed wrong one, the task goes on in a fresh
@@ -94,7 +95,7 @@ class DialogueEnv(gym.Env[dict[str, Any], str]):
     """Regular expressions: what they match in the task's texts makes the vocabulary of a tokenizer
     made for this task alone (`sft.tiny`)."""
 
-    def __init__(self, verify_iter: int, image_shape: tuple[int, int, int] | None = None):
+    def __init__(self, verify_iter: int, image_shape: tuple[int, ...] | None = None):
         if not is_integer(verify_iter) or verify_iter < 1:
             raise InputError(f"verify_iter={verify_iter!r}: must be an integer of at least 1")
         self.verify_iter = verify_iter

@@ -12,6 +12,7 @@ from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from gym_dialogue.env import shows_images
 from gym_dialogue.errors import InputError
+from gym_dialogue.images import count_images
 from gym_dialogue.messages import Dialogue, Message
 from gym_policy.template import check_template_kwargs, render_template
 from gym_policy.vision import ProcessedImage, first_image_token, read_prompt
@@ -183,7 +184,7 @@ class Renderer:
         """Return a message's content as chat templates expect it, the image before the text."""
         text = [{"type": "text", "text": message.text}]
         if message.image is not None:
-            return [{"type": "image"}, *text]
+            return [{"type": "image"}] * count_images(message.image) + text
         return text if self._writes_parts else message.text
 
     def _keeps_text(self) -> bool:

@@ -25,7 +25,8 @@ from transformers.utils import ModelOutput
 from gym_policy.parts import part_of
 
 Tensors = Mapping[str, torch.Tensor]
-"""Of one image: what its processor gave; or, under the names below, what the model made of it."""
+"""Of a dialogue's images: what the processor gave; or, under the names below, what the model made
+of them."""
 
 EACH = "each"
 """The key of a batch's images under which the tensors of each are listed."""
@@ -96,16 +97,23 @@ def _alike(images: Sequence[Tensors]) -> Iterator[list[Tensors]]:
 
 
 def _split(output: ModelOutput, count: int) -> list[Tensors]:
-    """Return the parts of an encoder's output that belong to each of `count` images."""
+    """Return the parts of an encoder's output that belong to each of `count` dialogues, which have
+    equally many images.
+    """
     pooled = output.pooler_output
     if isinstance(pooled, torch.Tensor):  # (n x tiles, S, H)
         parts: list[dict[str, torch.Tensor]] = [{_STACKED: part} for part in pooled.chunk(count)]
     else:  # a list of (S, H)
-        parts = [{_LISTED: part} for part in pooled]
+        parts = [{_LISTED: part} for part in _by_dialogue(pooled, count)]
     for number, layer in enumerate(getattr(output, "deepstack_features", None) or ()):
-        for part, features in zip(parts, layer, strict=True):
+        for part, features in zip(parts, _by_dialogue(layer, count), strict=True):
             part[f"{_DEEP}{number}"] = features
     return list(parts)
+
+
+def _by_dialogue(features: Sequence[torch.Tensor], count: int) -> list[torch.Tensor]:
+    each = len(features) // count
+    return [torch.cat([*features[i * each : (i + 1) * each]]) for i in range(count)]
 
 
 def without_pixels(tensors: Tensors) -> Tensors:

@@ -22,7 +22,7 @@ from accelerate.utils import send_to_device
 from transformers import Cache, MllamaProcessor, PreTrainedModel, ProcessorMixin
 
 from gym_dialogue.errors import InputError, one_line
-from gym_dialogue.images import Image, open_image
+from gym_dialogue.images import Image, open_images
 from gym_policy.cross_attention import (
     FEATURES,
     attends_to_images,
@@ -52,7 +52,7 @@ _ENCODED_TOGETHER = 16
 
 @dataclass
 class ProcessedImage:
-    """One image as a model takes it: the processor's tensors.
+    """A dialogue's image, or its several, as a model takes them: the processor's tensors.
 
     `features` is what the model's vision part has made of it, once computed; it stays valid over
     updates while nothing that it depends on is trained (`features_stay`). Equal images have equal
@@ -67,13 +67,18 @@ class ProcessedImage:
 def read_prompt(
     processor: ProcessorMixin, text: str, image: Image
 ) -> tuple[list[int], ProcessedImage]:
-    """Tokenize a rendered prompt that holds one image, and process the image.
+    """Tokenize a rendered prompt that holds an image, or several, and process them.
 
     Raises InputError if the chat template has left no place for the image, and for an image that
     the processor does not take.
     """
-    opened = open_image(image)
-    images = [PIL.Image.fromarray(opened)]  # of an array, the axis of colours would be guessed
+    opened = open_images(image)
+    if len(opened) > 1 and isinstance(processor, MllamaProcessor):
+        raise InputError(
+            f"the dialogue has {len(opened)} images, and a model that cross-attends to them takes "
+            "one: show them as one (leave separate_views out)"
+        )
+    images = [PIL.Image.fromarray(one) for one in opened]  # of arrays, axes would be guessed
     names = processor.image_processor.model_input_names
     try:
         if isinstance(processor, MllamaProcessor):  # one token per image: the text stays as it is
@@ -86,7 +91,7 @@ def read_prompt(
             )
     except ValueError as error:
         if processor.image_token in text:
-            height, width = opened.shape[:2]
+            height, width = opened[0].shape[:2]
             raise InputError(
                 f"image of {width} x {height} pixels: the image processor does not take it: "
                 f"{one_line(error)}"
@@ -98,8 +103,10 @@ def read_prompt(
             f"the chat template leaves no place for an image ({processor.image_token} is not in "
             "the prompt that it writes): use a checkpoint whose template knows images"
         )
-    digest = hashlib.blake2b(str(opened.shape).encode(), digest_size=16)
-    digest.update(np.ascontiguousarray(opened))
+    digest = hashlib.blake2b(digest_size=16)
+    for one in opened:
+        digest.update(str(one.shape).encode())
+        digest.update(np.ascontiguousarray(one))
     tensors = {name: torch.as_tensor(inputs[name]) for name in names if name in inputs}
     return token_ids, ProcessedImage(tensors, digest=digest.digest())
 

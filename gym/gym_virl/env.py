@@ -25,10 +25,10 @@ from gym_virl.legends import (
     named_legend,
     random_legend,
 )
-from gym_virl.prompts import DIVERSE, OWN, OWN_LEGEND, load_wording
+from gym_virl.prompts import APART, DIVERSE, OWN, OWN_LEGEND, load_wording
 from gym_virl.rail import Position, lay_rail
 from gym_virl.released import read_platform, refuse_released
-from gym_virl.streetview import HEADINGS, LINE, ViewOrder, view_grid
+from gym_virl.streetview import HEADINGS, LINE, ViewOrder, view_grid, views_apart
 from gym_virl.verifier import verify
 from gym_virl.world import Atlas, World, city_world, file_world
 
@@ -85,7 +85,8 @@ class NavigationEnv(DialogueEnv):
     ## Observation
     A dict: `text`, the prompt of a position or the verifier's sentence; `new_dialogue`, 1 with a
     prompt; and with `language_only=False` `image`, uint8 (2 * resolution + 5, the same, 3), RGB:
-    four views of the street in a grid, front, right / back, left. Without images the text says what
+    four views of the street in a grid, front, right / back, left; with `separate_views` (4,
+    resolution, resolution, 3), each view an image of its own. Without images the text says what
     is to be seen at the position; with them it says only whether that is an intersection.
 
     ## Action
@@ -119,6 +120,7 @@ class NavigationEnv(DialogueEnv):
     - `relocation`: move positions to the nearest panorama within 20 m. Always done with images.
     - `straight_line_length`: points interpolated on a leg; `drop_rate`: the share of them left out.
     - `language_only`, `resolution`: see Observation; the side of one view in pixels, 16 to 2048.
+    - `separate_views`: four images in the place of one, for models that take several.
     - `view_order`: "aligned", or "released": at -135, -45, 45, 135 degrees from the heading.
     - `verify_iter`: replies at one position. `on_failure`: "end" or "go_on".
     - `wording`: "default", or "diverse": every episode draws the wording of its prompts from
@@ -167,6 +169,7 @@ class NavigationEnv(DialogueEnv):
         split: Split = "all",
         on_failure: OnFailure = "end",
         view_order: ViewOrder = "aligned",
+        separate_views: bool = False,
         wording: Literal["default", "diverse"] = "default",
         prompt_file: str | Path | None = None,
         platform_cfg: Mapping[str, Any] | None = None,
@@ -183,8 +186,8 @@ class NavigationEnv(DialogueEnv):
         _check_rail(straight_line_length, drop_rate)
         _check_city(num_routes, city_seed, max_legs)
         _check_choices(split, on_failure, view_order)
-        size = 2 * resolution + LINE
-        super().__init__(verify_iter, None if language_only else (size, size, 3))
+        sides = (2 * resolution + LINE,) * 2 if not separate_views else (4, *(resolution,) * 2)
+        super().__init__(verify_iter, None if language_only else (*sides, 3))
         self.absolute_action = absolute_action
         self.has_image = not language_only
         self.relocates = relocation or self.has_image
@@ -194,6 +197,7 @@ class NavigationEnv(DialogueEnv):
         self.split = split
         self.on_failure = on_failure
         self.view_order = view_order
+        self.separate_views = separate_views
         self._choose_legend(legend)
         self._choose_wordings(prompt_file, wording)
         files = route_info_path, panorama_dir, gps_to_pano_path
@@ -298,7 +302,7 @@ class NavigationEnv(DialogueEnv):
         """Return the prompt of the present position."""
         position = self.position
         move = position.action(self.absolute_action)
-        views = self.view_order if self.has_image else None
+        views = self.view_order + APART * self.separate_views if self.has_image else None
         text = "".join([*self._so_far, self.wording.present(self._at + 1, position, views)])
         info = self._shared | {
             "position": self._at,
@@ -320,7 +324,8 @@ class NavigationEnv(DialogueEnv):
                 f"route {self.route.name}, position {self._at + 1}: there is no panorama within "
                 f"20 m of {position.place}"
             )
-        return view_grid(panorama, position.heading, self.resolution, self.view_order)
+        show = views_apart if self.separate_views else view_grid
+        return show(panorama, position.heading, self.resolution, self.view_order)
 
     def _advance(self, is_right: bool) -> Prompt | None:
         if not is_right and self.on_failure == "end":

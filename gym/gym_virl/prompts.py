@@ -83,6 +83,10 @@ _PLACEHOLDERS = {
 }
 
 
+APART = "_apart"
+"""The end of the name of a view order whose views are images of their own."""
+
+
 @dataclass(frozen=True)
 class Wording:
     """Every text of the environment. A file has these keys, and `format`; all but `prompt` and
@@ -106,7 +110,8 @@ class Wording:
     moves: Mapping[str, str] = field(default_factory=dict)
     """The moves that there are, under the rule `absolute` and the rule `relative`."""
     views: Mapping[str, str] = field(default_factory=dict)
-    """How the views of the image are arranged, by view order."""
+    """How the views of the image are arranged, by view order; and under `aligned_apart` and
+    `released_apart`, where each is an image of its own."""
     step_line: str = "<<number>>. <<step>>\n"
     """A step in the directions."""
     reply_step: str = "<<number>>. <<step>>"
@@ -323,6 +328,9 @@ def _worded(task: str, moves: str, form: str) -> Wording:
             "aligned": "The image shows the street in four views: front, right / back, left.\n",
             "released": "The image shows the street in four views, at 135 degrees to the left, 45 "
             "to the left / 45 to the right, 135 to the right.\n",
+            "aligned_apart": "The four images show the street: front, right, back, left.\n",
+            "released_apart": "The four images show the street, at 135 degrees to the left, 45 to "
+            "the left, 45 to the right, 135 to the right.\n",
         },
         nothing=dict.fromkeys(ROLES, NO_LANDMARK),
         crossing={"at": "you are at an intersection", "away": "you are not at an intersection"},
@@ -389,7 +397,8 @@ DIVERSE = (
 )
 """The project's own and five others that mean the same (`gym_cards.paraphrases` says what for)."""
 
-_OBJECTS = {"moves": RULES, "views": tuple(HEADINGS), "nothing": ROLES, "crossing": CROSSING}
+_VIEWS = (*HEADINGS, *(f"{order}{APART}" for order in HEADINGS))
+_OBJECTS = {"moves": RULES, "views": _VIEWS, "nothing": ROLES, "crossing": CROSSING}
 _WHOLE = ("moves", "nothing", "crossing")  # objects that must have all of their keys
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import Literal
@@ -126,9 +127,18 @@ def view_grid(panorama: Panorama, heading: float, side: int, order: ViewOrder) -
     """
     size = 2 * side + LINE
     grid = np.full((size, size, 3), _LINE_COLOR, np.uint8)
-    for number, turned in enumerate(HEADINGS[order]):
+    for number, view in enumerate(_views(panorama, heading, side, order)):
         row, column = (i * (side + LINE) for i in divmod(number, 2))
-        view = perspective(panorama, heading + turned, 0.0, FIELD_OF_VIEW, side, side)
         for channel in range(3):  # faster than all at once, which copies three bytes at a time
             grid[row : row + side, column : column + side, channel] = view[..., channel]
     return grid
+
+
+def views_apart(panorama: Panorama, heading: float, side: int, order: ViewOrder) -> np.ndarray:
+    """Return the same four views as images of their own, (4, side, side, 3) uint8."""
+    return np.stack(list(_views(panorama, heading, side, order)))
+
+
+def _views(panorama: Panorama, heading: float, side: int, order: ViewOrder) -> Iterator[np.ndarray]:
+    for turned in HEADINGS[order]:
+        yield perspective(panorama, heading + turned, 0.0, FIELD_OF_VIEW, side, side)

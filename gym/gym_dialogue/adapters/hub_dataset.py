@@ -19,7 +19,7 @@ from gym_command.hub import push_directory
 from gym_dialogue.adapters.library import library
 from gym_dialogue.env import shows_images
 from gym_dialogue.errors import InputError
-from gym_dialogue.images import open_image
+from gym_dialogue.images import open_images
 from gym_dialogue.make import EnvConfig, make_envs
 from gym_dialogue.messages import Message
 from gym_dialogue.policy import NoisyOraclePolicy
@@ -64,7 +64,8 @@ def to_datasets(episodes: Sequence[Episode], has_images: bool) -> dict[str, Data
             about: dict[str, Any] = {"puzzle": episode.puzzle, "env_seed": episode.task.env_seed}
             if has_images:
                 shown = [m.image for m in dialogue.messages if m.image is not None]
-                about["images"] = [PIL.Image.fromarray(open_image(image)) for image in shown]
+                images = [image for shown_by in shown for image in open_images(shown_by)]
+                about["images"] = [PIL.Image.fromarray(image) for image in images]
             is_right = iter(turn.is_right for turn in turns)
             messages = [
                 _text(m) | {"trained": m.role == "assistant" and next(is_right)}

@@ -15,6 +15,7 @@ from typing import Any
 
 from gym_dialogue.adapters.library import library
 from gym_dialogue.chat import data_url
+from gym_dialogue.images import open_images
 from gym_dialogue.make import EnvConfig, make_envs
 from gym_dialogue.messages import Message, Reply
 from gym_dialogue.rollout import EpisodePlayer, Task
@@ -128,5 +129,5 @@ def _chat(message: Message) -> ChatMessage:
         return ChatMessageAssistant(content=message.text)
     if message.image is None:
         return ChatMessageUser(content=message.text)
-    image = ContentImage(image=data_url(message.image))
-    return ChatMessageUser(content=[image, ContentText(text=message.text)])
+    images = [ContentImage(image=data_url(image)) for image in open_images(message.image)]
+    return ChatMessageUser(content=[*images, ContentText(text=message.text)])

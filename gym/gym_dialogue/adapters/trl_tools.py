@@ -12,7 +12,7 @@ from typing import Any
 import PIL.Image
 
 from gym_dialogue.errors import InputError
-from gym_dialogue.images import open_image
+from gym_dialogue.images import open_images
 from gym_dialogue.make import EnvConfig, make_envs
 from gym_dialogue.messages import Message, Reply
 from gym_dialogue.rollout import EpisodePlayer, Task
@@ -37,7 +37,7 @@ class DialogueTools:
         """Begin the episode of a row, whose prompt has the text; return its image, if any."""
         (prompt,) = self._player.start(Task(env_seed, (env_seed,))).messages
         self._is_over = False
-        return None if prompt.image is None else _blocks(prompt)[:1]
+        return None if prompt.image is None else _blocks(prompt)[:-1]
 
     def answer(self, reply: str) -> str | list[dict[str, Any]]:
         """Hand in a reply to the task.
@@ -63,7 +63,8 @@ class DialogueTools:
 
 
 def _blocks(message: Message) -> list[dict[str, Any]]:
-    """Return a message with an image as blocks of content."""
+    """Return a message with images as blocks of content."""
     assert message.image is not None
-    image = PIL.Image.fromarray(open_image(message.image))
-    return [{"type": "image", "image": image}, {"type": "text", "text": message.text}]
+    images = [PIL.Image.fromarray(image) for image in open_images(message.image)]
+    shown = [{"type": "image", "image": image} for image in images]
+    return [*shown, {"type": "text", "text": message.text}]

@@ -103,6 +103,25 @@ def _tower(model):
     return next(m for n, m in model.named_modules() if n and part_of(n) == "vision")
 
 
+@pytest.mark.parametrize("kind", [kind for kind in ARCHITECTURES if kind != "mllama"])
+def test_dialogues_of_several_images_stand_beside_others(kind):
+    policy = make_policy(kind)
+    several = np.stack([draw_image(seed) for seed in range(4)])
+    dialogues = played(policy, [several, None, draw_image(5, wide=True), several[:2]])
+    for dialogue, logprobs in zip(dialogues, scored(policy, dialogues), strict=True):
+        np.testing.assert_allclose(logprobs, _said(dialogue)[1], atol=1e-4)
+    token = image_token(policy.model)
+    counts = [policy.renderer.render(dialogue).token_ids.count(token) for dialogue in dialogues]
+    assert counts[1] == 0
+    assert counts[0] == 2 * counts[3] > 0
+
+
+def test_several_images_for_a_model_that_takes_one_are_refused():
+    several = np.stack([draw_image(1), draw_image(2)])
+    with pytest.raises(InputError, match=r"has 2 images, and a model that cross-attends .* one"):
+        make_policy("mllama").renderer.render([Message("user", "Look.", several)])
+
+
 def _said(dialogue):
     replies = [m.reply for m in dialogue.messages if m.reply]
     return [m.text for m in dialogue.messages], [p for reply in replies for p in reply.logprobs]

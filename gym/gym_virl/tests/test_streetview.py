@@ -1,11 +1,13 @@
 """Perspective views and the grid of them."""
 
+import gymnasium
 import numpy as np
 import pytest
 from scipy.ndimage import map_coordinates
 
+import gym_virl
 from gym_virl.panoramas import Kept
-from gym_virl.streetview import LINE, Panorama, perspective, view_grid
+from gym_virl.streetview import LINE, Panorama, perspective, view_grid, views_apart
 
 
 def by_the_book(panorama, heading, pitch, fov, width, height):
@@ -71,6 +73,34 @@ def test_the_released_order_looks_between_the_sides():
     grid = view_grid(quarters(), 45.0, 40, "released")  # at -90, 0, 90 and 180 degrees
     middles = [grid[y, x].tolist() for y in (20, 65) for x in (20, 65)]
     assert middles == [WHITE, RED, GREEN, BLUE]
+
+
+@pytest.mark.parametrize("order", ["aligned", "released"])
+def test_views_apart_are_those_of_the_grid(order):
+    side = 40
+    grid = view_grid(quarters(), 30.0, side, order)
+    views = views_apart(quarters(), 30.0, side, order)
+    far = slice(side + LINE, None)
+    near = slice(side)
+    places = [(near, near), (near, far), (far, near), (far, far)]
+    for view, (rows, columns) in zip(views, places, strict=True):
+        assert (view == grid[rows, columns]).all()
+
+
+@pytest.mark.parametrize("order", ["aligned", "released"])
+def test_environment_shows_its_views_as_images_of_their_own(order):
+    settings = {"language_only": False, "resolution": 32, "view_order": order, "max_legs": 2}
+    grids, apart = (
+        gymnasium.make(gym_virl.ENV_ID, separate_views=separate, **settings)
+        for separate in (False, True)
+    )
+    (grid, _), (views, _) = grids.reset(seed=3), apart.reset(seed=3)
+    assert apart.observation_space.contains(views)
+    assert views["image"].shape == (4, 32, 32, 3)
+    assert (views["image"][3] == grid["image"][32 + LINE :, 32 + LINE :]).all()
+    assert "The image shows the street" in grid["text"]
+    assert "The four images show the street" in views["text"]
+    assert apart.unwrapped.oracle_reply() == grids.unwrapped.oracle_reply()
 
 
 def test_panoramas_of_all_loaders_are_kept_within_one_bound():

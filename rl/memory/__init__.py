@@ -7,9 +7,8 @@ processes, t trained parameters.
 
 The formulas describe decoders of the Llama kind (grouped-query attention in a fused kernel, gated
 feed-forward, RMSNorm) and follow what autograd saves; rl/tests/test_memory.py holds them against
-measurements. Two things are left out: the CUDA context together with the allocator's slack, a few
-GiB; and, for vision-language models, the activations of the vision tower and of the layers that
-attend to images, which grow with microbatch_size and sampling_batch.
+measurements. What images take is estimated from above, as vision parts differ (`vision`). Left out
+are the CUDA context and the allocator's slack, a few GiB.
 """
 
 from rl.memory.text import print_plan as print_plan

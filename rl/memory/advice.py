@@ -61,7 +61,7 @@ def _alternatives(config: RLConfig, planned: MemoryPlan) -> Iterator[tuple[str, 
     yield from _other_launches(config, planned)
     if not config.lora.rank:
         lora = replace(config, lora=replace(config.lora, rank=_LORA_RANK))
-        counts = count_parameters(facts.architecture, lora, facts.with_images)
+        counts = count_parameters(facts.architecture, lora, facts.images is not None)
         yield f"--lora.rank={_LORA_RANK}", plan(lora, launch, replace(facts, counts=counts))
 
 

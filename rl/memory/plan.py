@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from transformers import PreTrainedConfig
 
@@ -17,6 +17,7 @@ from rl.memory.lengths import Lengths, measure_lengths
 from rl.memory.parameters import Counts, count_parameters
 from rl.memory.precision import precision_of
 from rl.memory.states import GATHERED, LOADING, host_memory, model_states
+from rl.memory.vision import IMAGES, ImageSizes, ImageWork, image_sizes
 
 
 @dataclass(frozen=True)
@@ -26,7 +27,8 @@ class Facts:
     architecture: PreTrainedConfig
     counts: Counts
     lengths: Lengths
-    with_images: bool = False
+    images: ImageSizes | None = None
+    """None for a task in words."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +68,12 @@ def find_facts(config: RLConfig) -> Facts:
     (env,) = make_envs(with_prompt_file(config.env, config.prompt_file), 1)
     with_images = shows_images(env)
     counts = count_parameters(architecture, config, with_images)
-    return Facts(architecture, counts, measure_lengths(config), with_images)
+    lengths = measure_lengths(config)
+    if not with_images:
+        return Facts(architecture, counts, lengths)
+    images = image_sizes(config, architecture)
+    lengths = replace(lengths, prompt=lengths.prompt + images.tokens)
+    return Facts(architecture, counts, lengths, images)
 
 
 def plan(config: RLConfig, launch: Launch, facts: Facts | None = None) -> MemoryPlan:
@@ -103,8 +110,19 @@ class _Phases:
     def __init__(self, config: RLConfig, launch: Launch, facts: Facts):
         self.config, self.launch, self.facts = config, launch, facts
         self.precision = precision_of(config, launch)
+        sizes = text_sizes(facts.architecture)
+        self.images: ImageWork | None = None
+        if facts.images is not None:
+            sizes = replace(sizes, layers=sizes.layers + facts.images.cross_layers)
+            self.images = ImageWork(
+                facts.images,
+                self.precision.compute,
+                trained="vision" not in config.freeze,
+                keys=sizes.keys,
+                hidden=sizes.hidden,
+            )
         self.work = Activations(
-            text_sizes(facts.architecture),
+            sizes,
             facts.counts,
             self.precision,
             dropout=config.lora.rank > 0 and config.lora.dropout > 0,
@@ -127,6 +145,8 @@ class _Phases:
         parts = self.work.sampling(batch, context, max_new_tokens)
         if self.config.sampler == "cached":  # those of the last turn, while the next one begins
             parts["keys and values kept"] = self.work.cache(batch, context)
+        if self.images is not None:
+            parts[IMAGES] = self.images.cache(batch) + self.images.forward(batch)
         return self.sending() | parts
 
     def sending(self) -> dict[str, int]:
@@ -139,8 +159,11 @@ class _Phases:
         """Return the parts while values and log-probabilities of collected replies are computed."""
         tokens, replies = self._microbatch()
         logits = self.work.scored_logits(SCORED_TOGETHER * replies) if self.scores_logits else 0
+        dialogues = SCORED_TOGETHER * self.config.microbatch_size
+        seen = 0 if self.images is None else self.images.scored(dialogues)
         return self.resting | {
             GATHERED: self.states.get(GATHERED, 0),
+            IMAGES: seen,
             LAYER: self.work.forward(SCORED_TOGETHER * tokens),
             LOGITS: logits,
         }
@@ -149,7 +172,11 @@ class _Phases:
         """Return the parts during the forward and backward pass of a microbatch."""
         tokens, replies = self._microbatch()
         checkpointing = self.config.gradient_checkpointing
+        seen = 0
+        if self.images is not None:
+            seen = self.images.kept(self.config.microbatch_size, checkpointing)
         return self.states | {
+            IMAGES: seen,
             "activations kept": self.work.kept(tokens, checkpointing),
             LAYER: self.work.learning(tokens, checkpointing),
             LOGITS: self.work.learnt_logits(replies, checkpointing),

@@ -41,8 +41,6 @@ def describe(config: RLConfig, launch: Launch) -> list[str]:
         processes = launch.processes  # of all machines
         engine = engine_memory(config, processes, facts.architecture, facts.counts, facts.lengths)
         lines += describe_engine(engine, planned.peak, launch.on_cpu)
-    if planned.facts.with_images:
-        lines.append("Not counted: what the vision part, and the layers that attend to it, keep")
     if launch.on_cpu:
         total = size_text(launch.processes * planned.peak)
         return [*lines, f"All processes: {total} of host memory"]
@@ -60,12 +58,21 @@ def _summary(config: RLConfig, planned: MemoryPlan) -> list[str]:
     replies, source = lengths.verify_iter, planned.facts.architecture.name_or_path
     longest = lengths.dialogue(replies, config.max_new_tokens)
     how = "by its tokenizer" if lengths.counted else "guessed: its tokenizer is not on this machine"
+    images = planned.facts.images
+    seen = []
+    if images is not None:
+        whose = "by its processor" if images.counted else "a full image: its processor is not here"
+        seen = [
+            f"Image: {images.positions:,} positions of the vision part, {images.features:,} "
+            f"features for the decoder ({whose})"
+        ]
     return [
         f"Launch: {planned.launch}",
         f"Model: {config.model}{'' if source == config.model else f' (from {source})'}: "
         f"{counts.total / 1e6:,.1f} M parameters, {counts.trained / 1e6:,.1f} M of them trained",
         f"Dialogue: up to {longest:,} tokens: a prompt of {lengths.prompt}, {replies} replies of "
         f"{config.max_new_tokens}, {lengths.feedback} between them ({how})",
+        *seen,
     ]
 
 

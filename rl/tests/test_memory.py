@@ -17,9 +17,10 @@ from gym_policy import ModelPolicy, Renderer
 from gym_policy.logprobs import LOGITS_AT_ONCE
 from gym_policy.models.adapter import add_adapter
 from gym_policy.models.architecture import text_parameters, text_sizes
-from gym_policy.models.load import auto_class
+from gym_policy.models.load import auto_class, save_renderer
+from gym_policy.models.testing import ARCHITECTURES as VISION
 from gym_policy.training.freezing import freeze_unreached
-from gym_policy.vision import checkpoint_activations
+from gym_policy.vision import checkpoint_activations, image_inputs, join_images
 from rl.actor_critic import ActorCritic
 from rl.bench.memory import Live, counted, loss_against_body, small_critic
 from rl.bench.shapes import SHAPES
@@ -37,6 +38,7 @@ from rl.memory.precision import Precision, precision_of
 from rl.memory.states import _deepspeed_estimate, host_memory, model_states
 from rl.memory.text import describe
 from rl.memory.units import DEVICE_BYTES, GIB
+from rl.memory.vision import IMAGES, ImageWork
 from rl.testing import tiny_llama, tiny_mllama, tiny_tokenizer
 
 PAPER_MODEL = "tianzhechu/GP-L-Init"
@@ -112,7 +114,12 @@ def autocast(config, launch):
 
 def kept_for_backward(critic, arguments):
     """Return the bytes that autograd saves in a forward pass, parameters aside."""
-    weights = {p.untyped_storage()._cdata for p in critic.parameters()}
+    return _saved(critic, lambda: critic(**arguments))
+
+
+def _saved(model, run):
+    """Return the bytes that autograd saves while `run` runs, a model's parameters aside."""
+    weights = {p.untyped_storage()._cdata for p in model.parameters()}
     kept = {}
 
     def keep(tensor):
@@ -122,7 +129,7 @@ def kept_for_backward(critic, arguments):
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        critic(**arguments)
+        _ = run()
     return sum(storage.nbytes() for storage in kept.values())
 
 
@@ -495,3 +502,61 @@ def test_peak_counted_on_fake_tensors_matches_the_measured_one(monkeypatch):
 def test_loss_of_a_large_model_takes_little_memory_beside_its_body():
     loss, body = counted(SHAPES["llama-1b"], 2048)
     assert body < loss < 1.3 * body
+
+
+SHOWN = EnvConfig(kwargs={"language_only": False, "resolution": 84})
+
+
+@pytest.fixture(scope="module")
+def seeing(tmp_path_factory):
+    """Models that see, by architecture, with their processors."""
+    root = tmp_path_factory.mktemp("seeing")
+    for kind, make in VISION.items():
+        model, tokenizer, processor = make(0)
+        model.save_pretrained(root / kind)
+        save_renderer(Renderer(tokenizer, processor), root / kind)
+    return root
+
+
+@pytest.mark.parametrize("kind", VISION)
+def test_what_images_keep_is_planned_from_above(kind, seeing):
+    config = replace(SMALL, model=str(seeing / kind), env=SHOWN)
+    model, tokenizer, processor = VISION[kind](0)
+    facts = find_facts(config)
+    assert facts.images.counted
+    rendered = Renderer(tokenizer, processor).first_prompt(make_envs(SHOWN, 1)[0])
+    assert facts.lengths.prompt >= len(rendered.token_ids)
+    work = ImageWork(
+        facts.images,
+        4,
+        trained=True,
+        keys=text_sizes(model.config).keys,
+        hidden=text_sizes(model.config).hidden,
+    )
+    ids = torch.tensor([rendered.token_ids] * 4)
+    images = join_images([rendered.processed_image] * 4, [rendered.image_at] * 4, "cpu")
+    measured = _saved(model, lambda: image_inputs(model.train(), ids, images))
+    assert 0.9 * measured < work.kept(4, checkpointing=False) < 1.5 * measured
+    frozen = replace(work, trained=False)
+    assert frozen.kept(4, checkpointing=False) < 0.5 * measured
+
+
+def test_plan_counts_images_in_every_phase_and_says_how_many(seeing):
+    config = replace(SMALL, model=str(seeing / "mllama"), env=SHOWN, algorithm="grpo")
+    planned = plan(config, Launch())
+    for phase in ("sampling", "evaluation", "learning"):
+        assert planned.phases[phase][IMAGES] > 0
+    frozen = plan(replace(config, freeze=["vision"]), Launch())
+    assert frozen.phases["learning"][IMAGES] < planned.phases["learning"][IMAGES]
+    (line,) = [line for line in describe(config, Launch()) if line.startswith("Image: ")]
+    assert line.endswith("features for the decoder (by its processor)")
+
+
+def test_images_of_a_model_that_is_not_here_are_full_ones():
+    config = replace(SMALL, model="tianzhechu/GP-VL-Init", env=SHOWN)
+    facts = find_facts(config)
+    # Four tiles of 1,600 patches and a class token, padded to multiples of 8.
+    assert (facts.images.positions, facts.images.features) == (4 * 1608, 4 * 1608)
+    assert not facts.images.counted
+    (line,) = [line for line in describe(config, EIGHT) if line.startswith("Image: ")]
+    assert "a full image: its processor is not here" in line

@@ -12,6 +12,7 @@ import torch
 from accelerate import PartialState
 from transformers import PreTrainedModel, TrainerCallback, TrainingArguments, set_seed
 
+from gym_command.run_dir import RunDir
 from gym_dialogue import InputError, Message
 from gym_policy import Renderer
 from gym_policy.compute import num_parameters
@@ -57,7 +58,7 @@ def fit(
             "runs only; give one kind, or train without DeepSpeed"
         )
     set_seed(config.seed)
-    os.environ["TENSORBOARD_LOGGING_DIR"] = str(run_dir / "tensorboard")
+    os.environ["TENSORBOARD_LOGGING_DIR"] = str(RunDir(run_dir).tensorboard_dir)
     arguments = training_arguments(config, run_dir, bool(kept_back), saved is None, is_mixed)
     num_batches = config.num_steps * arguments.world_size
     # Batches of text in one window cost about the same; those with images do not.

@@ -135,13 +135,13 @@ def _saved_earlier(run_dir: Path) -> Saved:
     return Saved(step, checkpoint, states)
 
 
-def _check_launch(run_dir: Path, found: Any) -> int:
+def _check_launch(run_dir: Path, state: Any) -> int:
     """Return the step that a state says it is of. Raises InputError where the run was spread
     otherwise.
     """
-    if not isinstance(found, dict) or not is_integer(found.get("step")):
+    if not isinstance(state, dict) or not is_integer(state.get("step")):
         raise InputError(f"resume: the training state of {run_dir} names no step")
-    launch = {key: found.get(key) for key in _launch()}
+    launch = {key: state.get(key) for key in _launch()}
     if launch != _launch():
         told = [
             f"{by['processes']} processes"
@@ -149,7 +149,7 @@ def _check_launch(run_dir: Path, found: Any) -> int:
             for by in (launch, _launch())
         ]
         raise InputError(f"resume: the run in {run_dir} was on {told[0]}, this is on {told[1]}")
-    return found["step"]
+    return state["step"]
 
 
 def _launch() -> dict[str, Any]:

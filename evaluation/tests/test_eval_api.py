@@ -175,7 +175,7 @@ def test_top_p_is_asked_for(run):
         assert {request["top_p"] for request in stub.requests} == {0.9}
 
 
-def test_a_run_that_is_older_than_a_setting_goes_on(run, tmp_path):
+def test_older_run_without_a_setting_goes_on(run, tmp_path):
     with running_stub() as stub:
         assert run(stub.url)[0] == 0
         file = tmp_path / "run" / "config.yaml"

@@ -33,6 +33,7 @@ class RunDir(os.PathLike[str]):
         self.checkpoints_dir = self.path / "checkpoints"
         self.evaluations_dir = self.path / "evaluations"
         self.weights_dir = self.path / "weights"
+        self.tensorboard_dir = self.path / "tensorboard"
         self.table_file = self.path / "table.txt"
         self.summary_file = self.path / "summary.json"
         self.turns_file = self.path / "turns.jsonl"

@@ -85,9 +85,7 @@ def uninterrupted(start, tmp_path_factory):
     return run
 
 
-def test_a_run_that_is_killed_at_random_moments_ends_with_the_same_numbers(
-    start, uninterrupted, tmp_path
-):
+def test_killed_run_ends_with_the_same_numbers(start, uninterrupted, tmp_path):
     whole = uninterrupted
     run = tmp_path / "run"
     file = _config(start, run, keep_states=1)

@@ -107,7 +107,7 @@ def test_tokens_and_compute_are_those_of_the_dialogues_learned_from(config):
         assert record["flops"] == 6 * parameters * tokens
 
 
-def test_a_run_that_is_killed_goes_on_to_the_same_end(config, monkeypatch, tmp_path, capsys):
+def test_killed_run_goes_on_to_the_same_end(config, monkeypatch, tmp_path, capsys):
     whole = train(replace(config, run_dir=str(tmp_path / "whole")))
     run = tmp_path / "run"
 

@@ -109,7 +109,7 @@ def test_dialogues_of_several_images_stand_beside_others(kind):
     several = np.stack([draw_image(seed) for seed in range(4)])
     dialogues = played(policy, [several, None, draw_image(5, wide=True), several[:2]])
     for dialogue, logprobs in zip(dialogues, scored(policy, dialogues), strict=True):
-        np.testing.assert_allclose(logprobs, _said(dialogue)[1], atol=1e-4)
+        np.testing.assert_allclose(logprobs, _replies(dialogue)[1], atol=1e-4)
     token = image_token(policy.model)
     counts = [policy.renderer.render(dialogue).token_ids.count(token) for dialogue in dialogues]
     assert counts[1] == 0
@@ -122,7 +122,7 @@ def test_several_images_for_a_model_that_takes_one_are_refused():
         make_policy("mllama").renderer.render([Message("user", "Look.", several)])
 
 
-def _said(dialogue):
+def _replies(dialogue):
     replies = [m.reply for m in dialogue.messages if m.reply]
     return [m.text for m in dialogue.messages], [p for reply in replies for p in reply.logprobs]
 
@@ -132,8 +132,8 @@ def test_a_dialogue_does_not_depend_on_the_others_of_its_batch(kind):
     images = [draw_image(1), None, draw_image(2)]
     together = played(make_policy(kind), images)
     alone = [played(make_policy(kind), [images[0]])[0], played(make_policy(kind), [None, None])[1]]
-    for mine, other in zip(alone, together, strict=False):
-        (texts, logprobs), (other_texts, other_logprobs) = _said(mine), _said(other)
+    for single, other in zip(alone, together, strict=False):
+        (texts, logprobs), (other_texts, other_logprobs) = _replies(single), _replies(other)
         assert texts == other_texts
         np.testing.assert_allclose(logprobs, other_logprobs, atol=1e-4)
 
@@ -143,11 +143,11 @@ def test_sampled_and_recomputed_logprobs_agree_in_bfloat16():
     policy.model.to(torch.bfloat16)
     dialogues = played(policy, [draw_image(1), None, draw_image(2, wide=True)])
     for dialogue, logprobs in zip(dialogues, scored(policy, dialogues), strict=True):
-        np.testing.assert_allclose(logprobs, _said(dialogue)[1], atol=0.1)
+        np.testing.assert_allclose(logprobs, _replies(dialogue)[1], atol=0.1)
 
 
 @pytest.mark.parametrize("kind", ARCHITECTURES)
-def test_another_image_changes_what_is_said(kind):
+def test_another_image_changes_what_is_replies(kind):
     policy = make_policy(kind)
     rendered = [
         policy.renderer.render([Message("user", "Make 24.", draw_image(seed))]) for seed in (1, 2)

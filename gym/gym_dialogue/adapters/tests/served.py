@@ -37,8 +37,8 @@ def chat_server(episodes: list[Episode]) -> Iterator[tuple[str, list[Any]]]:
         def do_POST(self) -> None:
             body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
             asked.append(body["messages"])
-            said = replies[tuple(_content(message["content"]) for message in body["messages"])]
-            message = {"role": "assistant", "content": said}
+            reply = replies[tuple(_content(message["content"]) for message in body["messages"])]
+            message = {"role": "assistant", "content": reply}
             choice = {"index": 0, "message": message, "finish_reason": "stop"}
             usage = {"prompt_tokens": 1, "completion_tokens": 1, "total_tokens": 2}
             about = {"id": "x", "object": "chat.completion", "created": 0, "model": body["model"]}

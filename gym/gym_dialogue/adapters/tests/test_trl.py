@@ -23,7 +23,7 @@ CARDS = "gym_cards/GeneralPoint-oneline-v0"
 
 
 class _Recorded(Policy):
-    """Says what was said in the episode of a dialogue's seed, with a log-probability of -1. With
+    """Says what was replied in the episode of a dialogue's seed, with a log-probability of -1. With
     `spoils`, every other episode of a batch is of replies that are no answer.
     """
 
@@ -74,8 +74,8 @@ def test_sequences_are_the_episodes_of_rollout(env_id, tmp_path):
         prompt = tokenizer.decode(columns["prompt_ids"][row])
         assert prompt == f"<|user|>{episode.dialogues[0].messages[0].text}<|end|><|assistant|>"
         ids, mask = columns["completion_ids"][row], columns["env_mask"][row]
-        said = tokenizer.decode([i for i, own in zip(ids, mask, strict=True) if own])
-        assert said == "".join(f"{turn.reply.text}<|end|>" for turn in episode.turns)
+        replied = tokenizer.decode([i for i, own in zip(ids, mask, strict=True) if own])
+        assert replied == "".join(f"{turn.reply.text}<|end|>" for turn in episode.turns)
         heard = tokenizer.decode([i for i, own in zip(ids, mask, strict=True) if not own])
         texts = [m.text for d in episode.dialogues for m in d.messages if m.role == "user"]
         assert heard == "".join(f"<|user|>{text}<|end|><|assistant|>" for text in texts[1:])

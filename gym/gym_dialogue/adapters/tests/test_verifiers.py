@@ -54,9 +54,9 @@ def test_traces_are_the_dialogues_of_rollout(env_id):
             assert trace.metrics["episode_success"] == float(episode.is_success)
             outcomes = [tuple(turn["outcomes"]) for turn in trace.info["turns"]]
             assert outcomes == [turn.outcomes for turn in turns]
-            said = [message.content for message in trace.branches[-1].messages]
+            contents = [message.content for message in trace.branches[-1].messages]
             expected = [message.text for message in episode.dialogues[number].messages]
-            assert [_text(content) for content in said] == expected
+            assert [_text(content) for content in contents] == expected
 
 
 def _text(content):

@@ -9,6 +9,18 @@ from typing import Literal
 from gym_dialogue.errors import InputError, one_line
 
 
+def check_repo_id(repo_id: str) -> None:
+    """Raises InputError for what is no OWNER/NAME of the hub."""
+    from huggingface_hub.utils import validate_repo_id
+
+    try:
+        validate_repo_id(repo_id)
+    except ValueError as error:
+        raise InputError(f"push_to_hub={repo_id}: is no name of the hub: {error}") from error
+    if repo_id.count("/") != 1:
+        raise InputError(f"push_to_hub={repo_id}: must be OWNER/NAME")
+
+
 def push_directory(
     directory: str | Path,
     repo_id: str,
@@ -26,12 +38,8 @@ def push_directory(
     """
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HfHubHTTPError, HTTPError
-    from huggingface_hub.utils import validate_repo_id
 
-    try:
-        validate_repo_id(repo_id)
-    except ValueError as error:
-        raise InputError(f"push_to_hub={repo_id}: is no name of the hub: {error}") from error
+    check_repo_id(repo_id)
     api = HfApi(endpoint=endpoint)
     try:
         api.create_repo(repo_id, repo_type=repo_type, private=private, exist_ok=True)

@@ -8,47 +8,33 @@ The directory is what a data set on the hub is: `datasets.load_dataset(DIRECTORY
 from __future__ import annotations
 
 import argparse
-import json
+import shutil
+import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import PIL.Image
 
-from gym_command.hub import push_directory
+from gym_command.hub import check_repo_id, push_directory
+from gym_dialogue.adapters.episodes import check_seeds, json_object, make
+from gym_dialogue.adapters.hub_card import format_card
 from gym_dialogue.adapters.library import library
 from gym_dialogue.env import shows_images
-from gym_dialogue.errors import InputError
+from gym_dialogue.errors import InputError, one_line
 from gym_dialogue.images import open_images
-from gym_dialogue.make import EnvConfig, make_envs
 from gym_dialogue.messages import Message
 from gym_dialogue.policy import NoisyOraclePolicy
 from gym_dialogue.rollout import Episode, Task, rollout
 
 with library("hub_dataset"):
     from datasets import Dataset, Features, Image, List, Value
-    from huggingface_hub import DatasetCardData
 
 _TEXT = {"role": Value("string"), "content": Value("string")}
 _COLUMNS = {
     "puzzles": {"prompt": List(_TEXT), "answer": Value("string")},
     "dialogues": {"messages": List(_TEXT | {"trained": Value("bool")})},
 }
-_CARD = """
-# Dialogues with a verifier: {env_id}
-
-Episodes of the environment `{env_id}` with the arguments `{kwargs}`, seeded from {seed} on.
-
-- `puzzles`: a row for each position, with its prompt and an answer that the verifier accepts.
-- `dialogues`: a row for each dialogue of an oracle that errs in {error_rate:.0%} of its replies. A
-  reply with `trained: false` is a mistake, context for the correction after it, without a loss.
-
-`puzzle` is the same in all rows on the same cards or route: split and cluster by it. `env_seed`
-deals the episode again (`env.reset(seed=env_seed)`).
-
-| split | puzzles | dialogues |
-|---|---|---|
-"""
 
 
 def to_datasets(episodes: Sequence[Episode], has_images: bool) -> dict[str, Dataset]:
@@ -76,6 +62,10 @@ def to_datasets(episodes: Sequence[Episode], has_images: bool) -> dict[str, Data
             rows["dialogues"].append(about | {"messages": messages})
     common: dict[str, Any] = {"puzzle": Value("string"), "env_seed": Value("int64")}
     common |= {"images": List(Image())} if has_images else {}
+    if not rows["dialogues"]:
+        raise InputError(
+            "no dialogue came to a right reply: lower error_rate, or raise verify_iter"
+        )
     return {
         name: Dataset.from_list(rows[name], features=Features(common | columns))
         for name, columns in _COLUMNS.items()
@@ -93,40 +83,31 @@ def write(
     is a value of the environment's argument of that name; without any, all is `train`. Raises
     InputError for what the environment does not take, and a directory that holds something.
     """
-    if out.exists() and any(out.iterdir()):
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise InputError(f"out={out}: holds something already; name another directory")
-    tasks = [Task(seed, (seed,)) for seed in range(how["seed"], how["seed"] + how["episodes"])]
-    policy, counts = NoisyOraclePolicy(how["error_rate"]), ""
-    for split in splits or ["train"]:
-        given = dict(kwargs) | ({"split": split} if splits else {})
-        envs = make_envs(EnvConfig(env_id, given), 1)
-        by_name = to_datasets(rollout(envs, policy, tasks), shows_images(envs[0]))
-        for name, rows in by_name.items():
-            file = out / name / f"{split}.parquet"
-            file.parent.mkdir(parents=True, exist_ok=True)
-            rows.to_parquet(file)
-        counts += f"| {split} | {' | '.join(str(len(rows)) for rows in by_name.values())} |\n"
-    configs = [
-        {
-            "config_name": name,
-            "data_files": [
-                {"split": split, "path": f"{name}/{split}.parquet"} for split in splits or ["train"]
-            ],
-        }
-        for name in _COLUMNS
-    ]
-    data = DatasetCardData(
-        license="apache-2.0", language="en", configs=configs, tags=["verifiable", "multi-turn"]
-    )
-    text = _CARD.format(env_id=env_id, kwargs=json.dumps(kwargs), **how)
-    (out / "README.md").write_text(f"---\n{data.to_yaml()}\n---\n{text}{counts}")
+    tasks = [Task(seed, (seed,)) for seed in check_seeds(how["episodes"], how["seed"])]
+    policy = NoisyOraclePolicy(how["error_rate"])
+    given = {split: {**kwargs, "split": split} for split in splits} or {"train": {**kwargs}}
+    envs = {split: make(env_id, arguments)[0] for split, arguments in given.items()}
+    counts = ""
+    with tempfile.TemporaryDirectory() as place:
+        partial = Path(place) / "data"
+        for split, env in envs.items():
+            by_name = to_datasets(rollout([env], policy, tasks), shows_images(env))
+            for name, rows in by_name.items():
+                (partial / name).mkdir(parents=True, exist_ok=True)
+                rows.to_parquet(partial / name / f"{split}.parquet")
+            counts += f"| {split} | {' | '.join(str(len(rows)) for rows in by_name.values())} |\n"
+        card = format_card(list(_COLUMNS), list(envs), env_id=env_id, kwargs=kwargs, **how)
+        (partial / "README.md").write_text(card + counts)
+        shutil.copytree(partial, out, dirs_exist_ok=True)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Write oracle dialogues as a data set, and send it to the hub if asked to."""
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("--env_id", default="gym_cards/GeneralPoint-oneline-v0")
-    parser.add_argument("--kwargs", type=json.loads, default={}, help="of the environment, as JSON")
+    parser.add_argument("--kwargs", type=json_object, default={}, help="of the environment")
     parser.add_argument("--splits", nargs="*", default=[], help="values of its argument split")
     parser.add_argument("--episodes", type=int, default=1000, help="of each split")
     parser.add_argument("--seed", type=int, default=0, help="of the first episode")
@@ -136,12 +117,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given = vars(parser.parse_args(arguments))
     repo_id = given.pop("push_to_hub")
     try:
+        if repo_id:
+            check_repo_id(repo_id)
         write(**given)
         print(f"Written to {given['out']}")
         if repo_id:
             print(f"Sent to {push_directory(given['out'], repo_id, 'dataset')}")
-    except InputError as error:
-        parser.error(str(error))
+    except (InputError, OSError) as error:
+        parser.error(one_line(error))
 
 
 if __name__ == "__main__":

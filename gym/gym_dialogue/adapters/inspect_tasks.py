@@ -13,11 +13,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from gym_dialogue.adapters.episodes import check_seeds, make, reply
 from gym_dialogue.adapters.library import library
 from gym_dialogue.chat import data_url
 from gym_dialogue.images import open_images
-from gym_dialogue.make import EnvConfig, make_envs
-from gym_dialogue.messages import Message, Reply
+from gym_dialogue.messages import Message
 from gym_dialogue.rollout import EpisodePlayer, Task
 
 with library("inspect"):
@@ -54,9 +54,9 @@ def dialogue_task(
     the environment does not take.
     """
     given = dict(kwargs or {})
-    player = EpisodePlayer(_make(env_id, given))
+    player = EpisodePlayer(make(env_id, given)[0])
     samples = []
-    for number in range(seed, seed + episodes):
+    for number in check_seeds(episodes, seed):
         prompt = player.start(Task(number, (number,))).messages
         about = {"env_seed": number, "puzzle": player.episode.puzzle}
         samples.append(Sample(id=number, input=[_chat(m) for m in prompt], metadata=about))
@@ -68,30 +68,26 @@ def dialogue_task(
     )
 
 
-def _make(env_id: str, kwargs: Mapping[str, Any]) -> Any:
-    return make_envs(EnvConfig(env_id, dict(kwargs)), 1)[0]
-
-
 @solver
 def plays(env_id: str, kwargs: Mapping[str, Any]) -> Solver:
     """Play a sample's episode to its end. Where a fresh dialogue begins, so do the messages."""
 
     async def solve(state: TaskState, generate: Generate) -> TaskState:
         seed = state.metadata["env_seed"]
-        player = EpisodePlayer(_make(env_id, kwargs))
+        player = EpisodePlayer(make(env_id, kwargs)[0])
         player.start(Task(seed, (seed,)))
         is_over = False
         while not is_over:
             state.messages = [_chat(message) for message in player.dialogue.messages]
             state = await generate(state)
             output = state.output
-            is_over = player.answer(Reply(output.completion, finish=str(output.stop_reason)))
-        episode = player.episode
-        state.metadata["turns"] = [
-            {"reward": t.reward, "outcomes": list(t.outcomes), "is_right": t.is_right}
-            for t in episode.turns
-        ]
-        state.metadata["is_success"] = episode.is_success
+            is_over = player.answer(reply(output.completion, str(output.stop_reason)))
+            # With every reply, as a limit may end the sample before the episode ends.
+            state.metadata["is_success"] = player.episode.is_success
+            state.metadata["turns"] = [
+                {"reward": t.reward, "outcomes": list(t.outcomes), "is_right": t.is_right}
+                for t in player.episode.turns
+            ]
         return state
 
     return solve
@@ -102,10 +98,10 @@ def episode_success() -> Scorer:
     """Score whether the episode succeeded, with the rewards and outcomes of its turns beside."""
 
     async def score(state: TaskState, target: Target) -> Score:
-        turns = state.metadata["turns"]
+        turns = state.metadata.get("turns", [])
         outcomes = [turn["outcomes"][0] for turn in turns]
         return Score(
-            value=float(state.metadata["is_success"]),
+            value=float(state.metadata.get("is_success", False)),
             answer=state.output.completion,
             explanation=", ".join(outcomes),
             metadata={"turns": turns, "total_reward": sum(turn["reward"] for turn in turns)},
@@ -119,7 +115,8 @@ def first_reply() -> Scorer:
     """Score whether the first reply was right."""
 
     async def score(state: TaskState, target: Target) -> Score:
-        return Score(value=float(state.metadata["turns"][0]["is_right"]))
+        turns = state.metadata.get("turns", [])
+        return Score(value=float(bool(turns) and turns[0]["is_right"]))
 
     return score
 

@@ -13,17 +13,15 @@ A client needs nothing of this project:
 from __future__ import annotations
 
 import argparse
-import json
 import secrets
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
+from gym_dialogue.adapters.episodes import at_least_one, check_seeds, json_object, make, reply
 from gym_dialogue.adapters.library import library
 from gym_dialogue.chat import chat_message
 from gym_dialogue.errors import InputError
-from gym_dialogue.make import EnvConfig, make_envs
-from gym_dialogue.messages import Reply
 from gym_dialogue.rollout import EpisodePlayer, Task
 
 with library("openenv"):
@@ -67,7 +65,7 @@ class DialogueServerEnv(Environment[ReplyAction, DialogueObservation, EpisodeSta
 
     def __init__(self, env_id: str, kwargs: Mapping[str, Any]):
         super().__init__()
-        self.player = EpisodePlayer(make_envs(EnvConfig(env_id, dict(kwargs)), 1)[0])
+        self.player = EpisodePlayer(make(env_id, kwargs)[0])
         self._state = EpisodeState()
         self._is_over = True
 
@@ -77,7 +75,7 @@ class DialogueServerEnv(Environment[ReplyAction, DialogueObservation, EpisodeSta
         """Begin the episode of a seed, or of one that is drawn. Raises InputError for options that
         the environment cannot play.
         """
-        seed = secrets.randbelow(2**31) if seed is None else seed
+        (seed,) = check_seeds(1, secrets.randbelow(2**31) if seed is None else seed)
         self.player.start(Task(seed, (seed,), options))
         self._is_over = False
         puzzle = self.player.episode.puzzle
@@ -90,7 +88,7 @@ class DialogueServerEnv(Environment[ReplyAction, DialogueObservation, EpisodeSta
         """Play a reply. Raises InputError where no episode is under way."""
         if self._is_over:
             raise InputError("step: no episode is under way; reset first")
-        self._is_over = self.player.answer(Reply(action.text))
+        self._is_over = self.player.answer(reply(action.text))
         turn = self.player.episode.turns[-1]
         self._state.step_count += 1
         self._state.rewards += [turn.reward]
@@ -132,10 +130,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Serve an environment until interrupted."""
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("--env_id", default="gym_cards/GeneralPoint-oneline-v0")
-    parser.add_argument("--kwargs", type=json.loads, default={}, help="of the environment, as JSON")
-    parser.add_argument("--sessions", type=int, default=64, help="at a time")
+    parser.add_argument("--kwargs", type=json_object, default={}, help="of the environment")
+    parser.add_argument("--sessions", type=at_least_one, default=64, help="at a time")
     parser.add_argument("--host", default="127.0.0.1")
-    parser.add_argument("--port", type=int, default=8000)
+    parser.add_argument("--port", type=int, choices=range(65536), metavar="PORT", default=8000)
     given = parser.parse_args(arguments)
     try:
         app = make_app(given.env_id, given.kwargs, given.sessions)

@@ -13,8 +13,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from gym_dialogue.adapters.episodes import check_seeds, make
 from gym_dialogue.adapters.library import library
-from gym_dialogue.make import EnvConfig, make_envs
+from gym_dialogue.env import shows_images
+from gym_dialogue.errors import InputError
 from gym_dialogue.messages import Dialogue, Message
 from gym_dialogue.policy import Policy
 from gym_dialogue.rollout import EpisodePlayer, Task
@@ -37,9 +39,11 @@ def prompt_dataset(
     on; the column SEED is for `tool_environment`. Raises InputError for arguments that the
     environment does not take.
     """
-    player = EpisodePlayer(_make(env_id, kwargs, 1)[0])
-    rows = []
-    for number in range(seed, seed + episodes):
+    (env,) = make(env_id, kwargs)
+    if shows_images(env):
+        raise InputError(f"environment {env_id}: shows images; sequences are in words")
+    player, rows = EpisodePlayer(env), []
+    for number in check_seeds(episodes, seed):
         (prompt,) = player.start(Task(number, (number,))).messages
         message = {"role": "user", "content": prompt.text, SEED: number}
         rows.append({"prompt": [message], SEED: number})
@@ -67,7 +71,7 @@ class DialogueRollouts:
         sum over the turns, and `is_success` go to reward functions.
         """
         missing = len(prompts) - len(self._envs)
-        self._envs += _make(self.env_id, self.kwargs, missing) if missing > 0 else []
+        self._envs += make(self.env_id, self.kwargs, missing) if missing > 0 else []
         stream = (trainer.args.seed, trainer.state.global_step, trainer.accelerator.process_index)
         players, dialogues = [], []
         for row, (prompt, env) in enumerate(zip(prompts, self._envs, strict=False)):
@@ -95,10 +99,6 @@ class DialogueRollouts:
 def episode_reward(env_reward: list[float], **_: Any) -> list[float]:
     """Return the rewards that `DialogueRollouts` has found, as a reward function."""
     return env_reward
-
-
-def _make(env_id: str, kwargs: Mapping[str, Any] | None, count: int) -> list[Any]:
-    return make_envs(EnvConfig(env_id, dict(kwargs or {})), count)
 
 
 def _sampling(trainer: GRPOTrainer) -> Policy:

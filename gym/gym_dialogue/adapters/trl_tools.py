@@ -11,10 +11,11 @@ from typing import Any
 
 import PIL.Image
 
+from gym_dialogue.adapters.episodes import make
+from gym_dialogue.adapters.episodes import reply as as_reply
 from gym_dialogue.errors import InputError
 from gym_dialogue.images import open_images
-from gym_dialogue.make import EnvConfig, make_envs
-from gym_dialogue.messages import Message, Reply
+from gym_dialogue.messages import Message
 from gym_dialogue.rollout import EpisodePlayer, Task
 
 
@@ -22,8 +23,7 @@ def tool_environment(
     env_id: str, kwargs: Mapping[str, Any] | None = None
 ) -> Callable[[], DialogueTools]:
     """Return GRPOTrainer's `environment_factory` for the prompts of `trl.prompt_dataset`."""
-    config = EnvConfig(env_id, dict(kwargs or {}))
-    return lambda: DialogueTools(make_envs(config, 1)[0])
+    return lambda: DialogueTools(make(env_id, kwargs)[0])
 
 
 class DialogueTools:
@@ -51,14 +51,16 @@ class DialogueTools:
         """
         if self._is_over:
             raise InputError("the episode has ended")
-        self._is_over = self._player.answer(Reply(reply))
+        self._is_over = self._player.answer(as_reply(reply))
         if self._is_over:
             return self._player.episode.turns[-1].feedback or "The episode has ended."
         message = self._player.dialogue.messages[-1]
         return message.text if message.image is None else _blocks(message)
 
     def get_reward(self) -> float:
-        """Return the sum of the rewards so far."""
+        """Return the sum of the rewards so far. Raises InputError before the first `reset`."""
+        if not hasattr(self._player, "episode"):
+            raise InputError("no episode has begun; reset first")
         return float(sum(turn.reward for turn in self._player.episode.turns))
 
 

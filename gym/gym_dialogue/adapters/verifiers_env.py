@@ -8,13 +8,12 @@ A dialogue is an interaction and a trace of its own, so that each is trained on 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
+from gym_dialogue.adapters.episodes import check_seeds, make, reply
 from gym_dialogue.adapters.library import library
 from gym_dialogue.chat import chat_message
-from gym_dialogue.make import EnvConfig, make_envs
-from gym_dialogue.messages import Reply
 from gym_dialogue.rollout import EpisodePlayer, Task, Turn
 
 with library("verifiers"):
@@ -82,8 +81,8 @@ class DialogueTaskset(vf.Taskset[DialogueTask, DialogueTasksetConfig]):
     def load(self) -> Iterator[DialogueTask]:
         """Yield the tasks. Raises InputError for arguments that the environment does not take."""
         config = self.config
-        player = EpisodePlayer(_make(config.env_id, config.kwargs))
-        for seed in itertools.count(config.seed):
+        player = EpisodePlayer(make(config.env_id, config.kwargs)[0])
+        for seed in itertools.count(check_seeds(1, config.seed)[0]):
             player.start(Task(seed, (seed,)))
             data = DialogueData(
                 name=f"{player.episode.puzzle}#{seed}",
@@ -109,7 +108,7 @@ class DialogueVerifiersEnv(vf.Env[DialogueEnvConfig]):
     async def run(self, task: DialogueTask, agents: vf.Agents) -> None:
         """Play an episode to its end, or until the agent's run ends."""
         data = task.data
-        player = EpisodePlayer(_make(data.env_id, data.kwargs))
+        player = EpisodePlayer(make(data.env_id, data.kwargs)[0])
         player.start(Task(data.env_seed, (data.env_seed,)))
         episode, traces, goes_on = player.episode, [], True
         while goes_on:
@@ -119,7 +118,7 @@ class DialogueVerifiersEnv(vf.Env[DialogueEnvConfig]):
             async with agents.player.interaction(of_dialogue) as interaction:
                 segment = await interaction.turn()
                 while not segment.terminated:
-                    if player.answer(Reply(segment.last_reply)):
+                    if player.answer(reply(segment.last_reply)):
                         break
                     if len(episode.dialogues) - 1 > number:
                         goes_on = True
@@ -130,10 +129,6 @@ class DialogueVerifiersEnv(vf.Env[DialogueEnvConfig]):
             _record(interaction.trace, turns)
         for trace in traces:
             trace.record_metric("episode_success", episode.is_success)
-
-
-def _make(env_id: str, kwargs: Mapping[str, Any]) -> Any:
-    return make_envs(EnvConfig(env_id, dict(kwargs)), 1)[0]
 
 
 def _prompt(player: EpisodePlayer) -> list[vf.UserMessage]:

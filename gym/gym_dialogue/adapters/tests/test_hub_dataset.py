@@ -73,8 +73,11 @@ def test_data_set_is_sent_to_the_hub(tmp_path, monkeypatch, capsys):
     ("arguments", "word"),
     [
         (["--kwargs", '{"cards": 4}'], "takes no argument 'cards'"),
-        (["--splits", "nowhere"], "split"),
+        (["--splits", "train", "nowhere"], "split"),
         (["--error_rate", "2"], "error_rate=2.0: must be between 0 and 1"),
+        (["--error_rate", "1"], "lower error_rate"),
+        (["--episodes", "0"], "episodes=0: must be at least 1"),
+        (["--push_to_hub", "a/b/c"], "is no name of the hub"),
     ],
 )
 def test_bad_arguments_end_as_one_line(arguments, word, tmp_path, capsys):
@@ -82,6 +85,7 @@ def test_bad_arguments_end_as_one_line(arguments, word, tmp_path, capsys):
         main(["--out", str(tmp_path / "out"), *arguments])
     assert ended.value.code == 2
     assert word in capsys.readouterr().err.splitlines()[-1]
+    assert not (tmp_path / "out").exists()  # nothing is left half done
 
 
 def test_directory_that_holds_something_is_left_alone(tmp_path, capsys):

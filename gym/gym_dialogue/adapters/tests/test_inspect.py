@@ -11,15 +11,19 @@ from gym_dialogue.adapters.inspect_tasks import dialogue_task  # noqa: E402
 from gym_dialogue.adapters.tests.played import ENVIRONMENTS, EPISODES, played, replies  # noqa: E402
 
 
-def _evaluated(env_id, texts, tmp_path, **kwargs):
-    """The log of an evaluation in which the model gives these replies, sample by sample."""
+def _model(texts):
+    """A model that gives these replies, one after the other."""
     outputs = [ModelOutput.from_content("mockllm", text) for text in texts]
     for output in outputs:
         output.usage = ModelUsage()  # else it is counted with a vocabulary that is downloaded
-    model = get_model("mockllm/model", custom_outputs=outputs)
+    return get_model("mockllm/model", custom_outputs=outputs)
+
+
+def _evaluated(env_id, texts, tmp_path, **kwargs):
+    """The log of an evaluation in which the model gives these replies, sample by sample."""
     task = dialogue_task(env_id, EPISODES, kwargs=ENVIRONMENTS[env_id] | kwargs)
     (log,) = inspect_ai.eval(
-        task, model=model, max_samples=1, log_dir=str(tmp_path), display="none"
+        task, model=_model(texts), max_samples=1, log_dir=str(tmp_path), display="none"
     )
     assert log.status == "success", log.error
     return log
@@ -57,6 +61,19 @@ def test_images_are_shown_to_the_model(tmp_path):
     assert [s.scores["episode_success"].value for s in log.samples] == [
         float(episode.is_success) for episode in episodes
     ]
+
+
+def test_sample_that_a_limit_ends_counts_as_failed(tmp_path):
+    env_id = "gym_cards/GeneralPoint-oneline-v0"
+    task = dialogue_task(env_id, 1, kwargs={"verify_iter": 4})
+    (log,) = inspect_ai.eval(
+        task, model=_model(["?"] * 4), message_limit=4, log_dir=str(tmp_path), display="none"
+    )
+    assert log.status == "success", log.error
+    (sample,) = log.samples
+    assert sample.limit is not None
+    assert sample.scores["episode_success"].value == 0.0
+    assert len(sample.metadata["turns"]) >= 1
 
 
 def test_argument_that_the_environment_does_not_take_is_named():

@@ -92,6 +92,12 @@ def test_hand_of_the_options_is_dealt(serve):
             env.reset(seed=0, hand=["A", "2", "3", "4"])
 
 
+def test_reply_of_half_a_character_is_judged(serve):
+    with GenericEnvClient(base_url=serve(CARDS, {})).sync() as env:
+        env.reset(seed=0)
+        assert env.step({"text": '{"formula": "\ud800"}'}).reward < 0
+
+
 def test_step_without_an_episode_says_so(serve):
     says = pytest.raises(Exception, match="no episode is under way; reset first")
     with GenericEnvClient(base_url=serve(CARDS, {})).sync() as env, says:
@@ -101,7 +107,9 @@ def test_step_without_an_episode_says_so(serve):
 @pytest.mark.parametrize(
     ("arguments", "word"),
     [
-        (["--kwargs", "{cards"], "--kwargs: invalid"),
+        (["--kwargs", "[1]"], "--kwargs: must be a JSON object"),
+        (["--port", "99999"], "--port"),
+        (["--sessions", "0"], "--sessions: must be a whole number of at least 1"),
         (["--kwargs", '{"cards": 4}'], "takes no argument 'cards'"),
         (["--env_id", "gym_cards/Poker-v0"], "Poker-v0"),
     ],

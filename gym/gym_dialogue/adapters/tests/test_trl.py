@@ -145,6 +145,8 @@ def test_command_trains_a_model(tmp_path):
     [
         (["--kwargs", '{"cards": 4}'], "takes no argument 'cards'"),
         (["--model", "nowhere/at/all"], "nowhere/at/all"),
+        (["--kwargs", '{"language_only": false}'], "shows images; sequences are in words"),
+        (["--num_generations", "1"], "generation"),
     ],
 )
 def test_bad_arguments_end_as_one_line(arguments, word, tmp_path, capsys):

@@ -13,20 +13,23 @@ from evaluation.report import format_json
 from gym_command.checkpoints import TRAINING_DIR, update_of
 from gym_command.command import run_command
 from gym_command.files import write_atomically
-from gym_command.hub import push_directory
+from gym_command.hub import check_repo_id, push_directory
 from gym_command.run_dir import RunDir, saved_checkpoints
 from gym_dialogue import InputError
 from gym_dialogue.checks import read_json
+from gym_policy.models.adapter import base_of
+from gym_policy.training.checkpoint import SUMS_FILE
 
-_LOCAL = ("run_dir", "resume", "dry_run", "engines", "data_file", "image_folder")
-"""Settings that say where things lie on the machine that trained it."""
+_NOT_SHOWN = ("run_dir", "resume", "dry_run", "engines")
+_NOT_SENT = (f"{TRAINING_DIR}/*", SUMS_FILE)  # the sums are of the training state too
+_PATH = object()
 
 _CARD = """---
 {header}---
 
 # {title}
 
-{name} of {initial} on `{env}`: {how}. The policy answers dialogues with a verifier; prompts,
+{name} of {initial} on {env}: {how}. The policy answers dialogues with a verifier; prompts,
 verifier and evaluation are those of the framework that trained it, where
 `bash scripts/eval_ood.sh {shown}` evaluates it again.
 
@@ -66,15 +69,48 @@ def main(config: ShareConfig) -> Path:
     settings = run.settings()
     if not settings:
         raise InputError(f"checkpoint {checkpoint}: is not in a run's directory (no config.yaml)")
+    if config.push_to_hub:
+        check_repo_id(config.push_to_hub)
+        _check_base(checkpoint)
     card = checkpoint / "README.md"
     write_atomically(card, format_card(config, checkpoint, settings, _results(run, checkpoint)))
     print(f"Model card: {card}")
     if config.push_to_hub:
         address = push_directory(
-            checkpoint, config.push_to_hub, "model", config.private, ignore=[f"{TRAINING_DIR}/*"]
+            checkpoint, config.push_to_hub, "model", config.private, ignore=_NOT_SENT
         )
         print(f"Sent to {address}")
     return checkpoint
+
+
+def _is_adapter(checkpoint: Path) -> bool:
+    return not (checkpoint / "config.json").is_file()
+
+
+def _is_hub_name(model: str) -> bool:
+    return model.count("/") == 1 and not Path(model).exists()
+
+
+def _check_base(checkpoint: Path) -> None:
+    """Raises InputError for an adapter whose base lies on this machine: no one could load it."""
+    if _is_adapter(checkpoint) and not _is_hub_name(base := base_of(checkpoint)):
+        raise InputError(
+            f"push_to_hub: {checkpoint} is an adapter on {base}, which is here alone: merge them "
+            f"(python -m gym_policy.models.merge {checkpoint} OUT), and share the whole model"
+        )
+
+
+def _without_paths(settings: Any) -> Any:
+    """Return settings without what says where things lie on the machine that trained it."""
+    if isinstance(settings, dict):
+        kept = {key: _without_paths(value) for key, value in settings.items()}
+        return {key: value for key, value in kept.items() if value is not _PATH}
+    if isinstance(settings, list):
+        return [value for value in map(_without_paths, settings) if value is not _PATH]
+    is_path = isinstance(settings, str) and (
+        settings.startswith(("/", "~", ".")) or ("/" in settings and Path(settings).exists())
+    )
+    return _PATH if is_path else settings
 
 
 def _results(run: RunDir, checkpoint: Path) -> dict[str, Any]:
@@ -97,14 +133,13 @@ def format_card(
     """Return the card's text: what was trained on what, its results and its settings."""
     algorithm = settings.get("algorithm")
     name = f"{algorithm.upper()} fine-tuning" if algorithm else "Supervised fine-tuning"
-    model = str(settings.get("model"))
-    is_hub_name = model.count("/") == 1 and not Path(model).exists()
-    shown = {k: v for k, v in settings.items() if k not in _LOCAL and (k != "model" or is_hub_name)}
-    has_vision = "vision_config" in read_json(checkpoint / "config.json", str(checkpoint))
-    sources = settings.get("sources") or [{"env": settings.get("env")}]
-    environments = dict.fromkeys(source["env"]["id"] for source in sources)
+    model, is_adapter = str(settings.get("model")), _is_adapter(checkpoint)
+    is_hub_name = _is_hub_name(model)
+    shown = _without_paths({k: v for k, v in settings.items() if k not in _NOT_SHOWN})
+    config_file = checkpoint / "config.json"
+    has_vision = not is_adapter and "vision_config" in read_json(config_file, str(checkpoint))
     header: dict[str, Any] = {
-        "library_name": "transformers",
+        "library_name": "peft" if is_adapter else "transformers",
         "pipeline_tag": "image-text-to-text" if has_vision else "text-generation",
         "tags": ["verifiable", "multi-turn", algorithm or "sft"],
     }
@@ -117,7 +152,7 @@ def format_card(
         title=config.push_to_hub or checkpoint.parent.parent.name,
         name=name,
         initial=f"`{model}`" if is_hub_name else "an initial checkpoint made by this project",
-        env="`, `".join(environments),
+        env=_learned_from(settings),
         how=f"{update_of(checkpoint)} {'updates' if algorithm else 'steps'}, "
         f"seed {settings.get('seed')}",
         shown=config.push_to_hub or "CHECKPOINT",
@@ -125,6 +160,17 @@ def format_card(
         table=_table(results),
         settings=yaml.safe_dump(shown, sort_keys=False),
     )
+
+
+def _learned_from(settings: dict[str, Any]) -> str:
+    """Return the names of the environments, or that it was a file."""
+    if settings.get("data_file"):
+        return "the dialogues of a file"
+    sources = settings.get("sources") or [{"env": settings.get("env")}]
+    try:
+        return ", ".join(dict.fromkeys(f"`{source['env']['id']}`" for source in sources))
+    except (TypeError, KeyError) as error:
+        raise InputError("config.yaml of the run: names no environment (env.id)") from error
 
 
 def _episodes(results: dict[str, Any]) -> str:

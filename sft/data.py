@@ -24,7 +24,7 @@ from gym_dialogue.images import Image, image_size, save_image
 from gym_dialogue.make import EnvConfig, make_envs
 from gym_dialogue.messages import messages_to_json
 from gym_policy.renderer import Rendered, Renderer
-from gym_policy.vision import ProcessedImage, blank, join_images
+from gym_policy.vision import ProcessedImage, blank, feature_token, join_images
 
 _NUM_ENVS = 64
 _PLAYED_TOGETHER = 64
@@ -255,8 +255,9 @@ class DialogueItems(torch.utils.data.Dataset):
             token if (rendered.trained[turn] if turn >= 0 else self.learns_prompts) else -100
             for token, turn in zip(rendered.token_ids, rendered.turn, strict=True)
         ]
-        if rendered.image_at is not None:
-            labels[rendered.image_at] = -100
+        if rendered.image_at is not None and self.renderer.processor is not None:
+            of_image = feature_token(self.renderer.processor)
+            labels = [-100 if label == of_image else label for label in labels]
         return {"rendered": rendered, "labels": labels}
 
 

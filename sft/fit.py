@@ -47,7 +47,9 @@ def fit(
     if not is_partitioned(model):
         model.to(PartialState().device)
     for number, rendered in enumerate(items.rendered):
-        check_sequence(model, rendered.token_ids, f"dialogue {number + 1} to learn from")
+        of_image = int(items.num_tokens[number]) - len(rendered.token_ids)
+        what = f"dialogue {number + 1} to learn from"
+        check_sequence(model, rendered.token_ids, what, of_image=of_image)
     example = items[next((i for i, has in enumerate(items.has_image) if has), 0)]["rendered"]
     freeze_unreached(model, example)
     is_mixed = any(items.has_image) and not all(items.has_image)

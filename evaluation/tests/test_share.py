@@ -68,6 +68,43 @@ def test_checkpoint_goes_to_the_hub_without_its_training_state(run, monkeypatch)
     assert b"bash scripts/eval_ood.sh a/b" in hub.files["models/a/b"]["README.md"]
 
 
+def _adapter(run, base):
+    """Make the run's last checkpoint an adapter on a base."""
+    checkpoint = run / "checkpoints" / "update-000040"
+    (checkpoint / "config.json").unlink()
+    about = json.dumps({"base_model_name_or_path": base, "peft_type": "LORA"})
+    (checkpoint / "adapter_config.json").write_text(about)
+
+
+def test_adapter_says_that_it_is_one(run):
+    _adapter(run, "owner/base")
+    card = (main(ShareConfig(str(run))) / "README.md").read_text()
+    assert "library_name: peft" in card
+
+
+def test_adapter_on_a_base_that_is_here_alone_is_not_sent(run):
+    _adapter(run, str(run))
+    with pytest.raises(InputError, match="is here alone: merge them"):
+        main(ShareConfig(str(run), push_to_hub="a/b"))
+
+
+def test_card_of_a_run_from_a_file_names_no_environment_and_no_path(run):
+    settings = yaml.safe_load((run / "config.yaml").read_text())
+    del settings["algorithm"], settings["env"]
+    settings |= {"data_file": "/home/someone/data.json", "prompt_file": "/home/someone/w.json"}
+    settings["sources"] = [{"env": {"id": "x/Y-v0", "kwargs": {"card_dir": "~/someone/cards"}}}]
+    (run / "config.yaml").write_text(yaml.safe_dump(settings))
+    card = (main(ShareConfig(str(run))) / "README.md").read_text()
+    assert "Supervised fine-tuning of `owner/base` on the dialogues of a file" in card
+    assert "someone" not in card
+
+
+def test_run_whose_settings_name_no_environment_is_refused(run):
+    (run / "config.yaml").write_text("algorithm: grpo\nmodel: a/b\nenv: null\n")
+    with pytest.raises(InputError, match="names no environment"):
+        main(ShareConfig(str(run)))
+
+
 def test_run_that_was_not_evaluated_says_so(run):
     (run / "summary.json").unlink()
     assert "It was not evaluated." in (main(ShareConfig(str(run))) / "README.md").read_text()

@@ -11,10 +11,15 @@ from gym_dialogue.errors import InputError
 
 
 def check_sequence(
-    model: PreTrainedModel, token_ids: Sequence[int], what: str, max_new_tokens: int = 0
+    model: PreTrainedModel,
+    token_ids: Sequence[int],
+    what: str,
+    max_new_tokens: int = 0,
+    of_image: int = 0,
 ) -> None:
     """Raises InputError for tokens without a row in the model's embedding, and for more positions
-    than it has, those of `max_new_tokens` to come included. `what` opens the line.
+    than it has, those of `max_new_tokens` to come and of an image that is not among `token_ids`
+    included. `what` opens the line.
     """
     embedding = model.get_input_embeddings()
     rows = getattr(embedding, "base_layer", embedding).num_embeddings
@@ -25,11 +30,12 @@ def check_sequence(
             "tokenizer (or its chat template) is of another model; resize the model's embedding, "
             "or choose the tokenizer that belongs to it"
         )
-    positions, needed = max_positions(model.config), len(token_ids) + max_new_tokens
+    positions, count = max_positions(model.config), len(token_ids) + of_image
+    needed = count + max_new_tokens
     if positions is not None and needed > positions:
         new = f" and {max_new_tokens} of a reply (max_new_tokens)" if max_new_tokens else ""
         raise InputError(
-            f"{what} has {len(token_ids)} tokens{new}, and the model {positions} positions "
+            f"{what} has {count} tokens{new}, and the model {positions} positions "
             "(max_position_embeddings): choose shorter prompts, fewer turns or lower "
             "max_new_tokens, or another model"
         )

@@ -17,6 +17,7 @@ _NAMES: dict[Part, tuple[str, ...]] = {
     "projector": (
         *("multi_modal_projector", "connector", "embed_vision"),
         *("merger", "deepstack_merger_list"),  # Qwen-VL
+        "image_newline",  # LLaVA-NeXT
     ),
 }
 

@@ -15,7 +15,7 @@ from gym_dialogue.errors import InputError
 from gym_dialogue.images import count_images
 from gym_dialogue.messages import Dialogue, Message
 from gym_policy.template import check_template_kwargs, render_template
-from gym_policy.vision import ProcessedImage, first_image_token, read_prompt
+from gym_policy.vision import ProcessedImage, first_image_token, image_words, read_prompt
 
 _SENTINEL = "\u2402reply\u2403"  # stands for a reply, to find what the template writes around it
 _NEXT = "\u2402next\u2403"  # stands for the message after it
@@ -63,6 +63,7 @@ class Renderer:
     ):
         self.tokenizer = tokenizer
         self.processor, self.processor_fault = processor, processor_fault
+        self._image_words = image_words(processor) if processor is not None else set()
         self.template_kwargs = check_template_kwargs(tokenizer, template_kwargs)
         self._writes_parts = False
         self._writes_parts = not self._keeps_text()
@@ -163,7 +164,7 @@ class Renderer:
     def _reply_ids(self, message: Message) -> list[int]:
         if message.reply is not None and message.reply.token_ids:
             return list(message.reply.token_ids)
-        text = f"{self._space_before}{message.text}{self._space_after}"
+        text = f"{self._space_before}{self._spelled(message.text)}{self._space_after}"
         return [*self._encode(text), self.end_of_turn_id]
 
     def _prompt(self, messages: Sequence[Message]) -> tuple[Sequence[int], ProcessedImage | None]:
@@ -182,10 +183,19 @@ class Renderer:
 
     def _content(self, message: Message) -> str | list[dict[str, str]]:
         """Return a message's content as chat templates expect it, the image before the text."""
-        text = [{"type": "text", "text": message.text}]
+        text = self._spelled(message.text)
+        part = [{"type": "text", "text": text}]
         if message.image is not None:
-            return [{"type": "image"}] * count_images(message.image) + text
-        return text if self._writes_parts else message.text
+            return [{"type": "image"}] * count_images(message.image) + part
+        return part if self._writes_parts else text
+
+    def _spelled(self, text: str) -> str:
+        """Return a message's text with a space in what would stand for an image, as in `< image>`:
+        such a word is text, and there are features for as many images as there are.
+        """
+        for word in self._image_words:
+            text = text.replace(word, f"{word[0]} {word[1:]}")
+        return text
 
     def _keeps_text(self) -> bool:
         """Return whether the template writes plain text contents; some write only content parts."""

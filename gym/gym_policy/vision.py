@@ -98,7 +98,7 @@ def read_prompt(
             ) from error
         inputs = {"input_ids": [[]]}  # there is no place for it, which is said below
     token_ids = list(map(int, inputs["input_ids"][0]))
-    if _image_token_of(processor) not in token_ids:
+    if feature_token(processor) not in token_ids:
         raise InputError(
             f"the chat template leaves no place for an image ({processor.image_token} is not in "
             "the prompt that it writes): use a checkpoint whose template knows images"
@@ -111,8 +111,19 @@ def read_prompt(
     return token_ids, ProcessedImage(tensors, digest=digest.digest())
 
 
-def _image_token_of(processor: ProcessorMixin) -> int:
+def image_words(processor: ProcessorMixin) -> set[str]:
+    """Return what stands for an image in texts. A message that spells one has no image more."""
+    owners = (processor, processor.tokenizer)
+    names = ("image_token", "boi_token", "context_image_token", "video_token")
+    words = {getattr(owner, name, None) for owner in owners for name in names}
+    return {word for word in words if isinstance(word, str) and word}
+
+
+def feature_token(processor: ProcessorMixin) -> int:
     """Return the token that stands for a feature; a template may write another one for an image."""
+    own = getattr(processor.tokenizer, "image_token_id", None)
+    if own is not None:  # as in Gemma 3, whose processor names the one of the template
+        return own
     token = getattr(processor, "image_token_id", None)
     return (
         processor.tokenizer.convert_tokens_to_ids(processor.image_token) if token is None else token
@@ -121,7 +132,7 @@ def _image_token_of(processor: ProcessorMixin) -> int:
 
 def first_image_token(processor: ProcessorMixin, token_ids: Sequence[int]) -> int:
     """Return the position of the first image token."""
-    return token_ids.index(_image_token_of(processor))
+    return token_ids.index(feature_token(processor))
 
 
 def image_token_id(model: PreTrainedModel) -> int | None:

@@ -186,6 +186,11 @@ class NavigationEnv(DialogueEnv):
         _check_rail(straight_line_length, drop_rate)
         _check_city(num_routes, city_seed, max_legs)
         _check_choices(split, on_failure, view_order)
+        if not isinstance(separate_views, bool) or (separate_views and language_only):
+            raise InputError(
+                f"separate_views={separate_views!r}: must be true or false, and goes with "
+                "language_only=False"
+            )
         sides = (2 * resolution + LINE,) * 2 if not separate_views else (4, *(resolution,) * 2)
         super().__init__(verify_iter, None if language_only else (*sides, 3))
         self.absolute_action = absolute_action

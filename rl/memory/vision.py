@@ -97,13 +97,10 @@ def _rendered(config: RLConfig) -> tuple[Rendered | None, int]:
     if directory is None:
         return None, 0
     (env,) = make_envs(with_prompt_file(config.env, config.prompt_file), 1)
-    try:
-        renderer = load_renderer(
-            str(directory), config.chat_template_kwargs, config.trust_remote_code
-        )
-        rendered = renderer.first_prompt(env)
-    except InputError:
+    renderer = load_renderer(str(directory), config.chat_template_kwargs, config.trust_remote_code)
+    if renderer.processor is None:
         return None, 0
+    rendered = renderer.first_prompt(env)
     in_words = renderer.render([Message("user", env.reset(seed=0)[0]["text"])])
     return rendered, len(rendered.token_ids) - len(in_words.token_ids)
 

@@ -14,7 +14,7 @@ import torch
 import yaml
 
 from gym_command.run_dir import saved_checkpoints
-from gym_dialogue import InputError
+from gym_dialogue import InputError, Message
 from gym_dialogue.data import read_dialogues
 from gym_dialogue.images import MAX_PIXELS, open_image, save_image
 from gym_dialogue.make import EnvConfig
@@ -22,6 +22,7 @@ from gym_policy import Renderer, load_model, load_renderer
 from gym_policy.models.load import save_renderer
 from gym_policy.models.testing import ARCHITECTURES
 from gym_policy.parts import part_of
+from gym_policy.sequence_images import image_token as image_token_id
 from sft.config import SFTConfig
 from sft.data import (
     DialogueItems,
@@ -152,6 +153,18 @@ def test_training_on_images_of_other_architectures(kind, tmp_path):
     changed = {part_of(name) for name in before if not torch.equal(before[name], after[name])}
     assert changed == {"vision", "projector", "language"}
     load_renderer(saved_checkpoints(str(run))[-1]).require_images("the task")
+
+
+@pytest.mark.parametrize("kind", ARCHITECTURES)
+def test_no_loss_falls_on_the_tokens_of_an_image(kind):
+    model, tokenizer, processor = ARCHITECTURES[kind](0)
+    image = np.random.default_rng(0).integers(0, 256, (56, 84, 3), dtype=np.uint8)
+    dialogue = [Message("user", "Look.", image), Message("assistant", "7")]
+    (item,) = DialogueItems([dialogue], Renderer(tokenizer, processor), learns_prompts=True)
+    of_image = image_token_id(model)
+    assert item["rendered"].token_ids.count(of_image) >= 1
+    assert of_image not in item["labels"]
+    assert sum(label != -100 for label in item["labels"]) > 5
 
 
 def test_an_image_of_a_llava_record_is_seen_and_its_marker_is_not(start, tmp_path):

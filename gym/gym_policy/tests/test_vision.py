@@ -36,6 +36,7 @@ from gym_policy.vision import (
     features_stay,
     image_inputs,
     image_token_id,
+    image_words,
     join_images,
 )
 
@@ -120,6 +121,20 @@ def test_several_images_for_a_model_that_takes_one_are_refused():
     several = np.stack([draw_image(1), draw_image(2)])
     with pytest.raises(InputError, match=r"has 2 images, and a model that cross-attends .* one"):
         make_policy("mllama").renderer.render([Message("user", "Look.", several)])
+
+
+@pytest.mark.parametrize("kind", ARCHITECTURES)
+def test_text_that_spells_an_image_shows_none(kind):
+    policy = make_policy(kind)
+    word = sorted(image_words(policy.renderer.processor))[0]
+    dialogue = played(policy, [draw_image(1)], turns=1)[0]
+    dialogue.messages[0] = Message("user", f"Look at {word}.", draw_image(1))
+    dialogue.messages += [Message("user", f"You said {word}."), Message("assistant", f"{word}!")]
+    dialogue.memo.clear()
+    (logprobs,) = scored(policy, [dialogue])
+    assert np.isfinite(logprobs).all()
+    text = policy.renderer.tokenizer.decode(policy.renderer.render(dialogue).token_ids)
+    assert f"Look at {word[0]} {word[1:]}." in text
 
 
 def _replies(dialogue):

@@ -4,8 +4,8 @@
                 reward_funcs=episode_reward,
                 train_dataset=prompt_dataset("gym_virl/Navigation-v0", 1000))
 
-A sequence is a whole episode, in words: a fresh dialogue comes after the ones before it. For models
-that call tools, and for images, `trl_tools` has an environment factory.
+A sequence is a whole episode: a fresh dialogue comes after the ones before it, in words; images are
+those of the first prompt. For models that call tools, `trl_tools` has an environment factory.
 """
 
 from __future__ import annotations
@@ -13,10 +13,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import PIL.Image
+
 from gym_dialogue.adapters.episodes import check_seeds, make
 from gym_dialogue.adapters.library import library
-from gym_dialogue.env import shows_images
-from gym_dialogue.errors import InputError
+from gym_dialogue.images import open_images
 from gym_dialogue.messages import Dialogue, Message
 from gym_dialogue.policy import Policy
 from gym_dialogue.rollout import EpisodePlayer, Task
@@ -36,24 +37,23 @@ def prompt_dataset(
     env_id: str, episodes: int, seed: int = 0, kwargs: Mapping[str, Any] | None = None
 ) -> Dataset:
     """Return the prompts of the episodes seeded `seed`, `seed` + 1, ..., which GRPOTrainer trains
-    on; the column SEED is for `tool_environment`. Raises InputError for arguments that the
-    environment does not take.
+    on, with their images; the column SEED is for `tool_environment`. Raises InputError for
+    arguments that the environment does not take.
     """
-    (env,) = make(env_id, kwargs)
-    if shows_images(env):
-        raise InputError(f"environment {env_id}: shows images; sequences are in words")
-    player, rows = EpisodePlayer(env), []
+    player, rows = EpisodePlayer(make(env_id, kwargs)[0]), []
     for number in check_seeds(episodes, seed):
         (prompt,) = player.start(Task(number, (number,))).messages
         message = {"role": "user", "content": prompt.text, SEED: number}
-        rows.append({"prompt": [message], SEED: number})
+        row: dict[str, Any] = {"prompt": [message], SEED: number}
+        if prompt.image is not None:
+            row["images"] = [PIL.Image.fromarray(image) for image in open_images(prompt.image)]
+        rows.append(row)
     return Dataset.from_list(rows)
 
 
 class DialogueRollouts:
-    """Plays the episodes of a batch of prompts, of `prompt_dataset` with the same environment. The
-    trainer's temperature holds; its max_completion_length is that of each reply. `policy` makes
-    another policy of the trainer, for tests.
+    """Plays the episodes of prompts of `prompt_dataset` with the same environment. The trainer's
+    temperature holds, and max_completion_length for each reply. `policy` makes another policy.
     """
 
     def __init__(
@@ -79,7 +79,7 @@ class DialogueRollouts:
             players.append(EpisodePlayer(env))
             dialogues.append(Dialogue([*players[-1].start(task).messages], key=task.sample_key))
         self._play(players, dialogues, self.make_policy(trainer))
-        renderer = Renderer(trainer.processing_class)
+        renderer = _renderer(trainer)
         return _columns(players, [renderer.render(dialogue) for dialogue in dialogues])
 
     def _play(
@@ -101,11 +101,19 @@ def episode_reward(env_reward: list[float], **_: Any) -> list[float]:
     return env_reward
 
 
+def _renderer(trainer: GRPOTrainer) -> Renderer:
+    """Return what turns dialogues into tokens, and their images into what the model takes."""
+    processing = trainer.processing_class
+    if getattr(processing, "image_processor", None) is None:
+        return Renderer(processing)
+    return Renderer(processing.tokenizer, processing)
+
+
 def _sampling(trainer: GRPOTrainer) -> Policy:
     """Return the policy that samples from the trainer's model."""
     return ModelPolicy(
         trainer.accelerator.unwrap_model(trainer.model),
-        Renderer(trainer.processing_class),
+        _renderer(trainer),
         temperature=trainer.args.temperature,
         max_new_tokens=trainer.args.max_completion_length,
     )

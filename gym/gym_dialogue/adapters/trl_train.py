@@ -9,7 +9,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from gym_dialogue.adapters.episodes import at_least_one, json_object
+from gym_dialogue.adapters.episodes import at_least_one, json_object, make
 from gym_dialogue.adapters.library import library
 from gym_dialogue.adapters.trl import DialogueRollouts, episode_reward, prompt_dataset
 from gym_dialogue.errors import InputError, one_line
@@ -18,11 +18,11 @@ with library("trl"):
     import torch
     from trl import GRPOConfig, GRPOTrainer
 
-    from gym_policy import load_model, load_tokenizer
+    from gym_policy import load_model, load_renderer
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Train a chat model on an environment in words, and save it in OUTPUT_DIR."""
+    """Train a chat model on an environment, and save it in OUTPUT_DIR."""
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("--model", required=True, help="a directory or a hub name")
     parser.add_argument("--env_id", default="gym_cards/GeneralPoint-oneline-v0")
@@ -44,9 +44,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except (ValueError, OSError) as error:
         parser.error(one_line(error))
     try:
+        renderer = load_renderer(model)
+        renderer.first_prompt(make(env_id, kwargs)[0], model)  # images, where it reads text only
         trainer = GRPOTrainer(
             model=load_model(model),
-            processing_class=load_tokenizer(model),
+            processing_class=renderer.processor or renderer.tokenizer,
             reward_funcs=episode_reward,
             args=config,
             train_dataset=prompt_dataset(env_id, episodes, kwargs=kwargs),

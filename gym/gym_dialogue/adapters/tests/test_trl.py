@@ -17,6 +17,8 @@ from gym_dialogue.adapters.trl_tools import tool_environment
 from gym_dialogue.adapters.trl_train import main
 from gym_dialogue.messages import Reply
 from gym_dialogue.policy import Policy
+from gym_policy.models.testing import ARCHITECTURES
+from gym_policy.parts import part_of
 from gym_policy.testing import tiny_llama, tiny_tokenizer
 
 CARDS = "gym_cards/GeneralPoint-oneline-v0"
@@ -96,6 +98,37 @@ def test_trainer_learns_from_what_is_better_than_its_group(env_id, tmp_path):
     assert not torch.equal(trainer.model.lm_head.weight, before)
 
 
+@pytest.mark.parametrize("kind", ["qwen2_5_vl", "idefics3", "internvl"])
+def test_trainer_learns_from_images(kind, tmp_path):
+    kwargs = ENVIRONMENTS[CARDS] | {"language_only": False, "resolution": 84}
+    model, tokenizer, processor = ARCHITECTURES[kind](0)
+    policy = _Recorded(played(CARDS, **kwargs), tokenizer, spoils=True)
+    trainer = GRPOTrainer(
+        model=model,
+        processing_class=processor,
+        reward_funcs=episode_reward,
+        args=GRPOConfig(
+            output_dir=str(tmp_path),
+            per_device_train_batch_size=EPISODES,
+            num_generations=2,
+            max_steps=1,
+            logging_steps=1,
+            report_to=[],
+            use_cpu=True,
+            bf16=False,
+        ),
+        train_dataset=prompt_dataset(CARDS, EPISODES, kwargs=kwargs),
+        rollout_func=DialogueRollouts(CARDS, kwargs, lambda _: policy),
+    )
+    seen = [name for name, _ in model.named_parameters() if part_of(name) == "vision"]
+    before = {name: p.clone() for name, p in model.named_parameters()}
+    trainer.train()
+    (log,) = [log for log in trainer.state.log_history if "reward" in log]
+    assert log["reward_std"] > 0
+    after = dict(model.named_parameters())
+    assert any(not torch.equal(before[name], after[name]) for name in seen)
+
+
 def test_trainer_samples_replies_from_its_model(tmp_path):
     kwargs = ENVIRONMENTS[CARDS]
     dataset = prompt_dataset(CARDS, EPISODES, kwargs=kwargs)
@@ -145,7 +178,7 @@ def test_command_trains_a_model(tmp_path):
     [
         (["--kwargs", '{"cards": 4}'], "takes no argument 'cards'"),
         (["--model", "nowhere/at/all"], "nowhere/at/all"),
-        (["--kwargs", '{"language_only": false}'], "shows images; sequences are in words"),
+        (["--kwargs", '{"language_only": false}'], "reads text only"),
         (["--num_generations", "1"], "generation"),
     ],
 )

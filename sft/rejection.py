@@ -182,13 +182,13 @@ def _played(number: int, episode: Episode, policy: ModelPolicy, directory: Path)
 
 
 def _tokens(policy: ModelPolicy, episode: Episode, answered: Sequence[int]) -> int:
-    """Return of the episode's dialogues, prompts and replies."""
+    """Count the tokens of the episode's answered dialogues: prompts and replies."""
     rendered = (policy.renderer.render(episode.dialogues[index]) for index in answered)
     return sum(len(dialogue.token_ids) for dialogue in rendered)
 
 
 def main(config: RejectionConfig) -> Path:
-    """Return the command: samples, and leaves data.jsonl and own.json; returns the directory."""
+    """Sample, leave data.jsonl and own.json in a directory, and return it."""
     check_config(config)
     path = saved_checkpoints(config.model)[-1]
     renderer = load_renderer(path, config.chat_template_kwargs, config.trust_remote_code)

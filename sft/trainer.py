@@ -69,7 +69,7 @@ class SFTTrainer(Trainer):
         super().log(logs, *args, **kwargs)
 
     def _save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
-        """Return a checkpoint of the run in the place of Trainer's own."""
+        """Save a checkpoint of the run in the place of Trainer's own."""
         self.files.save(self.state, with_state=True)
 
     def save_training(self, directory: Path) -> None:

@@ -102,7 +102,7 @@ def _write(path: Path, data: dict[str, Any]) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Return the command."""
+    """Run the command."""
     run(argv)
 
 

@@ -28,13 +28,17 @@ def attends_to_images(model: PreTrainedModel) -> bool:
     return bool(getattr(model.config.get_text_config(), "cross_attention_layers", None))
 
 
+def is_tower_frozen(model: PreTrainedModel) -> bool:
+    """Return whether nothing of the vision tower is trained."""
+    return not any(p.requires_grad for p in model.model.vision_model.parameters())
+
+
 def tower(model: PreTrainedModel, images: Batch) -> torch.Tensor:
     """Return the vision tower's output (n, 1, tiles, patches, width)."""
     if FEATURES in images:
         return images[FEATURES]
     module: nn.Module = model.model.vision_model
-    is_frozen = not any(p.requires_grad for p in module.parameters())
-    with torch.no_grad() if is_frozen else nullcontext():
+    with torch.no_grad() if is_tower_frozen(model) else nullcontext():
         return module(
             pixel_values=images["pixel_values"],
             aspect_ratio_ids=images["aspect_ratio_ids"],

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
-from transformers import PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.utils import ModelOutput
 
 from gym_policy.parts import part_of
@@ -31,10 +31,12 @@ of them."""
 EACH = "each"
 """The key of a batch's images under which the tensors of each are listed."""
 
+ENCODED_TOGETHER = 16
+"""Images that are encoded at once: more take more memory."""
+
 _LISTED, _STACKED, _DEEP = "features/listed", "features/stacked", "features/deep/"
 _PIXELS = ("pixel_values", "pixel_attention_mask")
 _TYPES = ("mm_token_type_ids", "token_type_ids")
-_TOGETHER = 16  # images that are encoded at once
 
 
 @dataclass
@@ -59,10 +61,10 @@ def takes_features(model: PreTrainedModel) -> bool:
     return "mm_encoder_outputs" in _arguments(body_of(model).forward)
 
 
-def image_token(model: PreTrainedModel) -> int:
+def image_token(config: PreTrainedConfig) -> int:
     """Return the token that stands for a feature of an image."""
     names = ("image_token_id", "image_token_index")
-    return next(getattr(model.config, n) for n in names if hasattr(model.config, n))
+    return next(getattr(config, n) for n in names if hasattr(config, n))
 
 
 def is_frozen(model: PreTrainedModel) -> bool:
@@ -88,7 +90,7 @@ def _alike(images: Sequence[Tensors]) -> Iterator[list[Tensors]]:
     run: list[Tensors] = []
     for image in images:
         is_alike = run and all(image[name].shape == run[0][name].shape for name in run[0])
-        if run and (not is_alike or len(run) == _TOGETHER):
+        if run and (not is_alike or len(run) == ENCODED_TOGETHER):
             yield run
             run = []
         run.append(image)
@@ -140,7 +142,7 @@ def sequence_inputs(
     inputs |= {
         name: torch.cat([image[name] for image in images]) for name in images[0] if name in accepted
     }
-    sees = (input_ids == image_token(model)).int()
+    sees = (input_ids == image_token(model.config)).int()
     return inputs | {name: sees for name in _TYPES if name in accepted}
 
 
@@ -166,6 +168,6 @@ def positions(
         return np.arange(len(token_ids))[None], len(token_ids)
     ids = torch.from_numpy(np.asarray(token_ids)).unsqueeze(0)
     grids = {name: tensor.cpu() for name, tensor in tensors.items() if name.endswith("grid_thw")}
-    sees = (ids == image_token(model)).int()
+    sees = (ids == image_token(model.config)).int()
     places, ahead = body.get_rope_index(ids, mm_token_type_ids=sees, **grids)
     return places[:, 0].numpy(), len(token_ids) + int(ahead)

@@ -34,8 +34,8 @@ IMAGE_TEMPLATE = (
 SIDE = 28  # pixels of a tile
 
 
-def tiny_tokenizer(with_images=False):
-    """Return every byte is a token; and one stands for an image."""
+def byte_tokenizer(chat_template, **special):
+    """Return a tokenizer whose tokens are the bytes and these special tokens."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     tokenizer = Tokenizer(models.BPE({symbol: i for i, symbol in enumerate(alphabet)}, []))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
@@ -44,16 +44,24 @@ def tiny_tokenizer(with_images=False):
         tokenizer_object=tokenizer,
         eos_token="<|end|>",
         pad_token="<|pad|>",
-        additional_special_tokens=["<|user|>", "<|assistant|>"] + ["<|image|>"] * with_images,
-        chat_template=IMAGE_TEMPLATE if with_images else TEMPLATE,
-        **({"bos_token": "<|begin|>"} if with_images else {}),
+        chat_template=chat_template,
         clean_up_tokenization_spaces=False,
         padding_side="left",
+        **special,
+    )
+
+
+def tiny_tokenizer(with_images=False):
+    """Return a tokenizer of bytes; one more token stands for an image."""
+    return byte_tokenizer(
+        IMAGE_TEMPLATE if with_images else TEMPLATE,
+        additional_special_tokens=["<|user|>", "<|assistant|>"] + ["<|image|>"] * with_images,
+        **({"bos_token": "<|begin|>"} if with_images else {}),
     )
 
 
 def tiny_llama(tokenizer, seed=0):
-    """Return two layers of 32."""
+    """Return a Llama of two layers of 32."""
     config = LlamaConfig(
         vocab_size=len(tokenizer),
         hidden_size=32,
@@ -110,7 +118,7 @@ def tiny_mllama(tokenizer, seed=0):
 
 
 def tiny_mllama_processor(tokenizer):
-    """Return of tiny_mllama: images of up to two tiles."""
+    """Return the processor of tiny_mllama: images of up to two tiles."""
     images = MllamaImageProcessorPil(size={"height": SIDE, "width": SIDE}, max_image_tiles=2)
     return MllamaProcessor(images, tokenizer, chat_template=tokenizer.chat_template)
 
@@ -137,7 +145,7 @@ def tiny_llava(tokenizer, seed=0):
 
 
 def tiny_llava_processor(tokenizer):
-    """Return of tiny_llava."""
+    """Return the processor of tiny_llava."""
     images = CLIPImageProcessorPil(
         size={"shortest_edge": SIDE}, crop_size={"height": SIDE, "width": SIDE}
     )

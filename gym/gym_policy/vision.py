@@ -28,14 +28,16 @@ from gym_policy.cross_attention import (
     attends_to_images,
     checkpoint_tower,
     fill_cache,
+    is_tower_frozen,
     states_and_mask,
     tower,
 )
-from gym_policy.parts import part_of
 from gym_policy.sequence_images import (
     EACH,
+    ENCODED_TOGETHER,
     encode,
     image_token,
+    is_frozen,
     sequence_inputs,
     takes_features,
     without_pixels,
@@ -45,9 +47,6 @@ Images = Mapping[str, Any]
 """The images of a padded batch, for either kind of model: `rows` (n,), the dialogue of each, and
 `starts` (n,), the position of its first image token there; beside them what `cross_attention` or
 `sequence_images` takes, tensors in dictionaries and lists."""
-
-
-_ENCODED_TOGETHER = 16
 
 
 @dataclass
@@ -141,7 +140,7 @@ def image_token_id(model: PreTrainedModel) -> int | None:
     """
     if not hasattr(model.config, "vision_config"):
         return None
-    token = image_token(model)
+    token = image_token(model.config)
     return token if token < model.config.get_text_config().vocab_size else None
 
 
@@ -149,8 +148,7 @@ def features_stay(model: PreTrainedModel) -> bool:
     """Return whether features stay right over updates: what they depend on is not trained, which
     is the vision tower, and the projector where features stand in the sequence.
     """
-    parts = ("vision",) if attends_to_images(model) else ("vision", "projector")
-    return not any(p.requires_grad and part_of(n) in parts for n, p in model.named_parameters())
+    return is_tower_frozen(model) if attends_to_images(model) else is_frozen(model)
 
 
 def join_images(
@@ -247,8 +245,8 @@ def encode_images(model: PreTrainedModel, images: Sequence[ProcessedImage]) -> N
     known = {i.digest: i.features for i in images if i.features is not None}
     new = list({i.digest: i for i in images if i.digest not in known}.values())
     # In chunks: a tower's attention mask alone grows with the square of the positions.
-    for first in range(0, len(new), _ENCODED_TOGETHER):
-        chunk = new[first : first + _ENCODED_TOGETHER]
+    for first in range(0, len(new), ENCODED_TOGETHER):
+        chunk = new[first : first + ENCODED_TOGETHER]
         with torch.no_grad():
             encoded = _features(model, chunk)
         for image, features in zip(chunk, encoded, strict=True):

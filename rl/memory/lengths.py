@@ -6,8 +6,9 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+import gymnasium
+
 from gym_dialogue import Message, NoisyOraclePolicy, Task, rollout
-from gym_dialogue.make import make_envs, with_prompt_file
 from gym_policy import Renderer, load_tokenizer
 from gym_policy.models.architecture import local_directory
 from rl.config import RLConfig
@@ -38,14 +39,13 @@ class Lengths:
         return self.context(replies, max_new_tokens) + max_new_tokens
 
 
-def measure_lengths(config: RLConfig) -> Lengths:
+def measure_lengths(config: RLConfig, env: gymnasium.Env) -> Lengths:
     """Return the lengths seen in sampled episodes in which half of the replies are wrong."""
-    env = make_envs(with_prompt_file(config.env, config.prompt_file), 1)
     tasks = [Task(seed, (seed,)) for seed in range(_EPISODES)]
-    episodes = rollout(env, NoisyOraclePolicy(0.5), tasks)
+    episodes = rollout([env], NoisyOraclePolicy(0.5), tasks)
     prompt = max((d.messages[0].text for e in episodes for d in e.dialogues), key=len)
     feedback = max((turn.feedback for e in episodes for turn in e.turns), key=len)
-    verify_iter: int = env[0].get_wrapper_attr("verify_iter")
+    verify_iter: int = env.get_wrapper_attr("verify_iter")
     tokenizer = _local_tokenizer(config)
     if tokenizer is None:
         return Lengths(_estimate(prompt), _estimate(feedback), verify_iter, counted=False)

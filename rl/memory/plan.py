@@ -68,10 +68,10 @@ def find_facts(config: RLConfig) -> Facts:
     (env,) = make_envs(with_prompt_file(config.env, config.prompt_file), 1)
     with_images = shows_images(env)
     counts = count_parameters(architecture, config, with_images)
-    lengths = measure_lengths(config)
+    lengths = measure_lengths(config, env)
     if not with_images:
         return Facts(architecture, counts, lengths)
-    images = image_sizes(config, architecture)
+    images = image_sizes(config, architecture, env)
     lengths = replace(lengths, prompt=lengths.prompt + images.tokens)
     return Facts(architecture, counts, lengths, images)
 

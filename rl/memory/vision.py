@@ -9,20 +9,19 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import gymnasium
 import torch
 from transformers import PreTrainedConfig
 
 from gym_dialogue import InputError, Message
-from gym_dialogue.make import make_envs, with_prompt_file
 from gym_policy import load_renderer
 from gym_policy.models.architecture import local_directory
 from gym_policy.renderer import Rendered
+from gym_policy.sequence_images import ENCODED_TOGETHER, image_token
 from rl.config import RLConfig
 
 IMAGES = "images"
 """The part of a phase that this module counts."""
-
-_TOGETHER = 16  # images that are encoded at once
 
 
 @dataclass(frozen=True)
@@ -49,17 +48,15 @@ class ImageSizes:
     """Whether the model's own processor said so; otherwise the sizes are those of a full image."""
 
 
-def image_sizes(config: RLConfig, architecture: PreTrainedConfig) -> ImageSizes:
-    """Return the sizes for the images of an environment. Raises InputError if that is not to be
-    made.
-    """
+def image_sizes(config: RLConfig, architecture: PreTrainedConfig, env: gymnasium.Env) -> ImageSizes:
+    """Return the sizes for the images of an environment."""
     vision = architecture.vision_config
     width = _first(vision, "hidden_size", "embed_dim")
     layers = _first(vision, "num_hidden_layers", "depth", "num_layers")
     layers += getattr(vision, "num_global_layers", 0)
     feed_forward = _first(vision, "intermediate_size", default=4 * width)
     cross = len(getattr(architecture.get_text_config(), "cross_attention_layers", None) or ())
-    rendered, tokens = _rendered(config)
+    rendered, tokens = _rendered(config, env)
     if rendered is None or rendered.processed_image is None:
         positions, pixels = _full_image(vision)
         features, tokens = positions, 1 if cross else positions
@@ -67,7 +64,7 @@ def image_sizes(config: RLConfig, architecture: PreTrainedConfig) -> ImageSizes:
         tensors = rendered.processed_image.tensors
         pixels = tensors["pixel_values"].numel()
         positions = _positions(vision, tensors["pixel_values"])
-        features = positions if cross else _image_tokens(rendered, architecture)
+        features = positions if cross else rendered.token_ids.count(image_token(architecture))
     return ImageSizes(
         positions=positions,
         features=features,
@@ -89,14 +86,13 @@ def _first(vision: Any, *names: str, default: int | None = None) -> int:
     return value
 
 
-def _rendered(config: RLConfig) -> tuple[Rendered | None, int]:
+def _rendered(config: RLConfig, env: gymnasium.Env) -> tuple[Rendered | None, int]:
     """Return a prompt of the environment, and the tokens that its image adds to it; None where the
     processor is not on this machine.
     """
     directory = local_directory(config.model)
     if directory is None:
         return None, 0
-    (env,) = make_envs(with_prompt_file(config.env, config.prompt_file), 1)
     renderer = load_renderer(str(directory), config.chat_template_kwargs, config.trust_remote_code)
     if renderer.processor is None:
         return None, 0
@@ -130,12 +126,6 @@ def _padded(tiles: int, patches: int, vision: Any) -> int:
     return tiles * (-(-(patches + 1) // 8) * 8 if is_mllama else patches + 1)
 
 
-def _image_tokens(rendered: Rendered, architecture: PreTrainedConfig) -> int:
-    names = ("image_token_id", "image_token_index")
-    token = next(getattr(architecture, n) for n in names if hasattr(architecture, n))
-    return rendered.token_ids.count(token)
-
-
 @dataclass(frozen=True)
 class ImageWork:
     """Bytes that images take on a device, with `bytes` for each value."""
@@ -166,7 +156,7 @@ class ImageWork:
     def forward(self, dialogues: int) -> int:
         """Return the peak of encoding so many dialogues' images without gradients."""
         s, c = self.sizes, self.bytes
-        together = min(dialogues, _TOGETHER)
+        together = min(dialogues, ENCODED_TOGETHER)
         return together * (c * s.positions * (4 * s.width + 2 * s.feed_forward) + c * s.pixels)
 
     def scored(self, dialogues: int) -> int:

@@ -17,8 +17,9 @@ from gym_policy import ModelPolicy, Renderer
 from gym_policy.logprobs import LOGITS_AT_ONCE
 from gym_policy.models.adapter import add_adapter
 from gym_policy.models.architecture import text_parameters, text_sizes
-from gym_policy.models.load import auto_class, save_renderer
+from gym_policy.models.load import auto_class
 from gym_policy.models.testing import ARCHITECTURES as VISION
+from gym_policy.models.testing import save_architecture
 from gym_policy.training.freezing import freeze_unreached
 from gym_policy.vision import checkpoint_activations, image_inputs, join_images
 from rl.actor_critic import ActorCritic
@@ -377,7 +378,7 @@ def test_dialogues_are_no_longer_than_planned(initial_checkpoint):
     config = RLConfig(
         model=initial_checkpoint, env=EnvConfig(kwargs={"verify_iter": 3}), max_new_tokens=90
     )
-    lengths = measure_lengths(config)
+    lengths = measure_lengths(config, make_envs(config.env, 1)[0])
     assert lengths.counted
     assert lengths.verify_iter == 3
     renderer = Renderer(tiny_tokenizer())
@@ -511,10 +512,8 @@ SHOWN = EnvConfig(kwargs={"language_only": False, "resolution": 84})
 def seeing(tmp_path_factory):
     """Models that see, by architecture, with their processors."""
     root = tmp_path_factory.mktemp("seeing")
-    for kind, make in VISION.items():
-        model, tokenizer, processor = make(0)
-        model.save_pretrained(root / kind)
-        save_renderer(Renderer(tokenizer, processor), root / kind)
+    for kind in VISION:
+        save_architecture(kind, root / kind)
     return root
 
 

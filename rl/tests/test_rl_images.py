@@ -13,9 +13,8 @@ from evaluation.evaluate import main as evaluate
 from evaluation.play import EvalConfig
 from gym_command.command import parse_config
 from gym_dialogue import InputError
-from gym_policy import Renderer, load_model
-from gym_policy.models.load import save_renderer
-from gym_policy.models.testing import ARCHITECTURES
+from gym_policy import load_model
+from gym_policy.models.testing import ARCHITECTURES, save_architecture
 from gym_policy.parts import Part, part_of
 from rl.bench.command import main as bench
 from rl.bench.config import BenchConfig
@@ -41,10 +40,8 @@ IMAGES = [
 def seeing(tmp_path_factory):
     """Checkpoints of tiny models that see, with random weights, by kind; and a task file."""
     root = tmp_path_factory.mktemp("seeing")
-    for kind, make in ARCHITECTURES.items():
-        model, tokenizer, processor = make(0)
-        model.save_pretrained(root / kind)
-        save_renderer(Renderer(tokenizer, processor), root / kind)
+    for kind in ARCHITECTURES:
+        save_architecture(kind, root / kind)
     (root / "task.yaml").write_text(TASK)
     return root
 

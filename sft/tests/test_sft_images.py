@@ -19,10 +19,9 @@ from gym_dialogue.data import read_dialogues
 from gym_dialogue.images import MAX_PIXELS, open_image, save_image
 from gym_dialogue.make import EnvConfig
 from gym_policy import Renderer, load_model, load_renderer
-from gym_policy.models.load import save_renderer
-from gym_policy.models.testing import ARCHITECTURES
+from gym_policy.models.testing import ARCHITECTURES, save_architecture
 from gym_policy.parts import part_of
-from gym_policy.sequence_images import image_token as image_token_id
+from gym_policy.sequence_images import image_token
 from sft.config import SFTConfig
 from sft.data import (
     DialogueItems,
@@ -134,9 +133,7 @@ def test_training_on_images(freeze, start, tmp_path):
 
 @pytest.mark.parametrize("kind", ["qwen3_vl", "gemma3", "smolvlm", "internvl", "llava_next"])
 def test_training_on_images_of_other_architectures(kind, tmp_path):
-    model, tokenizer, processor = ARCHITECTURES[kind](0)
-    model.save_pretrained(tmp_path / kind)
-    save_renderer(Renderer(tokenizer, processor), tmp_path / kind)
+    save_architecture(kind, tmp_path / kind)
     run = train(
         SFTConfig(
             model=str(tmp_path / kind),
@@ -161,7 +158,7 @@ def test_no_loss_falls_on_the_tokens_of_an_image(kind):
     image = np.random.default_rng(0).integers(0, 256, (56, 84, 3), dtype=np.uint8)
     dialogue = [Message("user", "Look.", image), Message("assistant", "7")]
     (item,) = DialogueItems([dialogue], Renderer(tokenizer, processor), learns_prompts=True)
-    of_image = image_token_id(model)
+    of_image = image_token(model.config)
     assert item["rendered"].token_ids.count(of_image) >= 1
     assert of_image not in item["labels"]
     assert sum(label != -100 for label in item["labels"]) > 5

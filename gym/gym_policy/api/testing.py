@@ -50,7 +50,7 @@ class StubApi(http.server.ThreadingHTTPServer):
         return hashlib.sha256(json.dumps(request, sort_keys=True).encode()).hexdigest()[:8]
 
     def handle_error(self, request, client_address):
-        """Return a client that gave up is no news."""
+        """Do nothing: that a client gave up is no news."""
 
 
 class _Handler(http.server.BaseHTTPRequestHandler):

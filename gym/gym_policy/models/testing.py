@@ -5,10 +5,10 @@ and the image processor of each, for tests. Without torchvision: the processors 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import (
     Gemma3Config,
     Gemma3ForConditionalGeneration,
@@ -48,9 +48,12 @@ from transformers.models.llava_onevision.image_processing_pil_llava_onevision im
 )
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
+from gym_policy.models.load import save_renderer
 from gym_policy.models.processors import without_video
+from gym_policy.renderer import Renderer
 from gym_policy.testing import (
     SIDE,
+    byte_tokenizer,
     tiny_llama,
     tiny_llava,
     tiny_llava_processor,
@@ -87,20 +90,8 @@ Made = tuple[PreTrainedModel, PreTrainedTokenizerFast, ProcessorMixin]
 
 def _tokenizer(image: str, **special: str) -> PreTrainedTokenizerFast:
     """Return a tokenizer of bytes with these special tokens, whose template writes `image`."""
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    tokenizer = Tokenizer(models.BPE({symbol: i for i, symbol in enumerate(alphabet)}, []))
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-    tokenizer.decoder = decoders.ByteLevel()
     roles = {"user_token": "<|user|>", "assistant_token": "<|assistant|>"}
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
-        eos_token="<|end|>",
-        pad_token="<|pad|>",
-        extra_special_tokens=roles | special,
-        chat_template=_TEMPLATE.replace("IMAGE", image),
-        clean_up_tokenization_spaces=False,
-        padding_side="left",
-    )
+    return byte_tokenizer(_TEMPLATE.replace("IMAGE", image), extra_special_tokens=roles | special)
 
 
 def _text(tokenizer: PreTrainedTokenizerFast, layers: int = 2, **more: Any) -> dict[str, Any]:
@@ -328,3 +319,10 @@ ARCHITECTURES: dict[str, Callable[[int], Made]] = {
     "internvl": _internvl,
 }
 """kind -> what makes its model, tokenizer and processor from a seed."""
+
+
+def save_architecture(kind: str, directory: Path) -> None:
+    """Save a model of an architecture and its processor as a checkpoint."""
+    model, tokenizer, processor = ARCHITECTURES[kind](0)
+    model.save_pretrained(directory)
+    save_renderer(Renderer(tokenizer, processor), directory)

@@ -111,7 +111,7 @@ def test_dialogues_of_several_images_stand_beside_others(kind):
     dialogues = played(policy, [several, None, draw_image(5, wide=True), several[:2]])
     for dialogue, logprobs in zip(dialogues, scored(policy, dialogues), strict=True):
         np.testing.assert_allclose(logprobs, _replies(dialogue)[1], atol=1e-4)
-    token = image_token(policy.model)
+    token = image_token(policy.model.config)
     counts = [policy.renderer.render(dialogue).token_ids.count(token) for dialogue in dialogues]
     assert counts[1] == 0
     assert counts[0] == 2 * counts[3] > 0
@@ -340,7 +340,7 @@ def _own_reply(policy, rendered, ids):
     model, ids = policy.model, torch.tensor([ids])
     tensors = {k: v for k, v in rendered.processed_image.tensors.items() if k != "num_crops"}
     accepted = inspect.signature(model.model.forward).parameters
-    sees = (ids == image_token(model)).int()
+    sees = (ids == image_token(model.config)).int()
     types = {name: sees for name in ("mm_token_type_ids", "token_type_ids") if name in accepted}
     sampled = model.generate(
         input_ids=ids,
@@ -348,7 +348,7 @@ def _own_reply(policy, rendered, ids):
         **types,
         max_new_tokens=6,
         do_sample=False,
-        suppress_tokens=[image_token(model)],
+        suppress_tokens=[image_token(model.config)],
         eos_token_id=list(policy.renderer.stop_ids),
         pad_token_id=policy.renderer.tokenizer.pad_token_id,
     )
